@@ -1,0 +1,1 @@
+"""From a CT to named structures: bones, canal, foramina, alae, landmarks and the sacral frame."""

@@ -1,0 +1,31 @@
+"""Label values and names that every part agrees on."""
+
+from __future__ import annotations
+
+BONES: dict[int, str] = {1: "sacrum", 2: "l5", 3: "hip_left", 4: "hip_right"}
+
+LEVELS = ("s1", "s2", "s3", "s4")
+SIDES = ("left", "right")
+
+REGIONS: dict[int, str] = {
+    1: "sacral_canal",
+    **{11 + number: f"foramen_{level}_left" for number, level in enumerate(LEVELS)},
+    **{21 + number: f"foramen_{level}_right" for number, level in enumerate(LEVELS)},
+    31: "ala_left",
+    32: "ala_right",
+    **{40 + number: f"body_s{number}" for number in range(1, 6)},
+}
+
+BONE_LABEL = {name: label for label, name in BONES.items()}
+REGION_LABEL = {name: label for label, name in REGIONS.items()}
+
+#: TotalSegmentator task `total`, version 2 numbering (its sacrum lacks the S1 body, which is a class of its own).
+TOTALSEGMENTATOR: dict[int, str] = {
+    25: "sacrum",
+    26: "sacrum",
+    27: "l5",
+    77: "hip_left",
+    78: "hip_right",
+}
+TOTALSEGMENTATOR_S1_BODY = 26
+TOTALSEGMENTATOR_CANAL = 79

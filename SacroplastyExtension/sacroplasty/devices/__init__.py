@@ -1,0 +1,1 @@
+"""OpenIGTLink without surprises: wire (bytes), link (connections), roles (tracker, fluoroscope, pump)."""

@@ -1,0 +1,191 @@
+"""Volumes in memory, and the only place where image files turn from LPS into RAS."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import ImageError
+from .files import atomic_file
+from .geometry import FloatArray, LPSToRAS, transform_points
+
+#: A CT must show at least this much of the body for a pelvis to be in it [mm].
+_SMALLEST_EXTENT_MM = 60.0
+_LARGEST_EXTENT_MM = 2500.0
+_FEWEST_SLICES = 5
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar image: `voxels[k, j, i]` (slices, rows, columns) and the 4x4 `IJKToRAS` in mm.
+
+    Any orientation is allowed, oblique and left-handed ones too.
+    """
+
+    voxels: NDArray
+    IJKToRAS: FloatArray
+
+    @property
+    def spacing_mm(self) -> FloatArray:
+        """Voxel size along i, j, k."""
+        return np.linalg.norm(self.IJKToRAS[:3, :3], axis=0)
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        return float(abs(np.linalg.det(self.IJKToRAS[:3, :3])) / 1000)
+
+    @property
+    def RASToIJK(self) -> FloatArray:
+        return np.linalg.inv(self.IJKToRAS)
+
+    def ras_of(self, indices_kji: ArrayLike) -> FloatArray:
+        """RAS points (n, 3) of voxel indices (n, 3) in array order k, j, i."""
+        return transform_points(self.IJKToRAS, np.asarray(indices_kji, float)[..., ::-1])
+
+    def kji_of(self, points_ras: ArrayLike) -> FloatArray:
+        """Continuous voxel indices (..., 3) in array order k, j, i of RAS points."""
+        return transform_points(self.RASToIJK, points_ras)[..., ::-1]
+
+    def like(self, voxels: NDArray) -> Volume:
+        """Other voxels on the same grid."""
+        if voxels.shape != self.voxels.shape:
+            raise ValueError(f"shape {voxels.shape} does not fit the grid {self.voxels.shape}")
+        return replace(self, voxels=voxels)
+
+    def same_grid(self, other: Volume, tolerance_mm: float = 0.01) -> bool:
+        if self.voxels.shape != other.voxels.shape:
+            return False
+        corner = np.array([[0, 0, 0], np.array(self.voxels.shape) - 1])
+        return bool(np.abs(self.ras_of(corner) - other.ras_of(corner)).max() <= tolerance_mm)
+
+    def content_hash(self) -> str:
+        """SHA-256 over voxels and geometry: tells whether a plan belongs to this very image."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.voxels).tobytes())
+        digest.update(np.round(self.IJKToRAS, 4).tobytes())
+        return digest.hexdigest()
+
+
+def read_volume(path: Path, series: str | None = None) -> Volume:
+    """Read NIfTI, NRRD, MHA or a DICOM folder.
+
+    Args:
+        series: which DICOM series instance UID of the folder, needed when it holds several.
+
+    Raises:
+        ImageError: for anything that is no complete three-dimensional scalar image.
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    if not path.exists():
+        raise ImageError(f"{path} does not exist; check the path")
+    try:
+        image = _read_dicom(path, series) if path.is_dir() else sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ImageError(f"{path} cannot be read as an image: {_reason(error)}") from None
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(
+            f"{path} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values per voxel; "
+            "a volume has three dimensions and one value"
+        )
+    return volume_from_itk(image)
+
+
+def read_ct(path: Path, series: str | None = None) -> Volume:
+    """Read a volume and check that the procedure can be planned on it.
+
+    Raises:
+        ImageError: saying what is wrong with the file and what to do.
+    """
+    volume = read_volume(path, series)
+    check_ct(volume, str(path))
+    return volume
+
+
+def check_ct(volume: Volume, where: str) -> None:
+    """Raise ImageError unless the volume can be a pelvic CT in Hounsfield units."""
+    voxels = volume.voxels
+    if min(voxels.shape) < _FEWEST_SLICES:
+        raise ImageError(f"{where} has only {min(voxels.shape)} slices; load the whole series, not a localizer")
+    if not np.isfinite(volume.IJKToRAS).all() or abs(np.linalg.det(volume.IJKToRAS[:3, :3])) < 1e-9:
+        raise ImageError(f"{where} has an impossible voxel size or orientation; export it again from the scanner")
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        count = int(np.count_nonzero(~np.isfinite(voxels)))
+        first = np.argwhere(~np.isfinite(voxels))[0]
+        raise ImageError(f"{where} holds {count} voxels that are no numbers (NaN), first at k, j, i = {first.tolist()}")
+    extent = volume.spacing_mm * voxels.shape[::-1]
+    if extent.max() < _SMALLEST_EXTENT_MM or extent.max() > _LARGEST_EXTENT_MM:
+        raise ImageError(
+            f"{where} measures {' x '.join(f'{length:.3g}' for length in extent)} mm; a pelvis does not fit: "
+            "is its voxel size given in another unit than mm?"
+        )
+    low, middle, high = np.percentile(voxels, [1, 50, 99.9])
+    if low > -200 or middle > 400 or high < 200:
+        hint = "stored without the rescale offset" if low >= 0 and high > 1000 else "not a CT"
+        raise ImageError(
+            f"{where} does not hold Hounsfield units (1 % below {low:.0f}, median {middle:.0f}, 0.1 % above {high:.0f}): "
+            f"{hint}? Air is -1000, soft tissue about 0, bone above 200"
+        )
+
+
+def volume_from_itk(image: object) -> Volume:
+    """A Volume of a SimpleITK image (LPS)."""
+    import SimpleITK as sitk
+
+    IJKToLPS = np.eye(4)
+    IJKToLPS[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()  # type: ignore[attr-defined]
+    IJKToLPS[:3, 3] = image.GetOrigin()  # type: ignore[attr-defined]
+    return Volume(sitk.GetArrayFromImage(image), LPSToRAS @ IJKToLPS)
+
+
+def itk_from_volume(volume: Volume) -> object:
+    """A SimpleITK image (LPS) of a Volume."""
+    import SimpleITK as sitk
+
+    IJKToLPS = LPSToRAS @ volume.IJKToRAS
+    image = sitk.GetImageFromArray(volume.voxels)
+    image.SetSpacing(volume.spacing_mm.tolist())
+    image.SetDirection((IJKToLPS[:3, :3] / volume.spacing_mm).ravel().tolist())
+    image.SetOrigin(IJKToLPS[:3, 3].tolist())
+    return image
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Write as the file ending says (.nrrd, .mha, .nii.gz), compressed, whole or not at all."""
+    import SimpleITK as sitk
+
+    with atomic_file(path) as draft:
+        try:
+            sitk.WriteImage(itk_from_volume(volume), str(draft), useCompression=True)
+        except RuntimeError as error:
+            raise ImageError(f"{path} cannot be written: {_reason(error)}") from None
+
+
+def _read_dicom(folder: Path, series: str | None) -> object:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader()
+    found = reader.GetGDCMSeriesIDs(str(folder))
+    if not found:
+        raise ImageError(f"{folder} holds no DICOM images")
+    if series is None and len(found) > 1:
+        raise ImageError(f"{folder} holds {len(found)} series; choose one with --series: {', '.join(found)}")
+    if series is not None and series not in found:
+        raise ImageError(f"{folder} has no series {series}; it holds {', '.join(found)}")
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series or found[0]))
+    image = reader.Execute()
+    modality = sitk.ReadImage(reader.GetFileNames()[0]) if image.GetDimension() == 3 else None
+    if modality is not None and modality.HasMetaDataKey("0008|0060") and modality.GetMetaData("0008|0060") != "CT":
+        raise ImageError(f"{folder} holds modality {modality.GetMetaData('0008|0060').strip()}, not CT")
+    return image
+
+
+def _reason(error: RuntimeError) -> str:
+    """The part of an ITK exception that a person can read."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = next((line for line in reversed(lines) if line.lower().startswith("itk::error")), lines[-1] if lines else "?")
+    return text.split("): ", 1)[-1].removeprefix("ITK ERROR: ").strip()

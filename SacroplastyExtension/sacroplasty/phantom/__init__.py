@@ -1,0 +1,1 @@
+"""A synthetic patient: CT and its exact truth, by seed."""

@@ -1,0 +1,1 @@
+"""C-arm geometry, projection of CT and tools, named views, overlays."""
