@@ -1,1 +1,1 @@
-"""Cement: age and viscosity, pressure, spread, the monitor that sees it, and the interlock that stops the pump."""
+"""Bone cement: how it ages, flows and spreads, how its spread is watched, and when the pump may run."""
