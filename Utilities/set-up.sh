@@ -44,7 +44,7 @@ PY
 
 echo "Setting up $venv (about 1.3 GB; once, a few minutes)"
 if command -v uv >/dev/null 2>&1; then
-    uv venv --quiet --allow-existing --python "$python" "$venv"
+    uv venv --quiet --seed --allow-existing --python "$python" "$venv"
     uv pip install --quiet --python "$venv/bin/python" -c requirements/constraints.txt -e '.[headless,test]'
 else
     "$python" -m venv "$venv"

@@ -1,5 +1,71 @@
-"""The command line."""
+"""The command line: `sacroplasty COMMAND`."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+
+import click
+
+from .. import RESEARCH_NOTICE, __version__
+from ..errors import SacroplastyError
+
+#: Commands in the order of the procedure: name, module of this package.
+_COMMANDS = {
+    "rehearse": "rehearse",
+    "sample": "sample",
+    "phantom": "phantom",
+    "segment": "segment",
+    "plan": "plan",
+    "xray": "xray",
+    "pivot": "pivot",
+    "simulate": "simulate",
+    "spread": "spread",
+    "monitor": "monitor",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is called or listed, so that start-up stays quick."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{_COMMANDS[name]}").command
+        return command
+
+
+@click.command(cls=_Commands, epilog=RESEARCH_NOTICE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sacroplasty")
+def cli() -> None:
+    """Image-guided percutaneous sacroplasty, from the planning CT to the report."""
 
 
 def main() -> None:
-    """Placeholder until the commands are there."""
+    """Run a command. Bad input ends in one line and exit code 2, Ctrl-C in 130."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped; nothing was left behind", 130)
+    except SacroplastyError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail(f"no space left on the disk for {error.filename or 'the results'}; free some and run again", 2)
+        if isinstance(error, (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError)):
+            _fail(f"{error.filename}: {error.strerror}", 2)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"sacroplasty: {' '.join(message.split())}", err=True)
+    sys.exit(code)
