@@ -1,0 +1,38 @@
+"""A small isotropic grid along the RAS axes around a point, so that nothing here depends on the CT's orientation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..geometry import FloatArray
+from ..image import Volume
+
+
+def local_grid(center_ras: ArrayLike, half_size_mm: float, spacing_mm: float) -> Volume:
+    """An empty boolean volume whose middle voxel's centre is `center_ras`."""
+    steps = round(half_size_mm / spacing_mm)
+    IJKToRAS = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    IJKToRAS[:3, 3] = np.asarray(center_ras, float) - steps * spacing_mm
+    return Volume(np.zeros((2 * steps + 1,) * 3, bool), IJKToRAS)
+
+
+def sample(volume: Volume, grid: Volume, outside: float = 0.0, nearest: bool = False) -> NDArray:
+    """Values of `volume` at the voxel centres of `grid`, linearly interpolated (float32) or of the nearest voxel."""
+    from scipy.ndimage import map_coordinates
+
+    axes = np.indices(grid.voxels.shape, dtype=np.float64).reshape(3, -1).T
+    coordinates = volume.kji_of(grid.ras_of(axes)).T
+    voxels = volume.voxels if nearest else volume.voxels.astype(np.float32)
+    values = map_coordinates(voxels, coordinates, order=0 if nearest else 1, cval=outside, prefilter=False)
+    return values.reshape(grid.voxels.shape)
+
+
+def sample_mask(volume: Volume, grid: Volume) -> NDArray[np.bool_]:
+    """A mask on another grid; the surface runs where the interpolated mask falls below one half."""
+    return sample(volume.like(volume.voxels.astype(np.float32)), grid) >= 0.5
+
+
+def grid_points(grid: Volume) -> FloatArray:
+    """RAS points (k, j, i, 3) of all voxel centres."""
+    return grid.ras_of(np.moveaxis(np.indices(grid.voxels.shape), 0, -1))
