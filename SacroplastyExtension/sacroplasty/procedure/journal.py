@@ -1,0 +1,71 @@
+"""An append-only record of every decision, from which a killed session can be read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import DocumentError
+
+
+class Journal:
+    """Appends one JSON object a line and syncs it to the disk before going on.
+
+    Args:
+        path: the file; an existing one is continued.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, time_s: float, event: str, **facts: Any) -> None:
+        """Record what happened.
+
+        Args:
+            time_s: seconds since the procedure began.
+            event: what happened, as a short lower-case name such as `injection_stopped`.
+            facts: values that JSON can hold, and numpy numbers and arrays.
+        """
+        line = json.dumps({"time_s": round(time_s, 3), "event": event, **facts}, default=_plain)
+        self._file.write(line + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All whole entries of a journal. A last line that a crash cut short is left out.
+
+    Raises:
+        DocumentError: when a line before the last is damaged.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise DocumentError(f"{path}, line {number} is damaged ({error}); the journal was changed by hand?") from None
+    return entries
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot stand in a journal")
