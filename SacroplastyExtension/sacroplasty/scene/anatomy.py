@@ -1,0 +1,217 @@
+"""Segmented anatomy in the scene: one segmentation node that a person can correct, and one record beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
+
+from ..anatomy.labels import BONE_LABEL, BONES, REGION_LABEL, REGIONS
+from ..anatomy.model import Anatomy, Foramen, Landmark
+from ..errors import AnatomyError
+from ..geometry import FloatArray, check_rigid
+from ..image import Volume, check_ct
+from .nodes import add_points, add_segmentation, first_node, mask_of, segment_names, volume_of
+from .records import read_record, write_record
+
+SEGMENTATION_NAME = "Sacrum"
+LANDMARKS_NAME = "Landmarks"
+RECORD_NAME = "Sacroplasty anatomy"
+_NEEDED = "sacrum"
+
+
+@dataclass(frozen=True)
+class StructureRow:
+    """What the list of structures shows of one segment.
+
+    `confidence` is None when the method gave none: then a person must look. `center_ras` is the mean of the voxels.
+    """
+
+    name: str
+    confidence: float | None
+    volume_ml: float
+    center_ras: FloatArray
+
+
+def segment(
+    scene: vtkMRMLScene,
+    ct_node: vtkMRMLScalarVolumeNode,
+    labels_node: vtkMRMLNode,
+    progress: Callable[[float], None] | None = None,
+) -> vtkMRMLSegmentationNode:
+    """Find the structures in labelled bones and show them, in place of an older result.
+
+    Args:
+        labels_node: a label map volume, or a segmentation with segments named as the bones are.
+        progress: called with 0 to 1.
+    """
+    from ..anatomy.segment import segment_from_labels
+
+    tell = progress or (lambda fraction: None)
+    ct = volume_of(ct_node)
+    check_ct(ct, ct_node.GetName())
+    tell(0.1)
+    labels = _labels_of(labels_node, ct)
+    tell(0.2)
+    anatomy = segment_from_labels(ct, labels)
+    tell(0.8)
+    node = show_anatomy(scene, anatomy, ct_node)
+    tell(1.0)
+    return node
+
+
+def show_anatomy(
+    scene: vtkMRMLScene, anatomy: Anatomy, ct_node: vtkMRMLScalarVolumeNode | None = None
+) -> vtkMRMLSegmentationNode:
+    """Add the anatomy to the scene: segments, landmarks and the record; an older one is replaced."""
+    for class_name, name in (
+        ("vtkMRMLSegmentationNode", SEGMENTATION_NAME),
+        ("vtkMRMLMarkupsFiducialNode", LANDMARKS_NAME),
+    ):
+        old = first_node(scene, class_name, name)
+        if old is not None:
+            scene.RemoveNode(old)
+    masks = {name: anatomy.bone(name) for name in BONES.values()}
+    masks |= {name: anatomy.region(name) for name in REGIONS.values()}
+    node = add_segmentation(scene, masks, anatomy.bones, SEGMENTATION_NAME)
+    if ct_node is not None:
+        node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
+    add_points(scene, {name: mark.position_ras for name, mark in anatomy.landmarks.items()}, LANDMARKS_NAME)
+    write_record(scene, RECORD_NAME, _record_of(anatomy))
+    return node
+
+
+def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_node: vtkMRMLScalarVolumeNode) -> Anatomy:
+    """The anatomy that the scene shows now, with corrections that a person made to the segments.
+
+    Raises:
+        AnatomyError: when nothing was segmented yet or the CT is another one.
+    """
+    if segmentation is None:
+        raise AnatomyError("there is no segmentation; make one in the Segmentation module first")
+    record = read_record(scene, RECORD_NAME)
+    if record is None:
+        raise AnatomyError("the scene has no anatomy record; run the segmentation first")
+    ct = volume_of(ct_node)
+    if ct.content_hash() != record["image_hash"]:
+        raise AnatomyError(f"the segmentation was made on another CT than {ct_node.GetName()}; segment this one")
+    names = set(segment_names(segmentation))
+    if _NEEDED not in names:
+        raise AnatomyError(f"{segmentation.GetName()} has no segment {_NEEDED!r}; run the segmentation again")
+    bones, regions = np.zeros(ct.voxels.shape, np.uint8), np.zeros(ct.voxels.shape, np.uint8)
+    for voxels, label_of in ((bones, BONE_LABEL), (regions, REGION_LABEL)):
+        # Where corrected segments overlap, the nerve's room wins: canal and foramina have the lower labels, so go last.
+        for name, label in sorted(label_of.items(), key=lambda item: -item[1]):
+            if name in names:
+                voxels[mask_of(segmentation, name, ct)] = label
+    return Anatomy(
+        bones=ct.like(bones),
+        regions=ct.like(regions),
+        foramina={
+            name: Foramen(**{key: np.asarray(point, float) for key, point in foramen.items()})
+            for name, foramen in record["foramina"].items()
+        },
+        landmarks={
+            name: Landmark(np.asarray(mark["position_ras"], float), float(mark["uncertainty_mm"]))
+            for name, mark in record["landmarks"].items()
+        },
+        SacrumToRAS=check_rigid(record["SacrumToRAS"], "SacrumToRAS"),
+        confidence=record["confidence"],
+        warnings=tuple(record["warnings"]),
+        method=record["method"],
+        image_hash=record["image_hash"],
+    )
+
+
+def structure_rows(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode) -> list[StructureRow]:
+    """One row for each segment, in the order of the segmentation."""
+    record = read_record(scene, RECORD_NAME) or {}
+    confidence = record.get("confidence", {})
+    rows = []
+    for name in segment_names(segmentation):
+        center, volume_ml = _measure(segmentation, name)
+        rows.append(StructureRow(name, confidence.get(name), volume_ml, center))
+    return rows
+
+
+def warnings_of(scene: vtkMRMLScene) -> tuple[str, ...]:
+    """What a person must check, in plain sentences."""
+    return tuple((read_record(scene, RECORD_NAME) or {}).get("warnings", ()))
+
+
+def jump_to(scene: vtkMRMLScene, position_ras: FloatArray) -> None:
+    """Centre all slice views on a point."""
+    mode = slicer.vtkMRMLSliceNode.CenteredJumpSlice
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *(float(value) for value in position_ras), mode)
+
+
+def readable(name: str) -> str:
+    """`foramen_s1_left` as a person reads it: Foramen S1 left."""
+    words = [word.upper() if word[:1] in "ls" and word[1:].isdigit() else word for word in name.split("_")]
+    words = ["SI" if word == "si" else word for word in words]
+    return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
+
+
+def _labels_of(node: vtkMRMLNode, ct: Volume) -> Volume:
+    """Label numbers of a label map as they are, or of a segmentation by the names of its segments."""
+    if node is None:
+        raise AnatomyError("select a label map or a segmentation with the bones")
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        return volume_of(node)
+    named = {name.lower(): name for name in segment_names(node)}
+    voxels = np.zeros(ct.voxels.shape, np.uint8)
+    for name, label in BONE_LABEL.items():
+        if name in named:
+            voxels[mask_of(node, named[name], ct)] = label
+    if not voxels.any():
+        raise AnatomyError(f"{node.GetName()} has no segment named {', '.join(BONE_LABEL)}; rename its segments")
+    return ct.like(voxels)
+
+
+def _record_of(anatomy: Anatomy) -> dict[str, object]:
+    return {
+        "coordinateSystem": "RAS",
+        "foramina": {
+            name: {
+                "anterior_center_ras": foramen.anterior_center_ras,
+                "posterior_center_ras": foramen.posterior_center_ras,
+                "lateral_edge_ras": foramen.lateral_edge_ras,
+            }
+            for name, foramen in anatomy.foramina.items()
+        },
+        "landmarks": {
+            name: {"position_ras": mark.position_ras, "uncertainty_mm": mark.uncertainty_mm}
+            for name, mark in anatomy.landmarks.items()
+        },
+        "SacrumToRAS": anatomy.SacrumToRAS,
+        "confidence": anatomy.confidence,
+        "warnings": list(anatomy.warnings),
+        "method": anatomy.method,
+        "image_hash": anatomy.image_hash,
+    }
+
+
+def _measure(segmentation: vtkMRMLSegmentationNode, name: str) -> tuple[FloatArray, float]:
+    """Mean position in RAS and volume in mL of a segment, in its own (cropped) grid."""
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    image = slicer.vtkOrientedImageData()
+    segment_id = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
+    segmentation.GetBinaryLabelmapRepresentation(segment_id, image)
+    if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        return np.full(3, np.nan), 0.0
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    ImageToRAS = slicer.util.arrayFromVTKMatrix(matrix)
+    shape = tuple(reversed(image.GetDimensions()))
+    filled = np.argwhere(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape))
+    if not len(filled):
+        return np.full(3, np.nan), 0.0
+    extent = image.GetExtent()
+    ijk = filled.mean(axis=0)[::-1] + np.array(extent[::2])
+    volume_ml = len(filled) * abs(float(np.linalg.det(ImageToRAS[:3, :3]))) / 1000
+    return ImageToRAS[:3, :3] @ ijk + ImageToRAS[:3, 3], volume_ml

@@ -1,0 +1,122 @@
+"""Anatomy in the scene."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sacroplasty.errors import AnatomyError, DocumentError
+from sacroplasty.scene import anatomy as scene_anatomy
+from sacroplasty.scene import nodes, records
+from scene.simple_case import box, make_anatomy, make_ct
+
+
+@pytest.fixture
+def case(scene):
+    ct = make_ct()
+    ct_node = nodes.add_volume(scene, ct, "CT")
+    anatomy = make_anatomy(ct)
+    return anatomy, ct_node, scene_anatomy.show_anatomy(scene, anatomy, ct_node)
+
+
+def test_anatomy_comes_back_from_the_scene_as_it_went_in(scene, case):
+    anatomy, ct_node, segmentation = case
+    back = scene_anatomy.anatomy_of(scene, segmentation, ct_node)
+    assert np.array_equal(back.bones.voxels, anatomy.bones.voxels)
+    assert np.array_equal(back.regions.voxels, anatomy.regions.voxels)
+    assert np.allclose(back.SacrumToRAS, anatomy.SacrumToRAS)
+    assert np.allclose(
+        back.foramina["foramen_s1_left"].lateral_edge_ras, anatomy.foramina["foramen_s1_left"].lateral_edge_ras
+    )
+    assert back.landmarks["promontory"].uncertainty_mm == 1.5
+    assert (back.warnings, back.method, back.confidence) == (anatomy.warnings, anatomy.method, anatomy.confidence)
+
+
+def test_a_correction_by_hand_reaches_the_anatomy(scene, case):
+    _, ct_node, segmentation = case
+    corrected = box((-28, -30, 4), (-14, 0, 16))
+    nodes.set_segment(segmentation, "foramen_s1_left", corrected, nodes.volume_of(ct_node))
+    back = scene_anatomy.anatomy_of(scene, segmentation, ct_node)
+    assert np.array_equal(back.region("foramen_s1_left"), corrected)
+
+
+def test_segmentation_of_another_ct_is_refused(scene, case):
+    _, _, segmentation = case
+    other = make_ct()
+    other.voxels[10, 10, 10] += 1
+    with pytest.raises(AnatomyError, match="another CT than Other"):
+        scene_anatomy.anatomy_of(scene, segmentation, nodes.add_volume(scene, other, "Other"))
+
+
+def test_missing_segmentation_and_missing_sacrum_are_refused(scene, case):
+    _, ct_node, segmentation = case
+    with pytest.raises(AnatomyError, match="no segmentation"):
+        scene_anatomy.anatomy_of(scene, None, ct_node)
+    segmentation.GetSegmentation().RemoveSegment("sacrum")
+    with pytest.raises(AnatomyError, match="no segment 'sacrum'"):
+        scene_anatomy.anatomy_of(scene, segmentation, ct_node)
+
+
+def test_rows_give_volume_centre_and_confidence(scene, case):
+    _, _, segmentation = case
+    rows = {row.name: row for row in scene_anatomy.structure_rows(scene, segmentation)}
+    foramen = rows["foramen_s1_left"]
+    # 5 x 16 x 5 voxel centres of 8 mm³ between the limits of the box.
+    assert foramen.volume_ml == pytest.approx(5 * 16 * 5 * 0.008)
+    assert np.allclose(foramen.center_ras, [-20, -15, 10])
+    assert foramen.confidence == 0.4
+    assert rows["ala_left"].confidence is None
+
+
+def test_segmenting_again_replaces_nodes_instead_of_adding(scene, case):
+    anatomy, ct_node, _ = case
+    before = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), scene.GetNumberOfNodesByClass("vtkMRMLTextNode")
+    scene_anatomy.show_anatomy(scene, dataclasses.replace(anatomy, warnings=()), ct_node)
+    after = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), scene.GetNumberOfNodesByClass("vtkMRMLTextNode")
+    assert before == after
+    assert scene_anatomy.warnings_of(scene) == ()
+
+
+def test_case_survives_a_saved_scene(host, case, tmp_path):
+    anatomy, _, _ = case
+    host.save(tmp_path / "case.mrb")
+    host.scene.Clear(False)
+    host.load(tmp_path / "case.mrb")
+    ct_node = nodes.first_node(host.scene, "vtkMRMLScalarVolumeNode", "CT")
+    segmentation = nodes.first_node(host.scene, "vtkMRMLSegmentationNode", scene_anatomy.SEGMENTATION_NAME)
+    back = scene_anatomy.anatomy_of(host.scene, segmentation, ct_node)
+    assert np.array_equal(back.regions.voxels, anatomy.regions.voxels)
+    assert back.warnings == anatomy.warnings
+
+
+def test_labelled_segments_of_any_letter_case_become_bone_labels(scene):
+    ct = make_ct()
+    bone = box((-50, -30, -40), (50, 0, 40))
+    node = nodes.add_segmentation(scene, {"Sacrum": bone}, ct, "Bones")
+    assert np.array_equal(scene_anatomy._labels_of(node, ct).voxels, bone.astype(np.uint8))
+    stranger = nodes.add_segmentation(scene, {"liver": bone}, ct, "Organs")
+    with pytest.raises(AnatomyError, match="no segment named sacrum"):
+        scene_anatomy._labels_of(stranger, ct)
+
+
+def test_slice_views_jump_to_a_structure(scene):
+    slice_node = scene.AddNewNodeByClass("vtkMRMLSliceNode")
+    slice_node.SetLayoutName("Red")
+    scene_anatomy.jump_to(scene, np.array([12.0, -3.0, 45.0]))
+    matrix = slice_node.GetSliceToRAS()
+    assert [matrix.GetElement(row, 3) for row in range(3)] == pytest.approx([12.0, -3.0, 45.0])
+
+
+def test_damaged_record_is_refused_in_one_line(scene):
+    nodes.add_text(scene, "{broken", scene_anatomy.RECORD_NAME)
+    with pytest.raises(DocumentError, match="damaged"):
+        records.read_record(scene, scene_anatomy.RECORD_NAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("foramen_s1_left", "Foramen S1 left"), ("l5", "L5"), ("si_joint_left", "SI joint left"), ("sacrum", "Sacrum")],
+)
+def test_names_read_as_a_person_writes_them(name, text):
+    assert scene_anatomy.readable(name) == text
