@@ -104,6 +104,9 @@ def add_segmentation(
     """
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
+    # Outlines only: a fill hides the very bone that a person must judge.
+    node.GetDisplayNode().SetVisibility2DFill(False)
+    node.GetDisplayNode().SetSliceIntersectionThickness(2)
     for segment_name, mask in masks.items():
         if mask.any():
             set_segment(node, segment_name, mask, grid)
