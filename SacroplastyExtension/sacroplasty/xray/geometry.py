@@ -1,15 +1,27 @@
-"""Where source and detector stand: one record for every C-arm pose."""
+"""Where source and detector stand: one record for every C-arm pose, and the named views of the sacrum.
+
+The detector frame is right-handed with x to the right and y downwards in the image, so its z axis, which points to the
+source, runs into the screen: an image is seen from behind the detector. The views here put the head up and the
+patient's right on the left in AP, the face towards the left in the lateral; so the source stands behind the patient in
+AP and to the right in the lateral. An image whose beam runs the other way shows the mirror image; mirror its columns
+before it is paired with such a record.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..documents import read_document, write_document
 from ..errors import GeometryError
-from ..geometry import FloatArray, check_rigid, invert_rigid, rigid, rotation_about, transform_points, unit
+from ..geometry import FloatArray, angle_between_deg, check_rigid, invert_rigid, rigid, transform_points, unit
+
+#: A source nearer to the detector than this is no C-arm but a record in another unit [mm].
+_SHORTEST_SOURCE_DISTANCE_MM = 100.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +63,17 @@ class XrayGeometry:
             raise GeometryError(f"pixel_spacing_mm is {self.pixel_spacing_mm}; both must be positive")
         if min(self.detector_pixels) < 1:
             raise GeometryError(f"detector_pixels is {self.detector_pixels}; both must be at least 1")
-        if not (np.isfinite(self.source_in_detector_mm).all() and self.source_in_detector_mm[2] > 0):
+        if not np.isfinite(self.source_in_detector_mm).all():
+            raise GeometryError("source_in_detector_mm holds numbers that are not finite; calibrate the C-arm again")
+        distance = self.source_in_detector_mm[2]
+        if distance <= 0:
             raise GeometryError("the source lies behind the detector: source_in_detector_mm needs a positive z")
-        if abs(self.source_in_detector_mm[2] - self.source_to_detector_mm) > 0.5:
+        if distance < _SHORTEST_SOURCE_DISTANCE_MM:
+            raise GeometryError(f"the source stands {distance:g} mm before the detector; is the record in mm?")
+        if not abs(distance - self.source_to_detector_mm) <= 0.5:
             raise GeometryError(
                 f"source_to_detector_mm is {self.source_to_detector_mm} but the source stands "
-                f"{self.source_in_detector_mm[2]} mm before the detector"
+                f"{distance:g} mm before the detector"
             )
         return self
 
@@ -68,8 +85,7 @@ class XrayGeometry:
         points = transform_points(self.RASToDetector, points_ras)
         source = np.asarray(self.source_in_detector_mm)
         depth = source[2] - points[..., 2]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.where(depth > 0, source[2] / depth, np.nan)
+        scale = np.divide(source[2], depth, out=np.full_like(depth, np.nan), where=depth > 0)
         on_detector = source[:2] + (points[..., :2] - source[:2]) * scale[..., None]
         return on_detector / self.pixel_spacing_mm
 
@@ -97,6 +113,7 @@ class XrayGeometry:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """The record of a geometry document and of image metadata."""
         return {
             "coordinateSystem": "RAS",
             "source_to_detector_mm": self.source_to_detector_mm,
@@ -108,22 +125,53 @@ class XrayGeometry:
 
     @staticmethod
     def from_dict(record: dict[str, Any]) -> XrayGeometry:
-        """The record of a geometry document; raises GeometryError when no C-arm can stand so."""
-        columns, rows = record["detector_pixels"]
-        u, v = record["pixel_spacing_mm"]
-        x, y, z = record["source_in_detector_mm"]
-        return XrayGeometry(
-            source_to_detector_mm=float(record["source_to_detector_mm"]),
-            detector_pixels=(int(columns), int(rows)),
-            pixel_spacing_mm=(float(u), float(v)),
-            RASToDetector=np.asarray(record["RASToDetector"], float),
-            source_in_detector_mm=(float(x), float(y), float(z)),
-        ).check()
+        """The geometry of such a record, from a file or a device.
+
+        Raises:
+            GeometryError: when a part is missing, or no C-arm can stand so.
+        """
+        if record.get("coordinateSystem", "RAS") != "RAS":
+            raise GeometryError(f"the X-ray geometry is in {record['coordinateSystem']!r}; convert it to RAS")
+        try:
+            columns, rows = record["detector_pixels"]
+            u, v = record["pixel_spacing_mm"]
+            x, y, z = record["source_in_detector_mm"]
+            geometry = XrayGeometry(
+                source_to_detector_mm=float(record["source_to_detector_mm"]),
+                detector_pixels=(int(columns), int(rows)),
+                pixel_spacing_mm=(float(u), float(v)),
+                RASToDetector=np.asarray(record["RASToDetector"], float),
+                source_in_detector_mm=(float(x), float(y), float(z)),
+            )
+        except KeyError as error:
+            raise GeometryError(f"the X-ray geometry lacks {error.args[0]}") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise GeometryError(f"the X-ray geometry cannot be read: {error}") from None
+        return geometry.check()
+
+
+def write_geometry(path: Path, geometry: XrayGeometry) -> None:
+    """Write a geometry document (`geometry.json`)."""
+    write_document(path, "geometry", geometry.check().to_dict())
+
+
+def read_geometry(path: Path) -> XrayGeometry:
+    """Read a geometry document.
+
+    Raises:
+        DocumentError: for a file that is none.
+        GeometryError: when no C-arm can stand so.
+    """
+    return XrayGeometry.from_dict(read_document(path, "geometry"))
 
 
 @dataclass(frozen=True)
 class CArm:
-    """The hardware: distances and detector. The default is a mobile C-arm with a flat panel (REFERENCES [R12])."""
+    """The hardware: distances and detector.
+
+    The default is a mobile C-arm with a flat panel of 30 cm: distance to the detector, pixels and spacing are those of
+    the Siemens Cios Fusion in the xReg library; the isocentre's place is a choice that leaves 40 cm for the patient.
+    """
 
     source_to_detector_mm: float = 1020.0
     source_to_isocenter_mm: float = 620.0
@@ -137,8 +185,13 @@ class CArm:
             isocenter_ras: the RAS point in the middle of the image.
             view_direction_ras: from the source to the detector.
             up_ras: any direction that is not parallel to the view.
+
+        Raises:
+            GeometryError: for directions without length, or an up direction parallel to the view.
         """
         forward = unit(view_direction_ras)
+        if not 0.01 < angle_between_deg(forward, up_ras) < 179.99:
+            raise GeometryError("the up direction is parallel to the view, so the image could be turned any way")
         rows_axis = unit(np.dot(up_ras, forward) * forward - np.asarray(up_ras, float))
         towards_source = -forward
         columns_axis = np.cross(rows_axis, towards_source)
@@ -159,7 +212,7 @@ class CArm:
         ).check()
 
     def view(self, name: str, SacrumToRAS: ArrayLike) -> XrayGeometry:
-        """A named view of the sacrum at the mean angles of REFERENCES section 5.
+        """A named view of the sacrum at the mean angles of `VIEW_ANGLES_DEG`, centred on the sacrum.
 
         Args:
             name: a key of `VIEW_ANGLES_DEG`.
@@ -167,24 +220,29 @@ class CArm:
         """
         if name not in VIEW_ANGLES_DEG:
             raise GeometryError(f"there is no view {name!r}; the views are {', '.join(VIEW_ANGLES_DEG)}")
-        frame = np.asarray(SacrumToRAS, float)
-        tilt_deg, oblique_deg = VIEW_ANGLES_DEG[name]
-        # World axes, not the sacrum's: the angles of the literature are against the patient on the table.
-        left, anterior, superior = np.array([-1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0])
-        turn = rotation_about(superior, oblique_deg) @ rotation_about(left, tilt_deg)
-        # The patient lies prone with the tube below the table: rays enter from the front.
-        direction = turn @ -anterior
-        target = transform_points(frame, [0.0, 0.0, -25.0])
-        return self.pose(target, direction, turn @ superior)
+        frame = check_rigid(SacrumToRAS, "SacrumToRAS")
+        primary, secondary = np.radians(VIEW_ANGLES_DEG[name])
+        # The angles of the literature are against the table, so the head's direction is the scanner's; the left-right
+        # axis is the sacrum's, so that a pelvis turned on the table still gives a true AP and a true lateral.
+        left = frame[:3, 0]
+        superior = unit(np.array([0, 0, 1.0]) - left[2] * left)
+        anterior = np.cross(left, superior)
+        level = np.cos(primary) * anterior + np.sin(primary) * left
+        direction = np.cos(secondary) * level + np.sin(secondary) * superior
+        return self.pose(transform_points(frame, SACRUM_CENTER_MM), direction, superior)
 
 
-#: Tilt towards the feet (positive: outlet) or head (negative: inlet), and turn about the body axis, both in degrees.
-#: Inlet 20.5 and outlet 42.8 are means of REFERENCES [R67]; a mean fails in many people, so they are a start only.
+#: Middle of the sacrum in its own frame (left, posterior, superior of the S1 endplate's centre), mm.
+SACRUM_CENTER_MM = (0.0, 10.0, -35.0)
+
+#: Where the detector stands, as DICOM's positioner angles in degrees: towards the patient's left (LAO), towards the
+#: head (CRA). At zero it is in front of the patient. Outlet 42.8 and inlet 20.5 are means of CT measurements
+#: (PMC4633422); they range over 30 to 59 and 7 to 37, so a mean is a start only. The oblique angle is a start too.
 VIEW_ANGLES_DEG: dict[str, tuple[float, float]] = {
     "ap": (0.0, 0.0),
-    "outlet": (42.8, 0.0),
-    "inlet": (-20.5, 0.0),
-    "lateral": (0.0, 90.0),
-    "oblique-left": (0.0, 30.0),
-    "oblique-right": (0.0, -30.0),
+    "outlet": (0.0, -42.8),
+    "inlet": (0.0, 20.5),
+    "lateral": (90.0, 0.0),
+    "oblique-left": (30.0, 0.0),
+    "oblique-right": (-30.0, 0.0),
 }
