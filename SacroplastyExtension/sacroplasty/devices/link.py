@@ -1,0 +1,485 @@
+"""OpenIGTLink connections without threads and without waiting: `poll(now_s)` does all the work.
+
+Call `poll` every few milliseconds from whatever loop there is (a Qt timer, a test, a simulator). It never blocks.
+
+What is kept and what may be replaced: on a live connection every STATUS, STRING, COMMAND and reply is delivered, in order
+and before waiting pictures; a TRANSFORM, IMAGE, TDATA or SENSOR that still waits is replaced by the next one of its name,
+which is counted (`superseded`). Nothing is kept for a peer that is not connected: an order must never act later than it
+was meant; `send` says so by returning False.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import selectors
+import socket
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..errors import DeviceError
+from .messages import Image, Message, Status, StatusCode
+from .wire import Decoder, encode
+
+DEFAULT_PORT = 18944
+KEEP_ALIVE_S = 1.0
+SILENCE_S = 3.0
+#: After this long without the rest of a message its size field is taken as damaged.
+UNFINISHED_S = 2.0
+FIRST_RETRY_S = 0.1
+LONGEST_RETRY_S = 5.0
+CONNECT_S = 3.0
+#: Waiting text and orders for one peer; beyond this it does not read any more and is cut off.
+BACKLOG_BYTES = 8 * 2**20
+
+_REPLACEABLE = frozenset({"TRANSFORM", "IMAGE", "TDATA", "SENSOR"})
+_READ_BYTES = 2**18
+#: Bounds the time of one poll; the rest waits for the next.
+_BYTES_PER_POLL = 32 * 2**20
+#: A small kernel buffer keeps pictures replaceable and orders quick.
+_SEND_BUFFER_BYTES = 2**18
+_UNACKNOWLEDGED_MS = 10_000
+_WAIT_TO_WRITE_S = 0.001
+_STREAM_ENDED = "the peer closed the connection"
+
+MessageKey = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message, when it was taken from the socket (the poller's clock) and from which peer (for replies)."""
+
+    message: Message
+    received_s: float
+    peer: int
+
+
+@dataclass
+class LinkCounts:
+    """What happened on a link since it was made."""
+
+    received: int = 0
+    sent: int = 0
+    superseded: int = 0
+    undelivered: int = 0
+    crc_errors: int = 0
+    malformed: int = 0
+    skipped_bytes: int = 0
+    connections: int = 0
+
+
+@dataclass
+class Connection:
+    """One open socket: its decoder and its two queues. Used by Client and Server."""
+
+    socket: socket.socket
+    address: str
+    heard_s: float
+    sent_s: float
+    decoder: Decoder = field(default_factory=Decoder)
+    urgent: deque[bytes] = field(default_factory=deque)
+    urgent_bytes: int = 0
+    latest: dict[MessageKey, bytes] = field(default_factory=dict)
+    sending: memoryview | None = None
+    counted: tuple[int, int, int] = (0, 0, 0)
+
+    def put(self, data: bytes, key: MessageKey | None, counts: LinkCounts) -> None:
+        """Queue bytes; with a key, in place of what waits under that key."""
+        if key is None:
+            self.urgent.append(data)
+            self.urgent_bytes += len(data)
+            return
+        if key in self.latest:
+            counts.superseded += 1
+        self.latest[key] = data
+
+    @property
+    def waiting(self) -> bool:
+        return self.sending is not None or bool(self.urgent) or bool(self.latest)
+
+    def flush(self, now_s: float, counts: LinkCounts) -> str | None:
+        """Write what the socket takes; the reason when the connection is lost."""
+        budget = _BYTES_PER_POLL
+        while budget > 0:
+            if self.sending is None:
+                if self.urgent:
+                    data = self.urgent.popleft()
+                    self.urgent_bytes -= len(data)
+                elif self.latest:
+                    data = self.latest.pop(next(iter(self.latest)))
+                else:
+                    return None
+                self.sending = memoryview(data)
+            try:
+                count = self.socket.send(self.sending)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                return f"sending failed: {error.strerror or error}"
+            self.sent_s = now_s
+            budget -= count
+            self.sending = self.sending[count:]
+            if not self.sending:
+                self.sending = None
+                counts.sent += 1
+        if self.urgent_bytes > BACKLOG_BYTES:
+            return f"the peer does not read: {self.urgent_bytes} bytes wait"
+        return None
+
+    def read(self, now_s: float, counts: LinkCounts) -> tuple[list[Message], str | None]:
+        """The messages that arrived, and the reason when the connection is lost."""
+        messages: list[Message] = []
+        lost = None
+        budget = _BYTES_PER_POLL
+        while budget > 0:
+            try:
+                data = self.socket.recv(_READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                lost = f"receiving failed: {error.strerror or error}"
+                break
+            if not data:
+                lost = _STREAM_ENDED
+                break
+            self.heard_s = now_s
+            budget -= len(data)
+            messages += self.decoder.feed(data)
+        if self.decoder.pending_bytes and now_s - self.heard_s > UNFINISHED_S:
+            messages += self.decoder.resynchronize()
+        self._count(counts)
+        counts.received += len(messages)
+        return _newest_images(messages, counts), lost
+
+    def _count(self, counts: LinkCounts) -> None:
+        decoder = self.decoder
+        now = decoder.crc_errors, decoder.malformed, decoder.skipped_bytes
+        counts.crc_errors += now[0] - self.counted[0]
+        counts.malformed += now[1] - self.counted[1]
+        counts.skipped_bytes += now[2] - self.counted[2]
+        self.counted = now
+
+    def close(self, counts: LinkCounts) -> None:
+        counts.undelivered += len(self.urgent) + len(self.latest) + (self.sending is not None)
+        self.urgent.clear()
+        self.latest.clear()
+        self.sending = None
+        self.socket.close()
+
+
+class Client:
+    """A connection to one OpenIGTLink server that comes back by itself.
+
+    Attributes:
+        state: `connecting`, `connected`, `waiting` (for the next attempt) or `closed`.
+        reason: why it is not connected, in words; empty when it is.
+        counts: what happened since the beginning.
+
+    Args:
+        host: a numeric address or `localhost` (no name service is asked, since that would wait).
+        silence_s: a server that says nothing for this long counts as lost. None for a server without keep-alive.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = DEFAULT_PORT, silence_s: float | None = SILENCE_S) -> None:
+        self._address = _numeric_address(host), port
+        self._silence_s = silence_s
+        self._selector = selectors.DefaultSelector()
+        self._connection: Connection | None = None
+        self._attempt_s: float | None = None
+        self._next_attempt_s = 0.0
+        self._retry_s = FIRST_RETRY_S
+        self.state = "waiting"
+        self.reason = "not tried yet"
+        self.counts = LinkCounts()
+
+    @property
+    def connected(self) -> bool:
+        return self.state == "connected"
+
+    @property
+    def address(self) -> str:
+        return f"{self._address[0]}:{self._address[1]}"
+
+    def send(self, message: Message, replaceable: bool | None = None) -> bool:
+        """Queue a message for the next poll; False when there is no connection, and then it is not kept.
+
+        Args:
+            replaceable: whether a newer message of this type and name may take its place while it waits; by its type
+                when None.
+        """
+        if self.state != "connected" or self._connection is None:
+            self.counts.undelivered += 1
+            return False
+        self._connection.put(encode(message), _key(message, replaceable), self.counts)
+        return True
+
+    def poll(self, now_s: float) -> list[Received]:
+        """Connect, receive, keep alive, send. Returns what arrived, in order."""
+        if self.state == "closed":
+            return []
+        if self._connection is None:
+            if now_s >= self._next_attempt_s:
+                self._begin(now_s)
+            if self._connection is None:
+                return []
+        if self.state == "connecting":
+            self._finish_connecting(now_s)
+        if self.state != "connected":
+            return []
+        messages, lost = self._connection.read(now_s, self.counts)
+        received = [Received(message, now_s, 0) for message in messages]
+        if lost is None:
+            silent_s = now_s - self._connection.heard_s
+            if self._silence_s is not None and silent_s > self._silence_s:
+                lost = f"nothing heard for {silent_s:.1f} s"
+        if lost is None:
+            if not self._connection.waiting and now_s - self._connection.sent_s >= KEEP_ALIVE_S:
+                self._connection.put(_KEEP_ALIVE, None, self.counts)
+            lost = self._connection.flush(now_s, self.counts)
+        if lost is not None:
+            self._lose(now_s, lost)
+        elif received:
+            self._retry_s = FIRST_RETRY_S
+        return received
+
+    def close(self) -> None:
+        """Close for good. What can be sent without waiting is sent."""
+        if self._connection is not None:
+            if self.state == "connected":
+                self._connection.flush(self._connection.heard_s, self.counts)
+            self._drop()
+        self.state = "closed"
+        self.reason = "closed"
+        self._selector.close()
+
+    def _begin(self, now_s: float) -> None:
+        host, _ = self._address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        handle = socket.socket(family, socket.SOCK_STREAM)
+        _prepare(handle)
+        result = handle.connect_ex(self._address)
+        self._connection = Connection(handle, self.address, heard_s=now_s, sent_s=now_s)
+        self._attempt_s = now_s
+        self.state = "connecting"
+        if result not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN):
+            self._lose(now_s, _connect_failure(self.address, result))
+            return
+        self._selector.register(handle, selectors.EVENT_WRITE)
+
+    def _finish_connecting(self, now_s: float) -> None:
+        assert self._connection is not None and self._attempt_s is not None
+        if not self._selector.select(0):
+            if now_s - self._attempt_s > CONNECT_S:
+                self._lose(now_s, f"{self.address} does not answer")
+            return
+        result = self._connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if result:
+            self._lose(now_s, _connect_failure(self.address, result))
+            return
+        self.state, self.reason = "connected", ""
+        self.counts.connections += 1
+        self._connection.heard_s = now_s
+        # The first word is in header version 2, so that a server knows it may answer with metadata.
+        self._connection.put(_KEEP_ALIVE, None, self.counts)
+
+    def _lose(self, now_s: float, reason: str) -> None:
+        self._drop()
+        self.state, self.reason = "waiting", reason
+        self._next_attempt_s = now_s + self._retry_s
+        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+
+    def _drop(self) -> None:
+        assert self._connection is not None
+        if self._connection.socket in self._selector.get_map():
+            self._selector.unregister(self._connection.socket)
+        self._connection.close(self.counts)
+        self._connection = None
+
+
+class Server:
+    """An OpenIGTLink server for many clients at once.
+
+    Attributes:
+        port: the port it listens on, also when 0 (any free one) was asked for.
+        refused: connections turned away by the allow-list or for want of room.
+        counts: what happened since the beginning, all clients together.
+
+    Args:
+        host: the address to listen on. Other than this very machine needs an allow-list.
+        allow: addresses or networks (`192.168.7.0/24`) that may connect.
+        silence_s: a client that says nothing for this long is cut off; None since many clients never speak.
+
+    Raises:
+        DeviceError: when the port is in use or the address is not of this machine.
+    """
+
+    def __init__(
+        self,
+        port: int = DEFAULT_PORT,
+        host: str = "127.0.0.1",
+        allow: Iterable[str] = (),
+        silence_s: float | None = None,
+        most_clients: int = 16,
+    ) -> None:
+        self._host = _numeric_address(host)
+        try:
+            self._allowed = [ipaddress.ip_network(entry, strict=False) for entry in allow]
+        except ValueError as error:
+            raise DeviceError(f"the allow-list is wrong: {error}") from None
+        if self.open_to_network and not self._allowed:
+            raise DeviceError(f"listening on {host} opens the device to the network; name who may connect (allow-list)")
+        self._silence_s = silence_s
+        self._most_clients = most_clients
+        self.counts = LinkCounts()
+        self.refused = 0
+        self._peers: dict[int, Connection] = {}
+        self._next_peer = 1
+        self._listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._listener.bind((self._host, port))
+            self._listener.listen(most_clients)
+        except (OSError, OverflowError) as error:
+            self._listener.close()
+            in_use = getattr(error, "errno", None) == errno.EADDRINUSE
+            what = (
+                "is in use; choose another with --port, or 0 for any free one" if in_use else f"cannot be used: {error}"
+            )
+            raise DeviceError(f"port {port} on {host} {what}") from None
+        self.port: int = self._listener.getsockname()[1]
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+
+    @property
+    def open_to_network(self) -> bool:
+        """Whether others than this machine can reach it; to be stated on screen."""
+        return not ipaddress.ip_address(self._host).is_loopback
+
+    @property
+    def peers(self) -> dict[int, str]:
+        """Address of each connected client by its number."""
+        return {number: connection.address for number, connection in self._peers.items()}
+
+    def send(self, message: Message, to: int | None = None, replaceable: bool | None = None) -> bool:
+        """Queue a message for one client or for all; False when there is nobody.
+
+        Args:
+            to: the number of a client, as in `Received.peer`.
+            replaceable: as in `Client.send`.
+        """
+        return self.send_encoded(encode(message), _key(message, replaceable), to)
+
+    def send_encoded(self, data: bytes, key: MessageKey | None, to: int | None = None) -> bool:
+        """Queue bytes; with a key, in place of what waits under that key."""
+        connections = list(self._peers.values()) if to is None else [self._peers[to]] if to in self._peers else []
+        for connection in connections:
+            connection.put(data, key, self.counts)
+        return bool(connections)
+
+    def poll(self, now_s: float, wait_s: float = 0.0) -> list[Received]:
+        """Accept, receive, keep alive, send. Returns what arrived, in order for each client.
+
+        Args:
+            wait_s: sleep up to this long until something arrives, for a process that has nothing else to do.
+        """
+        if any(connection.waiting for connection in self._peers.values()):
+            wait_s = min(wait_s, _WAIT_TO_WRITE_S)
+        self._selector.select(wait_s)
+        self._accept(now_s)
+        received: list[Received] = []
+        for number, connection in list(self._peers.items()):
+            messages, lost = connection.read(now_s, self.counts)
+            received += [Received(message, now_s, number) for message in messages]
+            if lost is None and self._silence_s is not None and now_s - connection.heard_s > self._silence_s:
+                lost = "silent"
+            if lost is None and not connection.waiting and now_s - connection.sent_s >= KEEP_ALIVE_S:
+                connection.put(_KEEP_ALIVE, None, self.counts)
+            if lost is not None:
+                self._leave(number)
+        self.flush(now_s)
+        return received
+
+    def flush(self, now_s: float) -> None:
+        """Send what waits, at once: for an answer that must not wait for the next poll."""
+        for number, connection in list(self._peers.items()):
+            if connection.flush(now_s, self.counts) is not None:
+                self._leave(number)
+
+    def close(self) -> None:
+        for number in list(self._peers):
+            self._leave(number)
+        self._selector.close()
+        self._listener.close()
+
+    def _accept(self, now_s: float) -> None:
+        while True:
+            try:
+                handle, address = self._listener.accept()
+            except OSError:  # Nobody waits, or whoever did is gone.
+                return
+            if not self._welcome(address[0]) or len(self._peers) >= self._most_clients:
+                handle.close()
+                self.refused += 1
+                continue
+            _prepare(handle)
+            connection = Connection(handle, f"{address[0]}:{address[1]}", heard_s=now_s, sent_s=now_s)
+            connection.put(_KEEP_ALIVE, None, self.counts)
+            self._selector.register(handle, selectors.EVENT_READ)
+            self._peers[self._next_peer] = connection
+            self._next_peer += 1
+            self.counts.connections += 1
+
+    def _welcome(self, host: str) -> bool:
+        address = ipaddress.ip_address(host.partition("%")[0])
+        if not self._allowed:
+            return address.is_loopback
+        return any(address in network for network in self._allowed)
+
+    def _leave(self, number: int) -> None:
+        connection = self._peers.pop(number)
+        self._selector.unregister(connection.socket)
+        connection.close(self.counts)
+
+
+_KEEP_ALIVE = encode(Status("KeepAlive", code=StatusCode.OK))
+
+
+def _key(message: Message, replaceable: bool | None) -> MessageKey | None:
+    if replaceable is None:
+        replaceable = message.type_name in _REPLACEABLE
+    return (message.type_name, message.name) if replaceable else None
+
+
+def _newest_images(messages: list[Message], counts: LinkCounts) -> list[Message]:
+    """Of several pictures of one name that arrived together, only the newest."""
+    if sum(isinstance(message, Image) for message in messages) < 2:
+        return messages
+    newest = {message.name: index for index, message in enumerate(messages) if isinstance(message, Image)}
+    kept = [m for index, m in enumerate(messages) if not isinstance(m, Image) or newest[m.name] == index]
+    counts.superseded += len(messages) - len(kept)
+    return kept
+
+
+def _prepare(handle: socket.socket) -> None:
+    handle.setblocking(False)
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: a peer that vanished without a word.
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
+
+
+def _numeric_address(host: str) -> str:
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        raise DeviceError(f"{host!r} is no address; give a numeric one such as 192.168.7.10, or localhost") from None
+
+
+def _connect_failure(address: str, code: int) -> str:
+    if code == errno.ECONNREFUSED:
+        return f"nothing listens on {address}; is the device switched on?"
+    return f"{address} cannot be reached ({errno.errorcode.get(code, code)})"
