@@ -1,0 +1,130 @@
+"""Bones from a label map: which numbering it is, whether it belongs to this CT, and whether left is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import AnatomyError
+from ..image import Volume
+from .labels import BONE_LABEL, BONES, TOTALSEGMENTATOR, TOTALSEGMENTATOR_CANAL
+
+#: Less than this is no sacrum: adults have 150 to 300 mL (own phantoms and the label maps seen) [mL].
+_SMALLEST_SACRUM_ML = 30.0
+_SMALLEST_L5_ML = 8.0
+_CANAL = "sacral_canal"
+
+
+@dataclass(frozen=True)
+class LabelledBones:
+    """Bones on the CT's grid.
+
+    Attributes:
+        bones: uint8 labels of `labels.BONES`.
+        canal: voxels that the label map calls spinal canal or cord; all False when it has no such label.
+        numbering: name of the numbering found.
+        warnings: what a person must check.
+    """
+
+    bones: Volume
+    canal: NDArray[np.bool_]
+    numbering: str
+    warnings: tuple[str, ...]
+
+
+def bones_from_labels(ct: Volume, labels: Volume, mapping: dict[int, str] | None = None) -> LabelledBones:
+    """Read the bones out of a label map and bring them onto the CT's grid.
+
+    Args:
+        ct: the CT that the labels were drawn on; only its grid is used.
+        labels: whole numbers, on the CT's grid or on any other that covers the sacrum.
+        mapping: label value to bone name (names of `labels.BONES`, or `sacral_canal`); found by content if None.
+
+    Raises:
+        AnatomyError: for no sacrum, no fifth lumbar vertebra, swapped sides, or labels of another place.
+    """
+    values = _whole_numbers(labels)
+    numbering, names = ("given", mapping) if mapping is not None else _detect(values)
+    unknown = sorted(set(names.values()) - set(BONE_LABEL) - {_CANAL})
+    if unknown:
+        raise AnatomyError(f"the label mapping names {', '.join(unknown)}; known are {', '.join(BONE_LABEL)}, {_CANAL}")
+    warnings: list[str] = []
+    if not labels.same_grid(ct):
+        values = _onto(ct, labels.like(values))
+        warnings.append("The label map is on another grid than the CT and was resampled; check that they fit.")
+    bones = np.zeros(values.shape, np.uint8)
+    for value, name in names.items():
+        if name != _CANAL:
+            bones[values == value] = BONE_LABEL[name]
+    canal = np.isin(values, [value for value, name in names.items() if name == _CANAL])
+    volume = ct.like(bones)
+    _check_content(volume, values, numbering)
+    warnings += _check_sides(volume)
+    return LabelledBones(volume, canal, numbering, tuple(warnings))
+
+
+def _whole_numbers(labels: Volume) -> NDArray[np.int64]:
+    voxels = labels.voxels
+    if voxels.dtype.kind == "f" and not (np.isfinite(voxels).all() and (voxels == np.round(voxels)).all()):
+        raise AnatomyError("the label map holds numbers that are not whole; give a label map, not a probability or CT")
+    return voxels.astype(np.int64)
+
+
+def _detect(values: NDArray[np.int64]) -> tuple[str, dict[int, str]]:
+    present = {int(value) for value in np.unique(values)} - {0}
+    if 25 in present:
+        return "TotalSegmentator", {**TOTALSEGMENTATOR, TOTALSEGMENTATOR_CANAL: _CANAL}
+    if 1 in present and present <= set(BONES):
+        return "bones", dict(BONES)
+    shown = ", ".join(str(value) for value in sorted(present)[:12]) or "none"
+    raise AnatomyError(
+        f"no sacrum in the label map: it holds the labels {shown}, but neither 25 (sacrum, TotalSegmentator) nor "
+        "1 to 4 (sacrum, l5, hip_left, hip_right) alone; give the mapping of its labels"
+    )
+
+
+def _onto(ct: Volume, labels: Volume) -> NDArray[np.int64]:
+    """Nearest label at each voxel of the CT; 0 outside the label map."""
+    from scipy import ndimage
+
+    CTToLabels = labels.RASToIJK @ ct.IJKToRAS
+    matrix = CTToLabels[:3, :3][::-1, ::-1]
+    offset = CTToLabels[:3, 3][::-1]
+    resampled = ndimage.affine_transform(
+        labels.voxels, matrix, offset, output_shape=ct.voxels.shape, order=0, mode="constant", cval=0
+    )
+    if not resampled.any():
+        raise AnatomyError("the label map does not overlap the CT; was it drawn on another image?")
+    return resampled
+
+
+def _check_content(bones: Volume, values: NDArray[np.int64], numbering: str) -> None:
+    for name, smallest in (("sacrum", _SMALLEST_SACRUM_ML), ("l5", _SMALLEST_L5_ML)):
+        volume_ml = np.count_nonzero(bones.voxels == BONE_LABEL[name]) * bones.voxel_volume_ml
+        if volume_ml >= smallest:
+            continue
+        if volume_ml > 0:
+            raise AnatomyError(
+                f"the {name} in the label map has {volume_ml:.1f} mL, too little for a {name}; is it cut off or mislabelled?"
+            )
+        need = "" if name == "sacrum" else "; it is needed to find the S1 endplate and to count the foramina"
+        shown = ", ".join(str(value) for value in np.unique(values)[1:13]) or "none"
+        raise AnatomyError(f"no {name} in the label map ({numbering} numbering, labels {shown}){need}")
+
+
+def _check_sides(bones: Volume) -> list[str]:
+    """Refuse hips on the wrong side; warn of missing ones."""
+    sacrum = bones.ras_of(np.argwhere(bones.voxels == BONE_LABEL["sacrum"])).mean(axis=0)
+    warnings = []
+    for name, sign in (("hip_left", -1), ("hip_right", 1)):
+        hip = np.argwhere(bones.voxels == BONE_LABEL[name])
+        if not len(hip):
+            warnings.append(f"There is no {name} in the label map: its sacroiliac joint is unknown and counts as forbidden.")
+        elif sign * (bones.ras_of(hip).mean(axis=0)[0] - sacrum[0]) < 0:
+            raise AnatomyError(
+                f"{name} of the label map lies on the other side of the sacrum: left and right are swapped, "
+                "in the labels or in the orientation of the image"
+            )
+    return warnings

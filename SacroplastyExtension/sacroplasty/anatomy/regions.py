@@ -1,0 +1,123 @@
+"""Canal, foramina, alae and vertebral bodies, painted in the straightened sacrum and brought back to the CT's grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geometry import FloatArray
+from ..image import Volume
+from .canal import StraightCanal
+from .foramina import LOW_CONFIDENCE, StraightForamen
+from .labels import LEVELS, REGION_LABEL, SIDES
+from .straight_image import StraightImage
+from .straighten import Straightening
+
+#: A protected channel is never thinner than this, whatever the label map shows [mm].
+_NARROWEST_RADIUS_MM = 3.5
+#: How far open space around a foramen's axis still belongs to it, beyond the radius of its openings [mm].
+_RIM_MM = 3.0
+#: The ala reaches from above the S1 endplate's level to the S3 foramina; below is the thin edge of the sacrum.
+_FREE_SPACE_HU = 150.0
+
+
+def paint_regions(
+    image: StraightImage, foramina: dict[str, StraightForamen], canal: StraightCanal
+) -> NDArray[np.uint8]:
+    """Labels of `labels.REGIONS` [left, deep, down]; canal and foramina take precedence over bone regions."""
+    regions = np.zeros(image.bone.shape, np.uint8)
+    _paint_bodies_and_alae(regions, image, foramina, canal)
+    for name, foramen in foramina.items():
+        channel = _channel(image, foramen)
+        # Medially the channel runs into the canal; there, it is the canal.
+        channel &= ~canal.mask
+        regions[channel] = REGION_LABEL[name]
+    regions[canal.mask] = REGION_LABEL["sacral_canal"]
+    return regions
+
+
+def _channel(image: StraightImage, foramen: StraightForamen) -> NDArray[np.bool_]:
+    """The open space from the anterior to the posterior opening, and at least a thin tube between them."""
+    deep = image.deep_mm
+    front, back = foramen.anterior[1], max(foramen.posterior[1], foramen.anterior[1] + 1)
+    part = np.clip((deep - front) / (back - front), 0, 1)
+    middle_left = foramen.anterior[0] + part * (foramen.posterior[0] - foramen.anterior[0])
+    middle_down = foramen.anterior[2] + part * (foramen.posterior[2] - foramen.anterior[2])
+    radius = foramen.anterior_radius_mm + part * (foramen.posterior_radius_mm - foramen.anterior_radius_mm)
+    away = np.hypot(
+        image.left_mm[:, None, None] - middle_left[None, :, None],
+        image.down_mm[None, None, :] - middle_down[None, :, None],
+    )
+    within = ((deep >= front - 1) & (deep <= back + 1))[None, :, None]
+    # Not seen: the whole tube of the guessed size is forbidden, bone or not.
+    certain = np.full_like(radius, _NARROWEST_RADIUS_MM) if foramen.confidence > LOW_CONFIDENCE else radius
+    core = within & (away <= certain[None, :, None])
+    open_space = ~image.bone & (image.hounsfield < _FREE_SPACE_HU) & image.envelope()
+    free = within & open_space & (away <= radius[None, :, None] + _RIM_MM)
+    return _joined(core, free)
+
+
+def _joined(core: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The core and the free space that is connected with it."""
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(core | free)
+    touched = np.unique(parts[core])
+    return np.isin(parts, touched[touched > 0])
+
+
+def _paint_bodies_and_alae(
+    regions: NDArray[np.uint8], image: StraightImage, foramina: dict[str, StraightForamen], canal: StraightCanal
+) -> None:
+    down = image.down_mm
+    levels = [float(np.mean([foramina[f"foramen_{level}_{side}"].anterior[2] for side in SIDES])) for level in LEVELS]
+    before_canal = image.deep_mm[:, None] <= canal.center_deep_mm
+    medial = np.full(image.bone.shape, True)
+    for sign, side in ((1, "left"), (-1, "right")):
+        inner, outer = _foraminal_lines(down, [foramina[f"foramen_{level}_{side}"] for level in LEVELS])
+        beside = (image.left_mm * sign)[:, None, None]
+        medial &= beside <= inner
+        ala = image.bone & (beside >= outer) & (down <= levels[2])
+        regions[ala] = REGION_LABEL[f"ala_{side}"]
+    body = image.bone & medial & before_canal & image.below_endplate
+    bounds = [-np.inf, *levels, levels[3] + (levels[3] - levels[2])]
+    for number in range(1, 6):
+        within = (down > bounds[number - 1]) & (down <= bounds[number])
+        regions[body & within] = REGION_LABEL[f"body_s{number}"]
+
+
+def _foraminal_lines(down: FloatArray, foramina: list[StraightForamen]) -> tuple[FloatArray, FloatArray]:
+    """[down] distances from the mirror plane of the medial and the lateral margins of the foramina, levels joined."""
+    centers = [foramen.anterior[2] for foramen in foramina]
+    inner = [abs(foramen.anterior[0]) - foramen.anterior_radius_mm for foramen in foramina]
+    outer = [
+        max(
+            abs(foramen.anterior[0]) + foramen.anterior_radius_mm,
+            abs(foramen.posterior[0]) + foramen.posterior_radius_mm,
+        )
+        for foramen in foramina
+    ]
+    return np.interp(down, centers, inner), np.interp(down, centers, outer)
+
+
+def onto_ct(straight: NDArray[np.uint8], image: StraightImage, curve: Straightening, ct: Volume) -> NDArray[np.uint8]:
+    """Straightened labels at each voxel of the CT (nearest), 0 outside the straightened box."""
+    from scipy import ndimage
+
+    used = np.argwhere(straight > 0)
+    lower, upper = used.min(axis=0), used.max(axis=0)
+    axes = (image.left_mm, image.deep_mm, image.down_mm)
+    edges = [np.linspace(axis[a] - 2, axis[b] + 2, 9) for axis, a, b in zip(axes, lower, upper, strict=True)]
+    corners = curve.to_ras(np.stack(np.meshgrid(*edges, indexing="ij"), axis=-1)).reshape(-1, 3)
+    kji = ct.kji_of(corners)
+    first = np.maximum(np.floor(kji.min(axis=0)).astype(int), 0)
+    last = np.minimum(np.ceil(kji.max(axis=0)).astype(int) + 1, ct.voxels.shape)
+    result = np.zeros(ct.voxels.shape, np.uint8)
+    origin = np.array([axis[0] for axis in axes])
+    # A slab of slices at a time: fine CTs have a hundred million voxels.
+    for k in range(first[0], last[0], 16):
+        box = (slice(k, min(k + 16, last[0])), slice(first[1], last[1]), slice(first[2], last[2]))
+        grid = np.stack(np.mgrid[box], axis=-1)
+        index = np.moveaxis(curve.from_ras(ct.ras_of(grid)) - origin, -1, 0)
+        result[box] = ndimage.map_coordinates(straight, index, order=0, mode="constant", cval=0)
+    return result

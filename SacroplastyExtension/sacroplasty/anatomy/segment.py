@@ -1,0 +1,134 @@
+"""From a label map of the bones to everything that planning must keep clear of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..image import Volume, check_ct
+from .bones import LabelledBones, bones_from_labels
+from .canal import StraightCanal, find_canal
+from .foramina import LOW_CONFIDENCE, StraightForamen, find_foramina
+from .frame import SacralFrame, find_frame
+from .labels import BONE_LABEL, LEVELS, REGION_LABEL, REGIONS, SIDES
+from .landmarks import find_landmarks
+from .model import Anatomy, Foramen
+from .regions import onto_ct, paint_regions
+from .straight_image import straight_image
+from .straighten import Straightening, straighten
+
+#: Slices thicker than this hide S3 and S4 foramina [mm].
+_THICK_SLICES_MM = 3.5
+#: Mirror misfit of an intact sacrum stays below this; a displaced fracture or a half-lumbar S1 does not [mm].
+_LARGEST_ASYMMETRY_MM = 2.5
+
+
+def segment_from_labels(
+    ct: Volume,
+    labels: Volume,
+    mapping: dict[int, str] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Anatomy:
+    """Find canal, foramina, alae, bodies and landmarks in a CT whose bones are labelled.
+
+    Args:
+        ct: in Hounsfield units, of any orientation.
+        labels: bones in TotalSegmentator numbering, our own (`labels.BONES`) or that of `mapping`, on any grid that
+            overlaps the CT.
+        mapping: label value to bone name.
+        progress: called with the fraction done.
+
+    Raises:
+        AnatomyError: when the labels do not show the sacrum and L5 of this CT the right way round.
+        ImageError: when `ct` is no CT.
+    """
+    told = progress or (lambda fraction: None)
+    check_ct(ct, "the CT")
+    labelled = bones_from_labels(ct, labels, mapping)
+    told(0.1)
+    sacrum = labelled.bones.like(labelled.bones.voxels == BONE_LABEL["sacrum"])
+    frame = find_frame(labelled.bones)
+    told(0.2)
+    curve = straighten(sacrum, frame)
+    image = straight_image(ct, sacrum, ct.like(labelled.canal), curve)
+    told(0.5)
+    foramina = find_foramina(image)
+    canal = find_canal(image, foramina)
+    told(0.6)
+    regions = ct.like(onto_ct(paint_regions(image, foramina, canal), image, curve, ct))
+    told(0.9)
+    landmarks = find_landmarks(labelled.bones, frame, image, curve, foramina)
+    confidence = _confidence(labelled, regions, frame, foramina, canal)
+    told(1.0)
+    return Anatomy(
+        bones=labelled.bones,
+        regions=regions,
+        foramina={name: _in_ras(foramen, curve) for name, foramen in foramina.items()},
+        landmarks=landmarks,
+        SacrumToRAS=frame.SacrumToRAS,
+        confidence=confidence,
+        warnings=(*labelled.warnings, *_warnings(ct, frame, foramina, canal)),
+        method=f"labels ({labelled.numbering})",
+        image_hash=ct.content_hash(),
+    )
+
+
+def _in_ras(foramen: StraightForamen, curve: Straightening) -> Foramen:
+    return Foramen(
+        anterior_center_ras=curve.to_ras(foramen.anterior),
+        posterior_center_ras=curve.to_ras(foramen.posterior),
+        lateral_edge_ras=curve.to_ras(foramen.lateral_edge),
+    )
+
+
+def _confidence(
+    labelled: LabelledBones,
+    regions: Volume,
+    frame: SacralFrame,
+    foramina: dict[str, StraightForamen],
+    canal: StraightCanal,
+) -> dict[str, float]:
+    """0 to 1 for each structure that has voxels; one that is absent here was not found."""
+    bones = {int(value) for value in np.unique(labelled.bones.voxels)}
+    confidence = {name: 0.9 for name, label in BONE_LABEL.items() if label in bones}
+    painted = {int(value) for value in np.unique(regions.voxels)}
+    # Bodies and alae hang on the levels of the foramina and on the mirror plane.
+    derived = min(
+        float(np.mean([foramen.confidence for foramen in foramina.values()])),
+        float(np.clip(1.3 - frame.asymmetry_mm / 4, 0.2, 1)),
+    )
+    for label, name in REGIONS.items():
+        if label not in painted:
+            continue
+        confidence[name] = foramina[name].confidence if name in foramina else derived
+    if REGION_LABEL["sacral_canal"] in painted:
+        confidence["sacral_canal"] = canal.confidence
+    for side in SIDES:
+        if f"hip_{side}" in confidence:
+            confidence[f"si_joint_{side}"] = min(confidence[f"hip_{side}"], confidence["sacrum"])
+    return confidence
+
+
+def _warnings(
+    ct: Volume, frame: SacralFrame, foramina: dict[str, StraightForamen], canal: StraightCanal
+) -> list[str]:
+    warnings = []
+    thickest = float(ct.spacing_mm.max())
+    if thickest > _THICK_SLICES_MM:
+        warnings.append(f"The CT's voxels are up to {thickest:.1f} mm long; the lower foramina may not be visible.")
+    if frame.asymmetry_mm > _LARGEST_ASYMMETRY_MM:
+        warnings.append(
+            f"The sacrum is asymmetric (median {frame.asymmetry_mm:.1f} mm between its halves): displaced fracture, "
+            "transitional vertebra or cut-off label? Check the levels of the foramina."
+        )
+    for level in LEVELS:
+        unseen = [side for side in SIDES if foramina[f"foramen_{level}_{side}"].confidence <= LOW_CONFIDENCE]
+        if unseen:
+            warnings.append(
+                f"The {level.upper()} foramen is not fully visible on the {' and the '.join(unseen)}; its place is "
+                "estimated and a larger region is forbidden. Check it."
+            )
+    if canal.confidence < 0.6:
+        warnings.append("The walls of the sacral canal are visible only in part; check its outline.")
+    return warnings

@@ -1,0 +1,110 @@
+"""The sacrum and its CT cut at a right angle to its curve, with front and back surfaces as if it had no openings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geometry import FloatArray, invert_rigid, transform_points
+from ..image import Volume
+from .frame import sample_mask
+from .straighten import Straightening
+
+STEP_MM = 1.0
+#: Half width, front, back, top and bottom of the straightened box [mm]; adult sacra are about 104 mm wide.
+_LEFT_MM, _FRONT_MM, _BACK_MM, _TOP_MM, _LONGEST_MM = 70.0, -32.0, 78.0, -20.0, 150.0
+#: Openings narrower than twice this are closed in the smooth surfaces: the widest foramina measure about 14 mm.
+_OPENING_RADIUS_MM = 9.0
+#: Depth that is shown for a ray that meets no bone at all [mm].
+DEEPEST_PIT_MM = 15.0
+
+
+@dataclass(frozen=True)
+class StraightImage:
+    """Arrays [left, deep, down] on a 1 mm grid of straightened coordinates.
+
+    Attributes:
+        left_mm, deep_mm, down_mm: the grid's coordinates.
+        bone: True in the sacrum.
+        hounsfield: CT numbers.
+        canal_label: True where the label map shows the spinal canal or cord.
+        below_endplate: True on the caudal side of the plane of the S1 endplate.
+        front_mm, back_mm: [left, down] depth of the smooth front and back surface; NaN beside the bone.
+        front_pit_mm, back_pit_mm: [left, down] how deep the real surface lies below the smooth one, 0 beside the bone.
+    """
+
+    left_mm: FloatArray
+    deep_mm: FloatArray
+    down_mm: FloatArray
+    bone: NDArray[np.bool_]
+    hounsfield: NDArray[np.float32]
+    canal_label: NDArray[np.bool_]
+    below_endplate: NDArray[np.bool_]
+    front_mm: FloatArray
+    back_mm: FloatArray
+    front_pit_mm: FloatArray
+    back_pit_mm: FloatArray
+
+    def column(self, left: float) -> int:
+        return int(np.clip(round((left - self.left_mm[0]) / STEP_MM), 0, len(self.left_mm) - 1))
+
+    def row(self, down: float) -> int:
+        return int(np.clip(round((down - self.down_mm[0]) / STEP_MM), 0, len(self.down_mm) - 1))
+
+    def depth(self, deep: float) -> int:
+        return int(np.clip(round((deep - self.deep_mm[0]) / STEP_MM), 0, len(self.deep_mm) - 1))
+
+    def envelope(self) -> NDArray[np.bool_]:
+        """True between the smooth front and back surfaces."""
+        deep = self.deep_mm[None, :, None]
+        with np.errstate(invalid="ignore"):
+            return (deep >= self.front_mm[:, None, :]) & (deep <= self.back_mm[:, None, :])
+
+
+def straight_image(ct: Volume, sacrum: Volume, canal: Volume, curve: Straightening) -> StraightImage:
+    """Sample CT and labels along the sacrum's curve."""
+    left = np.arange(-_LEFT_MM, _LEFT_MM + 0.5, STEP_MM)
+    deep = np.arange(_FRONT_MM, _BACK_MM + 0.5, STEP_MM)
+    down = np.arange(_TOP_MM, min(curve.tip_mm + 10, _LONGEST_MM), STEP_MM)
+    points = curve.to_ras(np.stack(np.meshgrid(left, deep, down, indexing="ij"), axis=-1))
+    bone = sample_mask(sacrum, points) > 0.5
+    front, back, front_pit, back_pit = _surfaces(bone, deep)
+    return StraightImage(
+        left_mm=left,
+        deep_mm=deep,
+        down_mm=down,
+        bone=bone,
+        hounsfield=sample_mask(ct, points),
+        canal_label=sample_mask(canal, points) > 0.5,
+        below_endplate=transform_points(invert_rigid(curve.SacrumToRAS), points)[..., 2] <= 0,
+        front_mm=front,
+        back_mm=back,
+        front_pit_mm=front_pit,
+        back_pit_mm=back_pit,
+    )
+
+
+def _surfaces(bone: NDArray[np.bool_], deep: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    from scipy import ndimage
+
+    radius = int(_OPENING_RADIUS_MM / STEP_MM)
+    span = np.arange(-radius, radius + 1)
+    disc = span[:, None] ** 2 + span**2 <= radius**2
+    hit = bone.any(axis=1)
+    # A ray through a hole looks infinitely deep; the opening then closes the hole, but not the outside of the bone.
+    far = float(deep[-1] - deep[0]) * 2
+    front = np.where(hit, deep[np.argmax(bone, axis=1)], far)
+    back = np.where(hit, deep[::-1][np.argmax(bone[:, ::-1], axis=1)], -far)
+    smooth_front = ndimage.grey_opening(front, footprint=disc, mode="nearest")
+    smooth_back = ndimage.grey_closing(back, footprint=disc, mode="nearest")
+    outside = (smooth_front > deep[-1]) | (smooth_back < deep[0])
+    front_pit = np.where(outside, 0.0, np.minimum(front - smooth_front, DEEPEST_PIT_MM))
+    back_pit = np.where(outside, 0.0, np.minimum(smooth_back - back, DEEPEST_PIT_MM))
+    return (
+        np.where(outside, np.nan, smooth_front),
+        np.where(outside, np.nan, smooth_back),
+        front_pit,
+        back_pit,
+    )
