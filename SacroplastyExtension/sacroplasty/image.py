@@ -17,6 +17,7 @@ from .geometry import FloatArray, LPSToRAS, transform_points
 _SMALLEST_EXTENT_MM = 60.0
 _LARGEST_EXTENT_MM = 2500.0
 _FEWEST_SLICES = 5
+_DICOM_POSITION = "0020|0032"
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,33 @@ def _read_dicom(folder: Path, series: str | None) -> object:
     if series is not None and series not in found:
         raise ImageError(f"{folder} has no series {series}; it holds {', '.join(found)}")
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series or found[0]))
-    image = reader.Execute()
-    modality = sitk.ReadImage(reader.GetFileNames()[0]) if image.GetDimension() == 3 else None
-    if modality is not None and modality.HasMetaDataKey("0008|0060") and modality.GetMetaData("0008|0060") != "CT":
-        raise ImageError(f"{folder} holds modality {modality.GetMetaData('0008|0060').strip()}, not CT")
+    reader.MetaDataDictionaryArrayUpdateOn()
+    warns = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # uneven slices are refused below, in words
+    try:
+        image = reader.Execute()
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+    modality = reader.GetMetaData(0, "0008|0060").strip() if reader.HasMetaDataKey(0, "0008|0060") else "unknown"
+    if modality != "CT":
+        raise ImageError(f"{folder} holds modality {modality}, not CT")
+    slices = range(len(reader.GetFileNames()))
+    if all(reader.HasMetaDataKey(number, _DICOM_POSITION) for number in slices):
+        positions = np.array([reader.GetMetaData(number, _DICOM_POSITION).split("\\") for number in slices], float)
+        _check_even(np.linalg.norm(np.diff(positions, axis=0), axis=1), folder)
     return image
+
+
+def _check_even(gaps_mm: NDArray, folder: Path) -> None:
+    """A gap hides anatomy and shifts all that lies beyond it."""
+    usual = float(np.median(gaps_mm)) if len(gaps_mm) else 0.0
+    uneven = np.flatnonzero(np.abs(gaps_mm - usual) > max(0.1 * usual, 0.05))
+    if len(uneven):
+        number = int(uneven[0])
+        raise ImageError(
+            f"{folder}: slices are missing or doubled: {gaps_mm[number]:.2f} mm between slices {number + 1} and "
+            f"{number + 2}, {usual:.2f} mm elsewhere; export the whole series again"
+        )
 
 
 def _reason(error: RuntimeError) -> str:

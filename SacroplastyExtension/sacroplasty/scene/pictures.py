@@ -25,8 +25,8 @@ class Photographer:
     def __init__(self, host: HeadlessHost, size: tuple[int, int] = (1200, 900)) -> None:
         from trame_slicer.views import DirectViewFactory, ViewLayoutDefinition, ViewProps, ViewType
 
-        # A machine without a display says so at each window; nobody can act on that.
-        vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_ERROR)
+        # VTK logs to the terminal what the host collects in its messages already.
+        vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
         manager = host.app.view_manager
         manager.register_factory(DirectViewFactory(do_render_offscreen=True))
         light = ViewProps(background_color=("#ffffff", "#dfe5ea"), box_visible=False)
