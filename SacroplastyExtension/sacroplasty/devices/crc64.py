@@ -1,8 +1,8 @@
 """The checksum of OpenIGTLink messages: CRC-64 of ECMA-182, quick enough in numpy for fluoroscopy.
 
 Polynomial 0x42F0E1EBA9EA3693, most significant bit first, start and final value zero (OpenIGTLink protocol 3,
-message header). Because the start value is zero the checksum is linear: leading zeros change nothing, and a long message
-can be folded onto itself with one multiplication by a power of x per fold, all words of a row at once.
+message header). Because the start value is zero the checksum is linear: leading zeros change nothing, and a long
+message can be folded onto itself with one multiplication by a power of x per fold, all words of a row at once.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ class Freshness:
     """Age of the newest sample of one stream.
 
     A sample counts from when it was received, plus the delay by which it came later than the quickest one of the
-    stream: that shows a queue that fills up on the way, though not a delay that was there from the start. A message whose
-    time stamp does not move on is no new sample.
+    stream: that shows a queue that fills up on the way, though not a delay that was there from the start. A message
+    whose time stamp does not move on is no new sample.
     """
 
     def __init__(self) -> None:

@@ -2,10 +2,10 @@
 
 Call `poll` every few milliseconds from whatever loop there is (a Qt timer, a test, a simulator). It never blocks.
 
-What is kept and what may be replaced: on a live connection every STATUS, STRING, COMMAND and reply is delivered, in order
-and before waiting pictures; a TRANSFORM, IMAGE, TDATA or SENSOR that still waits is replaced by the next one of its name,
-which is counted (`superseded`). Nothing is kept for a peer that is not connected: an order must never act later than it
-was meant; `send` says so by returning False.
+What is kept and what may be replaced: on a live connection every STATUS, STRING, COMMAND and reply is delivered, in
+order and before waiting pictures; a TRANSFORM, IMAGE, TDATA or SENSOR that still waits is replaced by the next one of
+its name, which is counted (`superseded`). Nothing is kept for a peer that is not connected: an order must never act
+later than it was meant; `send` says so by returning False.
 """
 
 from __future__ import annotations

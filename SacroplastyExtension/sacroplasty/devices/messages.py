@@ -1,7 +1,7 @@
 """What travels over OpenIGTLink, as plain records.
 
-Every message has `name` (device name, at most 20 bytes), `timestamp_s` (seconds since 1970 by the sender's clock, 0 when
-unused), `metadata` (text by key, needs header version 2) and `header_version`.
+Every message has `name` (device name, at most 20 bytes), `timestamp_s` (seconds since 1970 by the sender's clock, 0
+when unused), `metadata` (text by key, needs header version 2) and `header_version`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from .messages import Command, CommandReply, String
 from .pump_protocol import (
     DEVICE,
     HEARTBEAT_S,
-    PROTOCOL,
     STATE_NAME,
     STATE_PERIOD_S,
     Answer,
@@ -27,6 +26,7 @@ OLDEST_STATE_S = 3 * STATE_PERIOD_S
 _RETRY_S = 0.15
 _GIVE_UP_S = 1.0
 _STOP_RETRY_S = 0.05
+_GREET_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class PumpRole:
         self._welcome = False
         self._refusal = "the pump has not answered yet"
         self._connections = 0
+        self._greeted_s = float("-inf")
         self._state: PumpState | None = None
         self._state_problem = ""
         self._freshness = Freshness()
@@ -128,6 +129,11 @@ class PumpRole:
         if self.client.counts.connections != self._connections:
             self._forget_connection()
             self._connections = self.client.counts.connections
+        if self._welcome and self._state is not None and self._state.session != self._session:
+            # The pump forgot us: it was restarted, or it stopped for want of a heartbeat.
+            self._welcome, self._refusal = False, "the pump does not know this controller any more"
+        if not self._welcome and now_s - self._greeted_s > _GREET_AGAIN_S:
+            self._greeted_s = now_s
             self._order("hello", {}, now_s)
         if self._stop_sequence is not None and now_s - self._stop_sent_s >= _STOP_RETRY_S:
             self._send_stop(now_s)
@@ -194,19 +200,21 @@ class PumpRole:
         for sequence, pending in list(self._pending.items()):
             if now_s - pending.first_s > _GIVE_UP_S:
                 del self._pending[sequence]
-                self._answers.append(_unanswered(pending.order, "no-answer", "the pump did not answer"))
                 if pending.order.command == "hello":
                     self._refusal = "the pump does not answer"
-                    self._connections = 0  # Greet it again.
+                else:
+                    self._answers.append(_unanswered(pending.order, "no-answer", "the pump did not answer"))
             elif now_s - pending.sent_s > _RETRY_S:
                 pending.sent_s = now_s
                 self.client.send(pending.message)
 
     def _forget_connection(self) -> None:
         for pending in self._pending.values():
-            self._answers.append(_unanswered(pending.order, "connection-lost", "the connection to the pump broke"))
+            if pending.order.command != "hello":
+                self._answers.append(_unanswered(pending.order, "connection-lost", "the connection to the pump broke"))
         self._pending.clear()
         self._welcome = False
+        self._greeted_s = float("-inf")
         self._refusal = "the pump has not answered yet"
 
     def _take_state(self, message: String, received_s: float) -> None:
@@ -232,13 +240,10 @@ class PumpRole:
         except DeviceError as error:
             answer = _unanswered(pending.order, "bad-answer", str(error))
         if pending.order.command == "hello":
-            self._welcome = answer.accepted
-            self._refusal = answer.reason
-        self._answers.append(answer)
+            self._welcome, self._refusal = answer.accepted, answer.reason
+        else:
+            self._answers.append(answer)
 
 
 def _unanswered(order: Order, code: str, reason: str) -> Answer:
     return Answer(order.sequence, order.command, False, code, reason, "unknown")
-
-
-__all__ = ["DEVICE", "PROTOCOL", "Answer", "PumpReading", "PumpRole", "PumpState"]

@@ -1,7 +1,7 @@
 """What a cement pump and its controller say to each other (docs/device-protocol.md), for either side.
 
-Orders are COMMAND messages of the device `Pump` whose text is JSON; each is answered by an RTS_COMMAND with the same id.
-The pump tells its state in a STRING `PumpState` ten times a second.
+Orders are COMMAND messages of the device `Pump` whose text is JSON; each is answered by an RTS_COMMAND with the same
+id. The pump tells its state in a STRING `PumpState` ten times a second.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Answer:
     """What the pump said to an order.
 
     Attributes:
-        code: `ok`, or the kind of refusal: `latched`, `not-armed`, `not-idle`, `hello-first`, `occupied`, `version`,
-            `old-sequence`, `bad-order`, `limit`. A controller adds `no-answer` and `connection-lost`.
+        code: `ok`, or the kind of refusal: `latched`, `not-armed`, `not-idle`, `busy`, `hello-first`, `occupied`,
+            `version`, `old-sequence`, `bad-order`, `limit`. A controller adds `no-answer` and `connection-lost`.
         reason: in words; empty when accepted.
         state: the pump's state after it.
     """
@@ -164,13 +164,16 @@ def parse_state(text: str) -> PumpState:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise DeviceError(f"the pump tells no usable {name} ({value!r})")
         numbers[name] = float(value)
-    texts = {}
     for name in ("fault", "session"):
         if not isinstance(body.get(name), str):
             raise DeviceError(f"the pump tells no usable {name}")
-        texts[name] = body[name]
     return PumpState(
-        counter=_whole(body, "counter"), state=body["state"], sequence=_whole(body, "sequence"), **texts, **numbers
+        counter=_whole(body, "counter"),
+        state=body["state"],
+        fault=body["fault"],
+        session=body["session"],
+        sequence=_whole(body, "sequence"),
+        **numbers,
     )
 
 

@@ -146,11 +146,8 @@ class Decoder:
 
     def _skip_to_plausible(self, start: int) -> None:
         match = _PLAUSIBLE_START.search(self._buffer, start)
-        if match:
-            skip = match.start()
-        else:
-            # The beginning of a header may be the last bytes received.
-            skip = max(start, len(self._buffer) - 14)
+        # Without a match the beginning of a header may still be the last bytes received.
+        skip = match.start() if match else max(start, len(self._buffer) - 14)
         del self._buffer[:skip]
         self.skipped_bytes += skip
 
