@@ -26,6 +26,8 @@ _CORE_MM = ((5.0, 3.5), (3.0, 2.0))
 #: Depth of the canal's middle behind the ventral surface at the S1 and S4 foramina [mm], start of the search.
 _DEPTH_MM = (22.0, 8.0)
 _DEPTH_SD_MM = 4.0
+#: Confidence where the label map was painted over the canal and only dark CT numbers show it.
+_SEEN_IN_CT_ONLY = 0.6
 
 
 @dataclass(frozen=True)
@@ -50,32 +52,44 @@ def find_canal(image: StraightImage, foramina: dict[str, StraightForamen]) -> St
     first, last = (_level(foramina, level) for level in ("s1", "s4"))
     level = (image.down_mm - first) / (last - first)
     share = np.clip(level, 0, 1)
-    open_space = _open_space(image)
-    center, seen = _follow(image, open_space, level)
+    shown, dark = _open_space(image)
+    center = _follow(image, np.maximum(shown, dark), level)
+    in_label, in_ct = (_along(image, space, center, share) > 0.5 for space in (shown, dark))
+    # Where the label map leaves the canal open, its walls are the label's; dark marrow in front of it is no canal.
+    open_space = np.where(in_label, shown, np.maximum(shown, dark))
     half_width = _half_width(image, open_space, center, share, foramina)
     mask = _tube(image, open_space, center, half_width, share)
     end = last + 0.4 * (last - _level(foramina, "s3"))
     reaches = image.down_mm <= end
     mask &= reaches & image.below_endplate
     inside = (image.down_mm >= first) & (image.down_mm <= last)
-    return StraightCanal(mask, center, half_width, float(np.clip(seen[inside].mean(), 0, 1)))
+    seen = np.where(in_label, 1.0, np.where(in_ct, _SEEN_IN_CT_ONLY, 0.0))
+    return StraightCanal(mask, center, half_width, float(seen[inside].mean()))
 
 
 def _level(foramina: dict[str, StraightForamen], level: str) -> float:
     return float(np.mean([foramina[f"foramen_{level}_{side}"].posterior[2] for side in SIDES]))
 
 
-def _open_space(image: StraightImage) -> FloatArray:
-    """0 to 1: not bone by the label map or named canal (1), painted over but dark in the CT (up to 0.7)."""
+def _open_space(image: StraightImage) -> tuple[FloatArray, FloatArray]:
+    """0 or 1 where the label map leaves space or names the canal, and up to 0.7 where the CT is dark."""
     from scipy import ndimage
 
-    dark = np.clip((_DARK_HU + 60 - ndimage.gaussian_filter(image.hounsfield, 0.7)) / 120, 0, 0.7)
     free = ~image.bone & (image.hounsfield < _BRIGHT_HU)
-    return np.where(image.canal_label | free, 1.0, dark).astype(np.float32)
+    dark = np.clip((_DARK_HU + 60 - ndimage.gaussian_filter(image.hounsfield, 0.7)) / 120, 0, 0.7)
+    return (image.canal_label | free).astype(np.float32), dark
 
 
-def _follow(image: StraightImage, open_space: FloatArray, level: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Depth of the canal's middle at each level (dynamic programming), and whether it is seen there."""
+def _along(image: StraightImage, space: FloatArray, center: FloatArray, share: FloatArray) -> FloatArray:
+    """[down] mean of a [left, deep, down] quantity around the path, over a little more than the narrowest canal."""
+    middle = np.abs(image.left_mm) <= 2
+    reach = np.interp(share, [0, 1], [_CORE_MM[0][1], _CORE_MM[1][1]]) + 1
+    near = np.abs(image.deep_mm[:, None] - center) <= reach
+    return np.where(near, space[middle].mean(axis=0), 0).sum(axis=0) / near.sum(axis=0)
+
+
+def _follow(image: StraightImage, open_space: FloatArray, level: FloatArray) -> FloatArray:
+    """Depth of the canal's middle at each level (dynamic programming)."""
     from scipy import ndimage
 
     middle = np.abs(image.left_mm) <= 3
@@ -105,8 +119,7 @@ def _follow(image: StraightImage, open_space: FloatArray, level: FloatArray) -> 
     for row in range(counts - 1, -1, -1):
         path[row] = index
         index = int(np.clip(index - moves[choice[index, row]], 0, len(deep) - 1))
-    seen = cost[path, np.arange(counts)] > 0.5
-    return ndimage.gaussian_filter1d(deep[path], 2.0), seen
+    return ndimage.gaussian_filter1d(deep[path], 2.0)
 
 
 def _half_width(
@@ -143,18 +156,34 @@ def _half_width(
 def _tube(
     image: StraightImage, open_space: FloatArray, center: FloatArray, half_width: FloatArray, share: FloatArray
 ) -> NDArray[np.bool_]:
-    """Open space around the path inside the widest tube, and at least the narrowest one everywhere."""
+    """What is seen from the path without looking through bone, and at least the narrowest tube everywhere.
+
+    Rays from the middle of the canal end at its wall; the gaps between the laminae and the foramina, where a ray finds
+    no wall, end at the half width and at the height of the widest canal.
+    """
     from scipy import ndimage
 
-    left = image.left_mm[:, None, None]
-    deep = image.deep_mm[None, :, None] - center
+    angles = np.linspace(-np.pi, np.pi, 64, endpoint=False)
+    radii = np.arange(0.0, 20.0, 0.5)
     high = np.interp(share, [0, 1], [_WIDEST_MM[0][1], _WIDEST_MM[1][1]])
+    left = radii[:, None] * np.cos(angles)
+    deep = radii[:, None] * np.sin(angles)
+    rows = np.arange(len(center))
+    index = [
+        np.broadcast_to((left - image.left_mm[0]) / STEP_MM, (len(rows), *left.shape)),
+        (deep + center[:, None, None] - image.deep_mm[0]) / STEP_MM,
+        np.broadcast_to(rows[:, None, None], (len(rows), *left.shape)),
+    ]
+    free = ndimage.map_coordinates(open_space, index, order=1, mode="nearest") > 0.6
+    free &= (np.abs(left) <= half_width[:, None, None]) & (np.abs(deep) <= high[:, None, None])
+    # The path itself may run along the dura or a speck of bone: the first millimetres are given.
     core_width, core_height = (np.interp(share, [0, 1], [_CORE_MM[0][axis], _CORE_MM[1][axis]]) for axis in range(2))
-    core = (left / core_width) ** 2 + (deep / core_height) ** 2 <= 1
-    # A box rather than an ellipse: at S1 the canal is a triangle that fills the corners.
-    reach = (np.abs(left) <= half_width) & (np.abs(deep) <= high)
-    free = (open_space > 0.6) & reach
-    free = ndimage.binary_opening(free | core, np.ones((2, 2, 1)))
-    parts, _ = ndimage.label(free | core)
-    kept = np.unique(parts[core])
-    return np.isin(parts, kept[kept > 0])
+    free |= (left / core_width[:, None, None]) ** 2 + (deep / core_height[:, None, None]) ** 2 <= 1
+    reach = np.where(free.all(axis=1), len(radii), np.argmin(free, axis=1)) * 0.5
+    # One ray that slips through a gap between voxels is no opening.
+    reach = ndimage.median_filter(np.pad(reach, ((0, 0), (2, 2)), mode="wrap"), size=(3, 5), mode="nearest")[:, 2:-2]
+    grid_left = image.left_mm[:, None, None]
+    grid_deep = image.deep_mm[None, :, None] - center
+    ray = (np.round((np.arctan2(grid_deep, grid_left) + np.pi) / (2 * np.pi) * len(angles))).astype(int) % len(angles)
+    core = (grid_left / core_width) ** 2 + (grid_deep / core_height) ** 2 <= 1
+    return (np.hypot(grid_left, grid_deep) <= reach[rows, ray]) | core

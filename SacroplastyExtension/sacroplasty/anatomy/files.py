@@ -1,0 +1,153 @@
+"""The segmentation folder: CT, bones, regions, a Slicer segmentation and the anatomy document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..documents import read_document, write_document
+from ..errors import AnatomyError, ImageError
+from ..files import staged_directory
+from ..geometry import check_rigid
+from ..image import Volume, itk_from_volume, read_ct, read_volume, write_volume
+from .labels import BONE_LABEL, REGION_LABEL
+from .model import Anatomy, Foramen, Landmark
+
+_BONE_COLOR = (0.945, 0.839, 0.569)
+_COLORS = {"sacral_canal": (0.957, 0.839, 0.192), "l5": (0.8, 0.75, 0.6)}
+_FORAMEN_COLOR, _ALA_COLOR, _BODY_COLOR = (0.9, 0.2, 0.2), (0.4, 0.7, 0.9), (0.75, 0.65, 0.5)
+
+
+def write_anatomy(anatomy: Anatomy, ct: Volume, folder: Path) -> None:
+    """Write ct.nrrd, bones.nrrd, regions.nrrd, segmentation.seg.nrrd and anatomy.json, all or none.
+
+    Raises:
+        AnatomyError: when the anatomy was found in another CT.
+    """
+    if ct.content_hash() != anatomy.image_hash:
+        raise AnatomyError("this anatomy was found in another CT; segment this one")
+    with staged_directory(folder) as stage:
+        write_volume(ct, stage / "ct.nrrd")
+        write_volume(anatomy.bones, stage / "bones.nrrd")
+        write_volume(anatomy.regions, stage / "regions.nrrd")
+        _write_segmentation(anatomy, stage / "segmentation.seg.nrrd")
+        write_document(stage / "anatomy.json", "anatomy", _content(anatomy))
+
+
+def read_anatomy(folder: Path) -> Anatomy:
+    """Read what `write_anatomy` wrote.
+
+    Raises:
+        DocumentError, ImageError: for files that are missing or damaged.
+        AnatomyError: when the label maps do not belong together.
+    """
+    folder = Path(folder)
+    if not (folder / "anatomy.json").is_file():
+        raise AnatomyError(f"{folder} holds no anatomy.json; make one with: sacroplasty segment CT --out {folder}")
+    record = read_document(folder / "anatomy.json", "anatomy")
+    bones, regions = read_volume(folder / "bones.nrrd"), read_volume(folder / "regions.nrrd")
+    if not bones.same_grid(regions):
+        raise AnatomyError(f"bones.nrrd and regions.nrrd in {folder} have different grids; segment the CT again")
+    for name, volume, known in (("bones", bones, BONE_LABEL), ("regions", regions, REGION_LABEL)):
+        strange = sorted(set(np.unique(volume.voxels).tolist()) - {0, *known.values()})
+        if strange:
+            raise AnatomyError(f"{folder / name}.nrrd holds labels that are not known: {strange[:8]}")
+    return Anatomy(
+        bones=bones.like(bones.voxels.astype(np.uint8)),
+        regions=regions.like(regions.voxels.astype(np.uint8)),
+        foramina={
+            name: Foramen(**{key: np.array(point, float) for key, point in entry.items()})
+            for name, entry in record["foramina"].items()
+        },
+        landmarks={
+            name: Landmark(np.array(entry["position_ras"], float), float(entry["uncertainty_mm"]))
+            for name, entry in record["landmarks"].items()
+        },
+        SacrumToRAS=check_rigid(record["SacrumToRAS"], "SacrumToRAS"),
+        confidence={name: float(value) for name, value in record["confidence"].items()},
+        warnings=tuple(record["warnings"]),
+        method=record["method"],
+        image_hash=record["image_hash"],
+    )
+
+
+def read_segmented_ct(folder: Path, anatomy: Anatomy) -> Volume:
+    """The CT in a segmentation folder, if the anatomy was found in it.
+
+    Raises:
+        AnatomyError: when ct.nrrd is another image.
+    """
+    ct = read_ct(Path(folder) / "ct.nrrd")
+    if ct.content_hash() != anatomy.image_hash:
+        raise AnatomyError(f"{Path(folder) / 'ct.nrrd'} is not the CT that anatomy.json was made from; segment it again")
+    return ct
+
+
+def _content(anatomy: Anatomy) -> dict:
+    return {
+        "coordinateSystem": "RAS",
+        "image_hash": anatomy.image_hash,
+        "method": anatomy.method,
+        "SacrumToRAS": anatomy.SacrumToRAS,
+        "foramina": {
+            name: {
+                "anterior_center_ras": foramen.anterior_center_ras,
+                "posterior_center_ras": foramen.posterior_center_ras,
+                "lateral_edge_ras": foramen.lateral_edge_ras,
+            }
+            for name, foramen in anatomy.foramina.items()
+        },
+        "landmarks": {
+            name: {"position_ras": landmark.position_ras, "uncertainty_mm": landmark.uncertainty_mm}
+            for name, landmark in anatomy.landmarks.items()
+        },
+        "confidence": anatomy.confidence,
+        "warnings": list(anatomy.warnings),
+    }
+
+
+def _write_segmentation(anatomy: Anatomy, path: Path) -> None:
+    """Two label layers in Slicer's .seg.nrrd format, so that a region may lie inside a bone.
+
+    Layer 0 holds bones, layer 1 regions. Fields as documented in Slicer's user guide on segmentation files.
+    """
+    import SimpleITK as sitk
+
+    layers = np.stack([anatomy.bones.voxels, anatomy.regions.voxels])
+    image = sitk.JoinSeries([itk_from_volume(anatomy.bones), itk_from_volume(anatomy.regions)])
+    # Slicer wants the layers as the fastest axis of kind "list": components of each voxel.
+    vector = sitk.GetImageFromArray(np.moveaxis(layers, 0, -1), isVector=True)
+    vector.CopyInformation(image[:, :, :, 0])
+    segments = [(name, label, 0) for name, label in BONE_LABEL.items()]
+    segments += [(name, label, 1) for name, label in REGION_LABEL.items()]
+    present = [(name, label, layer) for name, label, layer in segments if (layers[layer] == label).any()]
+    size = vector.GetSize()
+    vector.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
+    vector.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")
+    vector.SetMetaData("Segmentation_ReferenceImageExtentOffset", "0 0 0")
+    for number, (name, label, layer) in enumerate(present):
+        fields = {
+            "ID": name,
+            "Name": name,
+            "NameAutoGenerated": "0",
+            "Color": " ".join(f"{part:.3f}" for part in _color(name)),
+            "ColorAutoGenerated": "0",
+            "Extent": f"0 {size[0] - 1} 0 {size[1] - 1} 0 {size[2] - 1}",
+            "LabelValue": str(label),
+            "Layer": str(layer),
+            "Tags": "|",
+        }
+        for field, value in fields.items():
+            vector.SetMetaData(f"Segment{number}_{field}", value)
+    try:
+        sitk.WriteImage(vector, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise ImageError(f"{path.name} cannot be written: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _color(name: str) -> tuple[float, float, float]:
+    if name in _COLORS:
+        return _COLORS[name]
+    kinds = {"foramen": _FORAMEN_COLOR, "ala": _ALA_COLOR, "body": _BODY_COLOR}
+    return kinds.get(name.split("_")[0], _BONE_COLOR)
