@@ -13,6 +13,9 @@ EXPOSURE_TARGET = 8000.0
 
 _WHITE = 65535
 
+#: A line integral below this (5 cm of soft tissue have 1.0) counts as air beside the patient.
+_BEHIND_PATIENT = 0.5
+
 
 def automatic_air_level(line_integrals: NDArray) -> float:
     """Signal of the unattenuated beam once automatic exposure brings the image's middle to `EXPOSURE_TARGET`.
@@ -23,9 +26,7 @@ def automatic_air_level(line_integrals: NDArray) -> float:
     Args:
         line_integrals: of shape (rows, columns).
     """
-    rows, columns = line_integrals.shape
-    middle = line_integrals[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
-    return EXPOSURE_TARGET / float(np.exp(-middle.astype(float)).mean())
+    return EXPOSURE_TARGET / float(np.exp(-_middle(line_integrals).astype(float)).mean())
 
 
 def expose(
@@ -80,20 +81,36 @@ def log_image(frame: NDArray, air_level: float) -> NDArray[np.float32]:
     return -np.log(np.maximum(frame, 0.5) / air_level).astype(np.float32)
 
 
-def display_image(
-    line_integrals: NDArray, center: float | None = None, width: float | None = None
-) -> NDArray[np.uint8]:
+def display_image(line_integrals: NDArray, window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """Grey values as on a fluoroscope: bone, metal and cement dark, air white; uint8 of the same shape.
 
+    Slow changes across the image are flattened by half first, as C-arms do, since a pelvis spans several powers of ten.
+
     Args:
-        center, width: of the window in line integrals. By default the window spans the middle 98 % of what lies behind
-            the patient.
+        window: line integrals after flattening that are shown white and black; by default the middle 98 % of what lies
+            behind the patient in the middle of the image. Give it to compare images.
     """
-    values = np.asarray(line_integrals, np.float32)
-    if center is None or width is None:
-        behind = values[np.isfinite(values) & (values > 0.5)]
-        low, high = np.percentile(behind, [1, 99]) if behind.size else (0.0, 1.0)
-    else:
-        low, high = center - width / 2, center + width / 2
-    scaled = (values - low) / max(high - low, 1e-6)
-    return np.rint(255 * (1 - np.clip(np.nan_to_num(scaled), 0, 1))).astype(np.uint8)
+    from scipy.ndimage import gaussian_filter
+
+    values = np.nan_to_num(np.asarray(line_integrals, np.float32))
+    behind = values > _BEHIND_PATIENT
+    if not behind.any():
+        return np.full(values.shape, 255, np.uint8)
+    scale = min(values.shape) / 8
+    # Blurred over the patient alone: the air around would make a halo.
+    weight = gaussian_filter(behind.astype(np.float32), scale, mode="nearest")
+    slow = gaussian_filter(np.where(behind, values, 0), scale, mode="nearest") / np.maximum(weight, 1e-3)
+    flat = values - (slow - values[behind].mean()) / 2
+    if window is None:
+        middle = _middle(flat)[_middle(behind)]
+        window = tuple(np.percentile(middle if middle.size else flat[behind], [1, 99]))
+    low, high = window
+    shown = np.clip((flat - low) / max(high - low, 1e-6), 0, 1)
+    shown[~behind] = 0
+    return np.rint(255 * (1 - shown)).astype(np.uint8)
+
+
+def _middle(image: NDArray) -> NDArray:
+    """The middle half of rows and columns."""
+    rows, columns = image.shape
+    return image[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]

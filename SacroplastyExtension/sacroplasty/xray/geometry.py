@@ -201,7 +201,7 @@ class CArm:
             [(columns - 1) / 2 * self.pixel_spacing_mm[0], (rows - 1) / 2 * self.pixel_spacing_mm[1], 0.0]
         )
         isocenter_to_detector = self.source_to_detector_mm - self.source_to_isocenter_mm
-        isocenter_in_detector = middle + [0, 0, isocenter_to_detector]
+        isocenter_in_detector = np.add(middle, [0, 0, isocenter_to_detector])
         translation = isocenter_in_detector - rotation @ np.asarray(isocenter_ras, float)
         return XrayGeometry(
             source_to_detector_mm=self.source_to_detector_mm,

@@ -69,15 +69,16 @@ def line_integrals(attenuation: Volume, geometry: XrayGeometry) -> _Image:
     if box is None:
         return image
     first = np.array([span.start for span in box], float)
-    # A rim of nothing, so that interpolation fades out at the border and clipped coordinates read zero.
-    crop = np.pad(voxels[box].astype(np.float32, copy=False), 1)
+    # A rim of nothing, so that interpolation fades out at the border; the second layer at the far end makes clipped
+    # coordinates read zero on both sides.
+    crop = np.pad(voxels[box].astype(np.float32, copy=False), (1, 2))
     source = attenuation.kji_of(geometry.source_ras) - first + 1
-    if ((source > 0) & (source < np.array(crop.shape) - 1)).all():
+    if ((source > 0) & (source < np.array(crop.shape) - 2)).all():
         raise GeometryError("the source lies inside the patient; move it away or correct the geometry")
 
     corner, along_u, along_v = attenuation.kji_of(geometry.pixel_ras([[0, 0], [1, 0], [0, 1]])) - first + 1
     along_u, along_v = along_u - corner, along_v - corner
-    axis = int(np.argmax(np.abs((np.array(crop.shape) - 1) / 2 - source)))
+    axis = int(np.argmax(np.abs((np.array(crop.shape) - 2) / 2 - source)))
     other_y, other_x = (number for number in range(3) if number != axis)
     slices = np.ascontiguousarray(np.moveaxis(crop, axis, 0))
 
@@ -91,8 +92,8 @@ def line_integrals(attenuation: Volume, geometry: XrayGeometry) -> _Image:
     count_y, count_x = slices.shape[1:]
     for number, window in windows.items():
         depth = number - source[axis]
-        x = np.clip(slope_x[window] * np.float32(depth) + np.float32(source[other_x]), 0, count_x - 1.001)
-        y = np.clip(slope_y[window] * np.float32(depth) + np.float32(source[other_y]), 0, count_y - 1.001)
+        x = np.clip(slope_x[window] * np.float32(depth) + np.float32(source[other_x]), 0, count_x - 2)
+        y = np.clip(slope_y[window] * np.float32(depth) + np.float32(source[other_y]), 0, count_y - 2)
         column, row = x.astype(np.intp), y.astype(np.intp)
         x -= column
         y -= row
@@ -214,7 +215,8 @@ def _shadows(
 
     Also the numbers of slices that lie partly behind the detector or the source.
     """
-    rows_used, columns_used = slices.any(axis=2), slices.any(axis=1)
+    filled = slices != 0
+    rows_used, columns_used = filled.any(axis=2), filled.any(axis=1)
     numbers = np.flatnonzero(rows_used.any(axis=1))
     corners = np.empty((len(numbers), 4, 3))
     corners[:, :, axis] = numbers[:, None]
