@@ -1,0 +1,360 @@
+"""The spread monitor: watches one or two live views during the injection and says how much cement is where.
+
+It is handed frames and the time, and hands back readings. Before the injection it learns each view without cement
+(`set_reference`), with the trocar in place; after the trocar, the C-arm or the table was moved it has to learn anew.
+What it cannot see it calls blind, which stops the pump like a leak does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ImageError
+from ..geometry import FloatArray
+from ..xray.geometry import XrayGeometry
+from ..xray.project import CEMENT_PER_MM
+from .cement_map import Background, CementMap, learn_background, map_cement
+from .leaks import Finding, LeakFinder, pixel_size_mm
+from .zones import Zones
+
+Level = Literal["watch", "warning", "leak", "blind"]
+
+#: Relative error of the volume beside noise: the cement's composition and beam (the larger part) and its depth.
+_RELATIVE_VOLUME_SD = 0.03
+
+#: Less cement has no shape yet [mL].
+_SMALLEST_SHAPE_ML = 0.15
+
+#: The sphere's radius over the root mean square radius of its shadow, sqrt(5 / 2).
+_SPHERE_OVER_RMS = math.sqrt(2.5)
+
+#: A pose that differs by more from the reference's is another pose: entries of the rotation, and mm. The images
+#: themselves tell smaller movements.
+_ROTATION_TOLERANCE = 2e-3
+_TRANSLATION_TOLERANCE_MM = 1.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of one view.
+
+    Attributes:
+        pixels: (rows, columns) raw detector signal.
+        time_s: when it was taken, on the clock of `update`'s `now_s`.
+        geometry: pose of the C-arm as far as is known.
+    """
+
+    pixels: NDArray
+    time_s: float
+    geometry: XrayGeometry | None
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    """
+    Attributes:
+        frame_period_s: of the fluoroscope; a view is late after two.
+        cement_per_mm: linear attenuation of the cement.
+        confirming_frames: frames of a view in a row that must show a leak.
+    """
+
+    frame_period_s: float = 0.2
+    cement_per_mm: float = CEMENT_PER_MM
+    confirming_frames: int = 2
+
+
+@dataclass(frozen=True)
+class SpreadEvent:
+    """Something to be told at once.
+
+    Attributes:
+        level: `watch` (cement reaches a protected structure but may be in the bone beside it), `warning` (outside the
+            planned ala but not certainly leaking), `leak`, `blind`.
+        route: a route of `Zones`, `bone`, or `unknown`; for `blind` the reason.
+        position_ras: None when not known.
+        stop: whether the pump has to stop.
+    """
+
+    time_s: float
+    level: Level
+    route: str
+    position_ras: FloatArray | None
+    stop: bool
+
+
+@dataclass(frozen=True)
+class MonitorReading:
+    """What is known after an update.
+
+    Attributes:
+        volume_ml, volume_ml_sd: cement seen since the reference; NaN when blind.
+        concentricity: 1 for cement that lies evenly round the tip, 0 for a streak or a blob beside it; the lower of the
+            views; NaN while there is too little cement, no tip or no sight.
+        health: `ok`, or why the monitor is blind.
+        level: the gravest present level; None when all is well.
+        leak: whether a leak was confirmed and not acknowledged.
+        events: new ones.
+        per_view_volume_ml: by view.
+    """
+
+    time_s: float
+    volume_ml: float
+    volume_ml_sd: float
+    concentricity: float
+    health: str
+    level: Level | None
+    leak: bool
+    events: tuple[SpreadEvent, ...]
+    per_view_volume_ml: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        return self.health == "ok"
+
+
+@dataclass
+class _View:
+    background: Background
+    pixel_mm: float
+    last: Frame | None = None
+    seen: CementMap | None = None
+    fault: str = "no frame yet"
+    leaking_frames: int = 0
+
+
+class SpreadMonitor:
+    """State of the views from one reference to the next.
+
+    Args:
+        zones: where cement belongs; without them there is a volume but no judgement of leaks.
+        tip_ras: where cement leaves the cannula; without it no concentricity, and no leaks.
+    """
+
+    def __init__(
+        self, zones: Zones | None = None, tip_ras: ArrayLike | None = None, settings: MonitorSettings | None = None
+    ) -> None:
+        self.zones = zones
+        self.tip_ras = None if tip_ras is None else np.asarray(tip_ras, float)
+        self.settings = settings or MonitorSettings()
+        self._views: dict[str, _View] = {}
+        self._finder: LeakFinder | None = None
+        self._leak = False
+        self._told: set[tuple[str, str]] = set()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that must be live."""
+        return tuple(self._views)
+
+    def set_reference(self, view: str, frames: Sequence[Frame]) -> None:
+        """Learn a view before the injection; what it shows then is not cement. Forgets what was seen in the view.
+
+        Raises:
+            ImageError: for too few or useless frames, or a pose that is missing or changes between them.
+        """
+        geometry = frames[0].geometry if frames else None
+        if geometry is None:
+            raise ImageError(f"the reference frames of view {view} have no geometry; cement cannot be located without")
+        if any(not _same_pose(frame.geometry, geometry) for frame in frames):
+            raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
+        background = learn_background([frame.pixels for frame in frames], geometry)
+        self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
+        self._finder = None
+        if self.zones is not None and self.tip_ras is not None:
+            geometries = {name: known.background.geometry for name, known in self._views.items()}
+            self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
+
+    def acknowledge_leak(self) -> None:
+        """A person has seen the leak; the next frames judge anew."""
+        self._leak = False
+        self._told.clear()
+        for view in self._views.values():
+            view.leaking_frames = 0
+
+    def update(self, frames: Mapping[str, Frame], now_s: float) -> MonitorReading:
+        """Take in new frames, of all views or some, or none when only time has passed.
+
+        Args:
+            now_s: on the clock of the frames' times.
+
+        Raises:
+            ImageError: for a frame of a view that has no reference.
+        """
+        for name, frame in frames.items():
+            if name not in self._views:
+                raise ImageError(f"view {name} has no reference frames; call set_reference first")
+            self._take(self._views[name], frame)
+        health = self._health(now_s)
+        if health != "ok":
+            events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
+            return MonitorReading(now_s, math.nan, math.nan, math.nan, health, "blind", self._leak, events)
+        maps = {name: view.seen for name, view in self._views.items() if view.seen is not None}
+        found = self._judge(maps, frames, now_s)
+        level = _gravest(found)
+        depth = self._finder.center(maps) if self._finder is not None else None
+        volumes = {name: self._volume(self._views[name], depth) for name in maps}
+        weights = np.array([1 / sd**2 for _, sd in volumes.values()])
+        volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
+        sd_ml = math.hypot(float(weights.sum() ** -0.5), _RELATIVE_VOLUME_SD * volume_ml)
+        return MonitorReading(
+            time_s=now_s,
+            volume_ml=volume_ml,
+            volume_ml_sd=sd_ml,
+            concentricity=self._concentricity(volume_ml),
+            health="ok",
+            level="leak" if self._leak else level,
+            leak=self._leak,
+            events=self._tell(found),
+            per_view_volume_ml={name: volume for name, (volume, _) in volumes.items()},
+        )
+
+    def cement_image(self, view: str) -> NDArray[np.float64] | None:
+        """Cement in mm along the rays of the last frame (binned pixels), for display; None when there is none."""
+        seen = self._views[view].seen
+        return None if seen is None else np.where(seen.detected, seen.attenuation, 0.0) / self.settings.cement_per_mm
+
+    def _take(self, view: _View, frame: Frame) -> None:
+        """Map the cement of a frame, or note why it cannot be used."""
+        columns, rows = view.background.full_geometry.detector_pixels
+        last, view.last = view.last, frame
+        if frame.geometry is None:
+            view.fault = "no geometry"
+        elif not _same_pose(frame.geometry, view.background.full_geometry):
+            view.fault = "C-arm moved"
+        elif frame.pixels.shape != (rows, columns) or not np.isfinite(frame.pixels).all():
+            view.fault = "unreadable frame"
+        elif last is not None and np.array_equal(last.pixels, frame.pixels):
+            view.fault = "frozen"
+        else:
+            known = None if view.seen is None else view.seen.detected
+            seen = map_cement(view.background, frame.pixels, known, view.pixel_mm)
+            view.fault = seen.fault
+            if not seen.fault:
+                view.seen = seen
+
+    def _health(self, now_s: float) -> str:
+        if not self._views:
+            return "no reference"
+        for name, view in self._views.items():
+            if view.fault:
+                return f"{view.fault} ({name})"
+            age_s = now_s - view.last.time_s if view.last is not None else math.nan
+            if not age_s <= 2 * self.settings.frame_period_s:
+                return f"late ({name})"
+        return "ok"
+
+    def _judge(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[SpreadEvent]:
+        """All that holds now, told already or not."""
+        if self._finder is None:
+            return []
+        found = self._finder.findings(maps, self.settings.cement_per_mm)
+        leaks = [finding for finding in found if finding.zone in self._finder.zones.routes]
+        for name in fresh:
+            view = self._views[name]
+            view.leaking_frames = view.leaking_frames + 1 if any(one.view == name for one in leaks) else 0
+        events = []
+        for route, position in self._finder.touched(maps).items():
+            events.append(SpreadEvent(now_s, "watch", route, position, False))
+        for finding in found:
+            confirmed = finding in leaks and self._views[finding.view].leaking_frames >= self.settings.confirming_frames
+            self._leak |= confirmed
+            events.append(_event(finding, confirmed, now_s))
+        return events
+
+    def _tell(self, found: list[SpreadEvent]) -> tuple[SpreadEvent, ...]:
+        """Those that did not hold at the update before. A leak is told once."""
+        now = {(event.level, event.route) for event in found}
+        new = {(event.level, event.route): event for event in found if (event.level, event.route) not in self._told}
+        self._told = now | {key for key in self._told if key[0] == "leak"}
+        return tuple(new.values())
+
+    def _volume(self, view: _View, center_ras: FloatArray | None) -> tuple[float, float]:
+        """Volume in mL and its standard deviation from noise: path length times pixel area in the cement's plane."""
+        from scipy.ndimage import binary_dilation
+
+        assert view.seen is not None
+        geometry = view.background.geometry
+        where = center_ras if center_ras is not None else self._middle(geometry)
+        area_mm2 = pixel_size_mm(geometry, where) ** 2
+        # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
+        region = binary_dilation(view.seen.detected, np.ones((3, 3), bool), iterations=2) & view.background.usable
+        to_ml = area_mm2 / self.settings.cement_per_mm / 1000
+        volume = float((view.seen.attenuation * _cosine(geometry))[region].sum()) * to_ml
+        # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
+        noise = 3 * math.sqrt(float((view.seen.sigma[region] ** 2).sum())) * to_ml
+        return max(volume, 0.0), max(noise, 1e-4)
+
+    def _concentricity(self, volume_ml: float) -> float:
+        if self.tip_ras is None or volume_ml < _SMALLEST_SHAPE_ML:
+            return math.nan
+        return min(concentricity(view.seen, view.background.geometry, self.tip_ras) for view in self._views.values())
+
+    def _middle(self, geometry: XrayGeometry) -> FloatArray:
+        """Where cement is expected: the tip, the zones' middle, or the detector's axis at two thirds of the way."""
+        if self.tip_ras is not None:
+            return self.tip_ras
+        if self.zones is not None:
+            grid = self.zones.labels
+            return grid.ras_of((np.array(grid.voxels.shape) - 1) / 2)
+        columns, rows = geometry.detector_pixels
+        detector = geometry.pixel_ras([(columns - 1) / 2, (rows - 1) / 2])
+        return geometry.source_ras + (detector - geometry.source_ras) * 2 / 3
+
+
+def concentricity(seen: CementMap | None, geometry: XrayGeometry, tip_ras: ArrayLike) -> float:
+    """How evenly the cement of a view lies round the tip, 0 to 1; NaN when none is seen.
+
+    (1 - d / r) * sqrt(s / l): d is the distance of the cement's centre from the tip in the image, r the radius of the
+    sphere with the shadow's root mean square radius, s and l the smaller and larger variance along its main axes. A
+    sphere around the tip gives 1, one that only touches the tip 0.
+    """
+    if seen is None or not seen.detected.any():
+        return math.nan
+    rows, columns = np.nonzero(seen.detected)
+    weight = np.maximum(seen.attenuation[rows, columns], 0.0)
+    if not weight.sum() > 0:
+        return math.nan
+    at = np.stack([columns, rows], axis=1) * np.asarray(geometry.pixel_spacing_mm)
+    center = np.average(at, axis=0, weights=weight)
+    spread = np.linalg.eigvalsh(np.cov(at.T, aweights=weight, ddof=0))
+    tip = geometry.project(tip_ras) * geometry.pixel_spacing_mm
+    radius = _SPHERE_OVER_RMS * math.sqrt(float(spread.sum()))
+    if not radius > 0:
+        return math.nan
+    return max(0.0, 1 - float(np.linalg.norm(center - tip)) / radius) * math.sqrt(max(spread[0], 0.0) / spread[1])
+
+
+def _event(finding: Finding, confirmed: bool, now_s: float) -> SpreadEvent:
+    position = finding.position_ras if np.isfinite(finding.position_ras).all() else None
+    return SpreadEvent(now_s, "leak" if confirmed else "warning", finding.zone, position, confirmed)
+
+
+def _gravest(events: Sequence[SpreadEvent]) -> Level | None:
+    order: tuple[Level, ...] = ("leak", "warning", "watch")
+    return next((level for level in order if any(event.level == level for event in events)), None)
+
+
+def _cosine(geometry: XrayGeometry) -> NDArray[np.float64]:
+    """Cosine of each ray's angle to the detector's normal: a path is longer than the layer it crosses."""
+    columns, rows = geometry.detector_pixels
+    u = np.arange(columns) * geometry.pixel_spacing_mm[0] - geometry.source_in_detector_mm[0]
+    v = np.arange(rows) * geometry.pixel_spacing_mm[1] - geometry.source_in_detector_mm[1]
+    distance = geometry.source_in_detector_mm[2]
+    return distance / np.sqrt(distance**2 + u[None, :] ** 2 + v[:, None] ** 2)
+
+
+def _same_pose(one: XrayGeometry | None, other: XrayGeometry) -> bool:
+    return (
+        one is not None
+        and one.detector_pixels == other.detector_pixels
+        and np.allclose(one.RASToDetector[:3, :3], other.RASToDetector[:3, :3], rtol=0, atol=_ROTATION_TOLERANCE)
+        and np.allclose(one.RASToDetector[:3, 3], other.RASToDetector[:3, 3], rtol=0, atol=_TRANSLATION_TOLERANCE_MM)
+        and np.allclose(one.source_in_detector_mm, other.source_in_detector_mm, rtol=0, atol=_TRANSLATION_TOLERANCE_MM)
+        and np.allclose(one.pixel_spacing_mm, other.pixel_spacing_mm, rtol=1e-4)
+    )
