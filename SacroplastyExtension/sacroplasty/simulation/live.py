@@ -1,0 +1,88 @@
+"""What the simulators' processes tell each other: where the cannulas are, and how much cement has left them.
+
+Each process writes its own small file, replaced as a whole, and reads the others'. Nothing of it goes over a device
+link.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..geometry import FloatArray
+
+
+@dataclass(frozen=True)
+class HandState:
+    """What the simulated surgeon holds and has left in the patient.
+
+    Attributes:
+        TrocarToRAS: pose of the trocar's tip in the hand, None when there is none.
+        cannulas: pose of the tip of each cannula left in place, by side.
+        connected: the side to whose cannula the pump line leads.
+    """
+
+    TrocarToRAS: FloatArray | None
+    cannulas: dict[str, FloatArray]
+    connected: str | None
+
+
+NOTHING_IN_HAND = HandState(None, {}, None)
+
+
+class LiveFolder:
+    """The files that the processes of one world share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._seen: dict[str, tuple[int, Any]] = {}
+
+    def write_hand(self, state: HandState) -> None:
+        record = {
+            "TrocarToRAS": None if state.TrocarToRAS is None else state.TrocarToRAS.tolist(),
+            "cannulas": {side: matrix.tolist() for side, matrix in state.cannulas.items()},
+            "connected": state.connected,
+        }
+        self._write("hand.json", record)
+
+    def read_hand(self) -> HandState:
+        record = self._read("hand.json")
+        if record is None:
+            return NOTHING_IN_HAND
+        trocar = record["TrocarToRAS"]
+        cannulas = {side: np.array(matrix) for side, matrix in record["cannulas"].items()}
+        return HandState(None if trocar is None else np.array(trocar), cannulas, record["connected"])
+
+    def write_delivered(self, delivered_ml: dict[str, float]) -> None:
+        """Cement that has left the tip of each side's cannula; `floor` is what no cannula took."""
+        self._write("pump.json", delivered_ml)
+
+    def read_delivered(self) -> dict[str, float]:
+        return dict(self._read("pump.json") or {})
+
+    def _write(self, name: str, record: Any) -> None:
+        draft = self._folder / f".{name}.{os.getpid()}"
+        draft.write_text(json.dumps(record), encoding="utf-8")
+        os.replace(draft, self._folder / name)
+
+    def _read(self, name: str) -> Any:
+        file = self._folder / name
+        try:
+            stamp = file.stat()
+            mark = hash((stamp.st_ino, stamp.st_mtime_ns, stamp.st_size))
+            if name not in self._seen or self._seen[name][0] != mark:
+                self._seen[name] = mark, json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return self._seen[name][1]
+
+
+def live_folder_of(world: Path) -> Path:
+    """The folder beside a world document in which its simulators meet."""
+    return world.with_suffix(".live")
