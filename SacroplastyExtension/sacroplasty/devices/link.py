@@ -66,6 +66,7 @@ class LinkCounts:
     crc_errors: int = 0
     malformed: int = 0
     skipped_bytes: int = 0
+    attempts: int = 0
     connections: int = 0
 
 
@@ -261,6 +262,7 @@ class Client:
         result = handle.connect_ex(self._address)
         self._connection = Connection(handle, self.address, heard_s=now_s, sent_s=now_s)
         self._attempt_s = now_s
+        self.counts.attempts += 1
         self.state = "connecting"
         if result not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN):
             self._lose(now_s, _connect_failure(self.address, result))

@@ -27,6 +27,8 @@ _RETRY_S = 0.15
 _GIVE_UP_S = 1.0
 _STOP_RETRY_S = 0.05
 _GREET_AGAIN_S = 0.5
+#: A state told before the pump heard our hello may still be on its way; a second one is not.
+_STRANGE_STATES = 2
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class PumpRole:
         self._welcome = False
         self._refusal = "the pump has not answered yet"
         self._connections = 0
+        self._strange_states = 0
         self._greeted_s = float("-inf")
         self._state: PumpState | None = None
         self._state_problem = ""
@@ -129,9 +132,6 @@ class PumpRole:
         if self.client.counts.connections != self._connections:
             self._forget_connection()
             self._connections = self.client.counts.connections
-        if self._welcome and self._state is not None and self._state.session != self._session:
-            # The pump forgot us: it was restarted, or it stopped for want of a heartbeat.
-            self._welcome, self._refusal = False, "the pump does not know this controller any more"
         if not self._welcome and now_s - self._greeted_s > _GREET_AGAIN_S:
             self._greeted_s = now_s
             self._order("hello", {}, now_s)
@@ -228,6 +228,10 @@ class PumpRole:
         if not self._freshness.observe(message.timestamp_s, received_s):
             return
         self._state, self._state_problem = state, ""
+        self._strange_states = 0 if state.session == self._session else self._strange_states + 1
+        if self._welcome and self._strange_states >= _STRANGE_STATES:
+            # The pump forgot us: it was restarted, or it stopped for want of a heartbeat.
+            self._welcome, self._refusal = False, "the pump does not know this controller any more"
         if self._stop_sequence is not None and state.state == "stopped":
             self._stop_sequence = None
 
@@ -241,6 +245,7 @@ class PumpRole:
             answer = _unanswered(pending.order, "bad-answer", str(error))
         if pending.order.command == "hello":
             self._welcome, self._refusal = answer.accepted, answer.reason
+            self._strange_states = 0
         else:
             self._answers.append(answer)
 

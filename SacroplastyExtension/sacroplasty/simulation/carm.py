@@ -70,19 +70,20 @@ class SimulatedCArm:
 
     def step(self, now_s: float, wait_s: float) -> None:
         """Obey what came, expose when due, wait at most `wait_s` for more."""
-        idle = not (self._exposing and self._planes)
-        for received in self._server.poll(now_s, wait_s if idle else max(0.0, min(wait_s, self._next_s - now_s))):
+        due_in_s = max(0.0, self._next_s - now_s) if self._live_picture() else wait_s
+        for received in self._server.poll(now_s, min(wait_s, due_in_s)):
             self._obey(received)
-        ready = all(plane.background.done() for plane in self._planes)
-        if self._exposing and self._planes and ready and now_s >= self._next_s:
-            self._next_s = (
-                now_s + self._period_s if now_s - self._next_s > self._period_s else self._next_s + self._period_s
-            )
+        if self._live_picture() and now_s >= self._next_s:
+            late = now_s - self._next_s > self._period_s
+            self._next_s = (now_s if late else self._next_s) + self._period_s
             self._expose()
             self._server.flush(now_s)
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _live_picture(self) -> bool:
+        return self._exposing and bool(self._planes) and all(plane.background.done() for plane in self._planes)
 
     def _obey(self, received: Received) -> None:
         message = received.message
