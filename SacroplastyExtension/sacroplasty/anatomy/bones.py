@@ -107,7 +107,8 @@ def _check_content(bones: Volume, values: NDArray[np.int64], numbering: str) -> 
             continue
         if volume_ml > 0:
             raise AnatomyError(
-                f"the {name} in the label map has {volume_ml:.1f} mL, too little for a {name}; is it cut off or mislabelled?"
+                f"the {name} in the label map has {volume_ml:.1f} mL, too little for a {name}; is it "
+                "cut off or mislabelled?"
             )
         need = "" if name == "sacrum" else "; it is needed to find the S1 endplate and to count the foramina"
         shown = ", ".join(str(value) for value in np.unique(values)[1:13]) or "none"
@@ -121,7 +122,9 @@ def _check_sides(bones: Volume) -> list[str]:
     for name, sign in (("hip_left", -1), ("hip_right", 1)):
         hip = np.argwhere(bones.voxels == BONE_LABEL[name])
         if not len(hip):
-            warnings.append(f"There is no {name} in the label map: its sacroiliac joint is unknown and counts as forbidden.")
+            warnings.append(
+                f"There is no {name} in the label map: its sacroiliac joint is unknown and counts as forbidden."
+            )
         elif sign * (bones.ras_of(hip).mean(axis=0)[0] - sacrum[0]) < 0:
             raise AnatomyError(
                 f"{name} of the label map lies on the other side of the sacrum: left and right are swapped, "

@@ -80,7 +80,9 @@ def read_segmented_ct(folder: Path, anatomy: Anatomy) -> Volume:
     """
     ct = read_ct(Path(folder) / "ct.nrrd")
     if ct.content_hash() != anatomy.image_hash:
-        raise AnatomyError(f"{Path(folder) / 'ct.nrrd'} is not the CT that anatomy.json was made from; segment it again")
+        raise AnatomyError(
+            f"{Path(folder) / 'ct.nrrd'} is not the CT that anatomy.json was made from; segment it again"
+        )
     return ct
 
 

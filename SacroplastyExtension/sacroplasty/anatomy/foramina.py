@@ -117,7 +117,10 @@ def _foramen(image: StraightImage, evidence: FloatArray, side: str, down: float)
     sign = 1.0 if side == "left" else -1.0
     if front is None and back is None:
         beside = sign * 20.0
-        front, back = (beside, down, _GUESSED_RADIUS_MM), (beside - sign * _POSTERIOR_MEDIAL_MM, down, _GUESSED_RADIUS_MM)
+        front, back = (
+            (beside, down, _GUESSED_RADIUS_MM),
+            (beside - sign * _POSTERIOR_MEDIAL_MM, down, _GUESSED_RADIUS_MM),
+        )
         confidence = LOW_CONFIDENCE / 2
     elif front is None or back is None:
         confidence = LOW_CONFIDENCE

@@ -127,7 +127,9 @@ def _mirror_plane(surface: FloatArray, left: FloatArray) -> tuple[FloatArray, Fl
     return center, normal, float(np.median(distances))
 
 
-def slab(mask: Volume, SacrumToRAS: FloatArray, posterior_mm: FloatArray, superior_mm: FloatArray) -> NDArray[np.float64]:
+def slab(
+    mask: Volume, SacrumToRAS: FloatArray, posterior_mm: FloatArray, superior_mm: FloatArray
+) -> NDArray[np.float64]:
     """Share of the mask in the slab around the mirror plane, [posterior, superior]."""
     left_mm = np.linspace(-SLAB_HALF_MM, SLAB_HALF_MM, 7)
     grid = np.stack(np.meshgrid(left_mm, posterior_mm, superior_mm, indexing="ij"), axis=-1)

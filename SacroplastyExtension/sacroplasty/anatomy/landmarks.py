@@ -55,7 +55,7 @@ def _median_crest(image: StraightImage, down: float) -> FloatArray | None:
     if not len(points):
         return None
     deepest = points[points[:, 1] == points[:, 1].max()].mean(axis=0)
-    return deepest + [image.left_mm[0], image.deep_mm[0], image.down_mm[0]]
+    return deepest + np.array([image.left_mm[0], image.deep_mm[0], image.down_mm[0]])
 
 
 def _iliac_spines(bones: Volume, frame: SacralFrame, spacing: float) -> dict[str, Landmark]:

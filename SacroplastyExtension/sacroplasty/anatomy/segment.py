@@ -110,9 +110,7 @@ def _confidence(
     return confidence
 
 
-def _warnings(
-    ct: Volume, frame: SacralFrame, foramina: dict[str, StraightForamen], canal: StraightCanal
-) -> list[str]:
+def _warnings(ct: Volume, frame: SacralFrame, foramina: dict[str, StraightForamen], canal: StraightCanal) -> list[str]:
     warnings = []
     thickest = float(ct.spacing_mm.max())
     if thickest > _THICK_SLICES_MM:

@@ -80,8 +80,8 @@ def straighten(sacrum: Volume, frame: SacralFrame) -> Straightening:
     along = np.arange(-150, 80, step)
     bone = slab(sacrum, frame.SacrumToRAS, along, along) > 0.5
     parts, _ = ndimage.label(bone)
-    half = int(round((frame.promontory_mm[0] + 3 - along[0]) / step)), int(round((-4.0 - along[0]) / step))
-    bone = parts == (parts[half] or np.argmax(np.bincount(parts.ravel())[1:]) + 1)
+    corner = round((frame.promontory_mm[0] + 3 - along[0]) / step), round((-4.0 - along[0]) / step)
+    bone = parts == (parts[corner] or np.argmax(np.bincount(parts.ravel())[1:]) + 1)
     if not bone.any():
         raise AnatomyError("the sacrum label is empty below the S1 endplate; check it")
     surface = _ventral_surface(bone, along, frame.promontory_mm)
@@ -120,7 +120,7 @@ def _tabulate(surface: FloatArray, frame: SacralFrame) -> Straightening:
     """A smooth curve along the ventral surface that only ever bends towards the pelvis, with straight leads.
 
     Its direction is the surface's, made monotone and smoothed, so that neither the rounded promontory nor the ridges
-    between the fused bodies turn the cuts. The curve may leave the surface by a few millimetres; only its normals count.
+    between the fused bodies turn the cuts. The curve may leave the surface by some millimetres; only normals count.
     """
     from scipy import ndimage
 

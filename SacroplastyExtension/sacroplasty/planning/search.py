@@ -1,0 +1,356 @@
+"""Exhaustive search of straight trocar paths from the skin into the ala of the sacrum.
+
+Every pair of an entry point on the posterior cortex and a target in the ala is tried. Those whose whole shaft keeps its
+distance from every forbidden structure are ranked; when there is none, the least bad ones come back with the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..anatomy.frame import sample_mask
+from ..anatomy.model import Anatomy
+from ..errors import PlanError
+from ..geometry import FloatArray, invert_rigid, segment_to_segment_distance, transform_points
+from ..image import Volume
+from .model import NEEDLES, Needle, Plan, Side, Technique, Trajectory
+from .structures import NEEDED, SacrumView, Structures, forbidden_structures, view_along_foramina
+
+#: Trajectories returned for each side, and how far apart their ends are at least [mm].
+_BEST, _DISTINCT_MM = 5, 4.0
+#: Entry rule of the published technique: 15 to 20 mm lateral to the lateral edge of the S2 foramen, between S2 and S3.
+#: The search goes a little beyond and pays for it [mm].
+_ENTRY_LATERAL_MM, _ENTRY_SEARCH_MM = (15.0, 20.0), (8.0, 26.0)
+#: Aims: the anterior third of the ala, at the height of the middle of the S1 body [mm below its endplate].
+_ANTERIOR_PART, _SEARCHED_PART = 1 / 3, 0.6
+_AIM_BELOW_ENDPLATE_MM, _AIM_REACH_MM = 12.0, 20.0
+#: Air outside the body [HU], and how much of it in a row is no bowel gas or fold [mm].
+_AIR_HU, _AIR_RUN_MM = -300.0, 8.0
+#: Cement fills the pores of cancellous bone: share of the volume that is pore.
+_POROSITY = 0.85
+#: Volumes of the published technique: 3 to 8 mL in each ala, at most 12 mL in both.
+SMALLEST_USUAL_ML, _LARGEST_PER_ALA_ML, _LARGEST_TOTAL_ML = 3.0, 8.0, 12.0
+#: Cement keeps this distance from the surface of the bone and from the foramina [mm].
+_CEMENT_MARGIN_MM = 1.0
+#: Two trocars at a time: shafts and hubs (handles) of this size must not touch [mm]; dimensions chosen, not measured.
+_SHAFT_GAP_MM, _HUB_GAP_MM = 10.0, 40.0
+
+
+@dataclass(frozen=True)
+class _Approach:
+    """Where a technique enters and how it points.
+
+    Attributes:
+        above_s2_mm, below_s3_mm: entry zone between these levels relative to the posterior foramina.
+        tilt_deg: smallest and largest angle between shaft and the direction of the foramina.
+    """
+
+    above_s2_mm: float
+    below_s3_mm: float
+    tilt_deg: tuple[float, float]
+
+
+_APPROACHES: dict[str, _Approach] = {
+    # Posterolateral, through the ala from behind.
+    "short-axis": _Approach(above_s2_mm=6.0, below_s3_mm=3.0, tilt_deg=(0.0, 60.0)),
+    # From the caudal end upwards, within the plane of the ala.
+    "long-axis": _Approach(above_s2_mm=-8.0, below_s3_mm=14.0, tilt_deg=(45.0, 85.0)),
+}
+_APPROACHES["double-needle"] = _APPROACHES["short-axis"]
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Entry-target pairs in view coordinates, arrays of length n."""
+
+    entry: FloatArray
+    target: FloatArray
+    penalty: FloatArray
+
+
+def plan_trajectories(
+    ct: Volume,
+    anatomy: Anatomy,
+    sides: Sequence[Side] = ("left", "right"),
+    technique: Technique = "short-axis",
+    needle: Needle = NEEDLES[11],
+    margin_mm: float = 3.0,
+    progress: Callable[[float], None] | None = None,
+) -> Plan:
+    """Rank trocar trajectories into the ala of each side.
+
+    Args:
+        ct: the CT that `anatomy` was found in; gives the skin.
+        margin_mm: smallest distance of the shaft's surface from every forbidden structure.
+        progress: called with the fraction done.
+
+    Returns:
+        Up to five accepted trajectories for each side, best first; for a side without any, the three that come nearest
+        with the reasons for refusal.
+
+    Raises:
+        PlanError: for a technique that cannot be planned, another patient's CT, or an anatomy without sacrum, ala or
+            foramina.
+    """
+    if technique not in _APPROACHES:
+        raise PlanError(f"technique {technique} cannot be planned here; choose {', '.join(_APPROACHES)}")
+    if not (np.isfinite(margin_mm) and margin_mm > 0):
+        raise PlanError(f"the margin must be a positive distance in mm, not {margin_mm}")
+    if technique == "double-needle":
+        sides = ("left", "right")
+    if not sides or set(sides) - {"left", "right"}:
+        raise PlanError(f"sides must be left, right or both, not {', '.join(sides) or 'none'}")
+    if ct.content_hash() != anatomy.image_hash:
+        raise PlanError("the anatomy belongs to another CT; segment this CT and plan again")
+    told = progress or (lambda fraction: None)
+    view = view_along_foramina(anatomy)
+    told(0.15)
+    structures = forbidden_structures(anatomy, view, lambda fraction: told(0.15 + 0.5 * fraction))
+    largest_ml = min(_LARGEST_PER_ALA_ML, _LARGEST_TOTAL_ML / len(set(sides)))
+    found: dict[Side, list[Trajectory]] = {}
+    for number, side in enumerate(dict.fromkeys(sides)):
+        found[side] = _plan_side(ct, anatomy, view, structures, side, technique, needle, margin_mm, largest_ml)
+        told(0.65 + 0.35 * (number + 1) / len(sides))
+    if technique == "double-needle":
+        found = _pair(found, needle)
+    return Plan(tuple(trajectory for side in found for trajectory in found[side]), anatomy.image_hash)
+
+
+def _plan_side(
+    ct: Volume,
+    anatomy: Anatomy,
+    view: SacrumView,
+    structures: Structures,
+    side: Side,
+    technique: Technique,
+    needle: Needle,
+    margin_mm: float,
+    largest_ml: float,
+) -> list[Trajectory]:
+    candidates = _candidates(anatomy, view, side, _APPROACHES[technique])
+    radius = needle.outer_diameter_mm / 2
+    slack = _screen(structures, candidates, radius) - margin_mm
+    volume_ml = _cement_ml(structures, candidates.target, largest_ml)
+    # Past the margin more room is worth having up to 6 mm, where the usual errors of navigation no longer matter.
+    score = np.minimum(slack, 3.0) / 3.0 + 1.5 * np.minimum(volume_ml, 4.0) / 4.0 - candidates.penalty
+    ranking = np.where(slack >= 0, score, -100 + slack)
+    trajectories: list[Trajectory] = []
+    refused: list[Trajectory] = []
+    for index in _distinct(candidates, np.argsort(-ranking, kind="stable"), most=8 * _BEST):
+        trajectory = _measure(
+            ct, view, structures, side, technique, needle, margin_mm, candidates.entry[index], candidates.target[index]
+        )
+        trajectory = replace(trajectory, planned_volume_ml=round(float(volume_ml[index]), 2))
+        (trajectories if trajectory.accepted else refused).append(trajectory)
+        if len(trajectories) == _BEST:
+            break
+    return trajectories or refused[:3]
+
+
+def _candidates(anatomy: Anatomy, view: SacrumView, side: Side, approach: _Approach) -> _Candidates:
+    """All entry-target pairs of an approach with their distance from the published rule as a penalty."""
+    sign = 1.0 if side == "left" else -1.0
+    RASToView = invert_rigid(view.ViewToRAS)
+    edges = {}
+    for level in ("s2", "s3"):
+        foramen = anatomy.foramina.get(f"foramen_{level}_{side}")
+        if foramen is None:
+            raise PlanError(f"foramen_{level}_{side} is not known, and the entry is measured from it; segment again")
+        edges[level] = transform_points(RASToView, foramen.lateral_edge_ras)
+    entries, entry_penalty = _entries(view, edges, sign, approach)
+    targets, target_penalty = _targets(anatomy, view, side)
+    if not len(entries) or not len(targets):
+        what = "posterior cortex beside the S2 foramen" if not len(entries) else "ala at the height of S1"
+        raise PlanError(f"there is no {what} on the {side} in this anatomy; check the sacrum label and its regions")
+    pairs = np.stack(np.meshgrid(np.arange(len(entries)), np.arange(len(targets)), indexing="ij"), -1).reshape(-1, 2)
+    entry, target = entries[pairs[:, 0]], targets[pairs[:, 1]]
+    direction = target - entry
+    length = np.linalg.norm(direction, axis=1)
+    tilt = np.degrees(np.arccos(np.clip(-direction[:, 1] / length, -1, 1)))
+    kept = (length >= 12) & (tilt >= approach.tilt_deg[0]) & (tilt <= approach.tilt_deg[1])
+    if not kept.any():
+        raise PlanError(
+            f"no path on the {side} has the direction that this technique asks for; choose another technique"
+        )
+    # A shaft that meets the bone aslant slips; shorter ways through bone tell less of it.
+    penalty = entry_penalty[pairs[:, 0]] + target_penalty[pairs[:, 1]] + 0.3 * np.clip((tilt - 30) / 30, 0, 1)
+    return _Candidates(entry[kept], target[kept], penalty[kept])
+
+
+def _entries(
+    view: SacrumView, edges: dict[str, FloatArray], sign: float, approach: _Approach
+) -> tuple[FloatArray, FloatArray]:
+    """Points (n, 3) on the posterior cortex and their penalty."""
+    lateral = np.arange(_ENTRY_SEARCH_MM[0], _ENTRY_SEARCH_MM[1] + 0.1, 2.0)
+    up = np.arange(edges["s3"][2] - approach.below_s3_mm, edges["s2"][2] + approach.above_s2_mm, 2.5)
+    beside, height = (grid.ravel() for grid in np.meshgrid(lateral, up, indexing="ij"))
+    left = edges["s2"][0] + sign * beside
+    column = np.round(left - view.left_mm[0]).astype(int)
+    row = np.round(height - view.up_mm[0]).astype(int)
+    within = (column >= 0) & (column < len(view.left_mm)) & (row >= 0) & (row < len(view.up_mm))
+    back = np.full(len(left), np.nan)
+    back[within] = view.back_surface_mm[column[within], row[within]]
+    known = np.isfinite(back)
+    off_rule = np.maximum(_ENTRY_LATERAL_MM[0] - beside, beside - _ENTRY_LATERAL_MM[1]).clip(0)
+    # Slightly caudal of S2 is preferred: a third of the way to S3.
+    preferred = edges["s2"][2] + (edges["s3"][2] - edges["s2"][2]) / 3
+    penalty = 0.10 * off_rule + 0.02 * np.abs(height - preferred)
+    return np.column_stack([left, back, height])[known], penalty[known]
+
+
+def _targets(anatomy: Anatomy, view: SacrumView, side: Side) -> tuple[FloatArray, FloatArray]:
+    """Points (n, 3) in the ala and their penalty."""
+    axes = (view.left_mm[::3], view.back_mm[::3], view.up_mm[::3])
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    points_ras = transform_points(view.ViewToRAS, grid)
+    ala = sample_mask(anatomy.regions.like(anatomy.region(f"ala_{side}")), points_ras) > 0.5
+    front, rear = (surface[::3, ::3][:, None, :] for surface in (view.front_surface_mm, view.back_surface_mm))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part = (grid[..., 1] - front) / (rear - front)
+    below = -transform_points(invert_rigid(anatomy.SacrumToRAS), points_ras)[..., 2]
+    off_height = np.abs(below - _AIM_BELOW_ENDPLATE_MM)
+    used = ala & (part <= _SEARCHED_PART) & (off_height <= _AIM_REACH_MM)
+    penalty = 2.0 * np.clip(part - _ANTERIOR_PART, 0, 1) + 0.03 * off_height
+    return grid[used], penalty[used]
+
+
+def _screen(structures: Structures, candidates: _Candidates, radius: float) -> FloatArray:
+    """Smallest clearance of each shaft from all structures together, sampled every 2 mm to 60 mm behind the entry."""
+    smallest = np.empty(len(candidates.entry))
+    for start in range(0, len(smallest), 4000):
+        part = slice(start, start + 4000)
+        entry, target = candidates.entry[part], candidates.target[part]
+        direction = entry - target
+        length = np.linalg.norm(direction, axis=1)
+        direction /= length[:, None]
+        steps = np.arange(0, float(length.max()) + 60, 2.0)
+        along = np.minimum(steps, length[:, None] + 60)
+        points = target[:, None, :] + along[..., None] * direction[:, None, :]
+        smallest[part] = structures.everything.at_view(points).min(axis=1)
+    return smallest - radius
+
+
+def _cement_ml(structures: Structures, targets: FloatArray, largest_ml: float) -> FloatArray:
+    """Pore volume of the largest sphere around each tip that stays inside the bone and off the foramina."""
+    depth = np.minimum(-structures.sacrum.at_view(targets), structures.nerves.at_view(targets)) - _CEMENT_MARGIN_MM
+    return np.minimum(4 / 3 * np.pi * np.maximum(depth, 0) ** 3 * _POROSITY / 1000, largest_ml)
+
+
+def _distinct(candidates: _Candidates, order: NDArray[np.int_], most: int) -> list[int]:
+    """The first of the ranking that differ from each other at the entry or at the target."""
+    chosen: list[int] = []
+    for index in order:
+        apart = [
+            max(
+                np.linalg.norm(candidates.entry[index] - candidates.entry[other]),
+                np.linalg.norm(candidates.target[index] - candidates.target[other]),
+            )
+            for other in chosen
+        ]
+        if not apart or min(apart) >= _DISTINCT_MM:
+            chosen.append(int(index))
+        if len(chosen) == most:
+            break
+    return chosen
+
+
+def _measure(
+    ct: Volume,
+    view: SacrumView,
+    structures: Structures,
+    side: Side,
+    technique: Technique,
+    needle: Needle,
+    margin_mm: float,
+    entry: FloatArray,
+    target: FloatArray,
+) -> Trajectory:
+    """The trajectory with its clearance over the whole shaft, and every reason against it."""
+    outwards = (entry - target) / np.linalg.norm(entry - target)
+    entry_ras, target_ras = transform_points(view.ViewToRAS, np.stack([entry, target]))
+    skin_ras = _skin(ct, entry_ras, view.ViewToRAS[:3, :3] @ outwards)
+    reasons = []
+    if skin_ras is None:
+        reasons.append("the skin is outside the image: the path leaves the CT before it leaves the body")
+        skin_ras = entry_ras
+    length = float(np.linalg.norm(skin_ras - target_ras))
+    points = target + np.arange(0, length + 0.25, 0.5)[:, None] * outwards
+    clearance = {
+        name: round(float(field.at_view(points).min()) - needle.outer_diameter_mm / 2, 2)
+        for name, field in structures.fields.items()
+    }
+    reasons += [
+        f"{name}: clearance {distance:.1f} mm, {margin_mm:.1f} mm needed"
+        for name, distance in sorted(clearance.items(), key=lambda item: item[1])
+        if not distance >= margin_mm
+    ]
+    unknown = [name.format(side=side) for name in NEEDED if name.format(side=side) in structures.unknown]
+    reasons += [f"{name}: not found in this CT, so it counts as in the way" for name in unknown]
+    if length > needle.length_mm:
+        reasons.append(f"needs {length:.0f} mm from skin to target; the trocar has {needle.length_mm:.0f} mm")
+    return Trajectory(
+        side=side,
+        technique=technique,
+        entry_skin=skin_ras,
+        entry_bone=entry_ras,
+        target=target_ras,
+        outer_diameter_mm=needle.outer_diameter_mm,
+        length_mm=round(length, 2),
+        clearance_mm=clearance,
+        accepted=not reasons,
+        reasons=tuple(reasons),
+        planned_volume_ml=0.0,
+    )
+
+
+def _skin(ct: Volume, start_ras: FloatArray, outwards: FloatArray) -> FloatArray | None:
+    """Where a ray from the bone comes out of the body; None when the image ends first."""
+    from scipy import ndimage
+
+    along = np.arange(0, 400, 1.0)
+    kji = ct.kji_of(start_ras + along[:, None] * outwards)
+    inside = ((kji >= 0) & (kji <= np.array(ct.voxels.shape) - 1)).all(axis=1)
+    last = len(along) if inside.all() else int(np.argmin(inside))
+    air = ndimage.map_coordinates(ct.voxels, kji[:last].T, order=1, output=np.float32, mode="nearest") < _AIR_HU
+    run = int(_AIR_RUN_MM)
+    for index in range(last):
+        ahead = air[index : index + run]
+        # At the edge of the image a shorter run of air is enough, if there is any.
+        if ahead.all() and len(ahead) >= 2:
+            return start_ras + along[index] * outwards
+    return None
+
+
+def _pair(found: dict[Side, list[Trajectory]], needle: Needle) -> dict[Side, list[Trajectory]]:
+    """Put the best pair of trocars that leave each other room first; refuse all when no pair does."""
+    left, right = found["left"], found["right"]
+    pairs = [
+        (row + column, row, column)
+        for row, a in enumerate(left)
+        for column, b in enumerate(right)
+        if a.accepted and b.accepted and _leave_room(a, b, needle)
+    ]
+    if pairs:
+        _, row, column = min(pairs)
+        return {
+            "left": [left[row], *left[:row], *left[row + 1 :]],
+            "right": [right[column], *right[:column], *right[column + 1 :]],
+        }
+    reason = "double-needle: no pair of paths keeps shafts and hubs of both trocars apart"
+    return {
+        side: [replace(item, accepted=False, reasons=(*item.reasons, reason)) for item in items]
+        for side, items in found.items()
+    }
+
+
+def _leave_room(a: Trajectory, b: Trajectory, needle: Needle) -> bool:
+    hubs = []
+    for item in (a, b):
+        outwards = (item.entry_skin - item.target) / item.length_mm
+        hubs.append(item.target + outwards * needle.length_mm)
+    shafts = segment_to_segment_distance(a.target, hubs[0], b.target, hubs[1])
+    return shafts >= _SHAFT_GAP_MM and float(np.linalg.norm(hubs[0] - hubs[1])) >= _HUB_GAP_MM
