@@ -20,6 +20,8 @@ _LEAST_SPREAD_MM = 5.0
 _LARGEST_SCALE = 1.25
 #: An exchange of two landmarks that divides the residual by this is no accident.
 _SWAP_GAIN = 3.0
+#: With residuals this small both orders fit and nothing can be told from them [mm].
+_SWAP_FLOOR_MM = 1.0
 #: With more landmarks than this only exchanges of two are tried, not rings of three.
 _MOST_FOR_RINGS = 10
 
@@ -32,7 +34,7 @@ class Registration:
         MovingToFixed: rigid 4x4.
         names: of the landmarks.
         residuals_mm: (n,) distance of each after registration.
-        leave_one_out_mm: (n,) distance of each when it had no part in the registration; NaN where the others fix no pose.
+        leave_one_out_mm: (n,) distance of each when it had no part in the fit; NaN where the others fix no pose.
         rms_mm: root mean square of the residuals. It does not tell the error at the target.
         fle_mm: localisation error of one landmark (root mean square over three axes) behind `predicted_tre_mm`.
         warnings: plain sentences for the person.
@@ -92,9 +94,11 @@ def register_landmarks(
         raise CalibrationError(f"the localisation error is {fle_mm} mm; give a positive figure, 0.5 mm for a sharp tip")
     transform, residuals = _fit(source, target)
     rms = _rms(residuals)
+    swap = _best_swap(source, target)
     if rms > largest_rms_mm:
-        raise CalibrationError(_why_too_large(source, target, names, residuals, largest_rms_mm))
-    _refuse_better_swap(source, target, names, rms)
+        raise CalibrationError(_why_too_large(source, target, names, residuals, swap, largest_rms_mm))
+    if rms > _SWAP_FLOOR_MM and swap[0] < rms / _SWAP_GAIN:
+        raise CalibrationError(_exchanged(names, swap, rms))
     count = len(names)
     # FRE^2 = (1 - 2/N) FLE^2 (Sibson 1979; Fitzpatrick, West and Maurer 1998).
     observed_fle = rms / np.sqrt(1 - 2 / count)
@@ -105,7 +109,7 @@ def register_landmarks(
         leave_one_out_mm=_leave_one_out(source, target),
         rms_mm=rms,
         fle_mm=float(max(fle_mm, observed_fle)),
-        warnings=_warnings(source, target, names, largest_rms_mm),
+        warnings=_warnings(source, target, names, swap, largest_rms_mm),
         fixed=target,
     )
 
@@ -153,48 +157,53 @@ def _rms(residuals: FloatArray) -> float:
     return float(np.sqrt(np.mean(np.square(residuals))))
 
 
-def _swaps(source: FloatArray, target: FloatArray) -> list[tuple[float, tuple[int, ...]]]:
-    """Residuals after exchanging two landmarks, or turning three in a ring, best first."""
-    order = np.arange(len(source))
-    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-    for a, b in combinations(range(len(source)), 2):
-        found.append(((a, b), (b, a)))
-    for a, b, c in combinations(range(len(source)), 3) if len(source) <= _MOST_FOR_RINGS else ():
+def _best_swap(source: FloatArray, target: FloatArray) -> tuple[float, tuple[int, ...]]:
+    """The exchange of two landmarks, or of three in a ring, that fits best: its residual and the landmarks' numbers."""
+    numbers = range(len(source))
+    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((a, b), (b, a)) for a, b in combinations(numbers, 2)]
+    for a, b, c in combinations(numbers, 3) if len(source) <= _MOST_FOR_RINGS else ():
         found += [((a, b, c), (b, c, a)), ((a, b, c), (c, a, b))]
-    results = []
-    for places, taken in found:
-        changed = order.copy()
-        changed[list(places)] = taken
-        results.append((_rms(_fit(source[changed], target)[1]), places))
-    return sorted(results)
+    orders = np.tile(np.arange(len(source)), (len(found), 1))
+    for order, (places, taken) in zip(orders, found, strict=True):
+        order[list(places)] = taken
+    apart, target_apart = source - source.mean(axis=0), target - target.mean(axis=0)
+    # The residual of the best rotation needs only the singular values of each cross-covariance (Arun 1987).
+    u, singular, vt = np.linalg.svd(np.einsum("pni,nj->pij", apart[orders], target_apart))
+    singular[:, 2] *= np.sign(np.linalg.det(u @ vt))
+    squares = np.square(apart).sum() + np.square(target_apart).sum() - 2 * singular.sum(axis=1)
+    best = int(squares.argmin())
+    return float(np.sqrt(max(squares[best], 0) / len(source))), found[best][0]
 
 
 def _why_too_large(
-    source: FloatArray, target: FloatArray, names: tuple[str, ...], residuals: FloatArray, limit: float
+    source: FloatArray,
+    target: FloatArray,
+    names: tuple[str, ...],
+    residuals: FloatArray,
+    swap: tuple[float, tuple[int, ...]],
+    limit: float,
 ) -> str:
     rms, worst = _rms(residuals), int(residuals.argmax())
-    swapped_rms, places = _swaps(source, target)[0]
     mirrored_rms = _rms(_fit(source, target, mirrored=True)[1])
-    if min(swapped_rms, mirrored_rms) < min(limit, rms / _SWAP_GAIN):
-        if swapped_rms <= mirrored_rms:
-            return f"{_listed(names, places)} look exchanged ({swapped_rms:.1f} mm the other way, {rms:.1f} mm now)"
+    if min(swap[0], mirrored_rms) < min(limit, rms / _SWAP_GAIN):
+        if swap[0] <= mirrored_rms:
+            return _exchanged(names, swap, rms)
         return "the touched points are a mirror image of the landmarks; check left and right, and the tracker's axes"
-    alone = [_rms(_fit(np.delete(source, number, 0), np.delete(target, number, 0))[1]) for number in range(len(names))]
-    if len(names) > 3 and min(alone) < limit:
-        worst = int(np.argmin(alone))
+    if len(names) > 3:
+        alone = [
+            _rms(_fit(np.delete(source, number, 0), np.delete(target, number, 0))[1]) for number in range(len(names))
+        ]
+        worst = int(np.argmin(alone)) if min(alone) < limit else worst
     return (
         f"the landmarks fit to {rms:.1f} mm only (limit {limit:.1f} mm); touch {names[worst]!r} again, "
         f"it is {residuals[worst]:.1f} mm off"
     )
 
 
-def _refuse_better_swap(source: FloatArray, target: FloatArray, names: tuple[str, ...], rms: float) -> None:
-    swapped_rms, places = _swaps(source, target)[0]
-    # With residuals this small both orders fit and nothing can be told from them.
-    if rms > 1.0 and swapped_rms < rms / _SWAP_GAIN:
-        raise CalibrationError(
-            f"{_listed(names, places)} look exchanged ({swapped_rms:.1f} mm the other way, {rms:.1f} mm now)"
-        )
+def _exchanged(names: tuple[str, ...], swap: tuple[float, tuple[int, ...]], rms: float) -> str:
+    return (
+        f"{_listed(names, swap[1])} look exchanged ({swap[0]:.1f} mm the other way, {rms:.1f} mm now); touch them again"
+    )
 
 
 def _leave_one_out(source: FloatArray, target: FloatArray) -> FloatArray:
@@ -208,13 +217,14 @@ def _leave_one_out(source: FloatArray, target: FloatArray) -> FloatArray:
     return errors
 
 
-def _warnings(source: FloatArray, target: FloatArray, names: tuple[str, ...], limit: float) -> tuple[str, ...]:
+def _warnings(
+    source: FloatArray, target: FloatArray, names: tuple[str, ...], swap: tuple[float, tuple[int, ...]], limit: float
+) -> tuple[str, ...]:
     warnings = []
     if len(source) == 3:
         warnings.append("Three landmarks leave no check: touch a fourth.")
-    swapped_rms, places = _swaps(source, target)[0]
-    if swapped_rms < limit:
-        warnings.append(f"{_listed(names, places)} could be exchanged unnoticed: confirm which is which.")
+    if swap[0] < limit:
+        warnings.append(f"{_listed(names, swap[1])} could be exchanged unnoticed: confirm which is which.")
     # Landmarks of which left and right are mirror images in one plane turn by 180 degrees just as well.
     if _rms(_fit(source, target, mirrored=True)[1]) < limit:
         warnings.append("The landmarks lie nearly in one plane: a mirror image would go unnoticed. Check with a point.")
