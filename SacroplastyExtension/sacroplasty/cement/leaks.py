@@ -23,13 +23,16 @@ from .zones import Zones
 _HIDDEN_MM = 1.5
 
 #: How far the C-arm's pose and the segmentation may be off, together, in the patient [mm].
-_TOLERANCE_MM = 1.5
+_TOLERANCE_MM = 1.0
 
 #: A piece of unexplained cement must be as large as this to count [pixels].
 _FEWEST_PIXELS = 6
 
 #: The vote falls e-fold over this distance from the known cement [mm].
 _REACH_MM = 6.0
+
+#: A route wins the vote against bone outside the plan from this share of its votes on.
+_BENEFIT_OF_DOUBT = 0.5
 
 #: Voxels of a route that all views show as cement although the planned ala explains it too.
 _FEWEST_TOUCHED_VOXELS = 6
@@ -127,6 +130,10 @@ class LeakFinder:
         weight = np.exp(-distance / _REACH_MM) * candidates
         votes = np.bincount(self._labels, weights=weight, minlength=len(self.zones.names))
         zone = int(np.argmax(votes))
+        # Bone beside a protected structure is no excuse when the structure itself is about as likely.
+        route = 2 + int(np.argmax(votes[2:]))
+        if votes[route] >= _BENEFIT_OF_DOUBT * votes[zone]:
+            zone = route
         share = weight * (self._labels == zone)
         return self.zones.names[zone], (self._points * share[:, None]).sum(axis=0) / share.sum()
 

@@ -254,15 +254,18 @@ class SpreadMonitor:
         if self._finder is None:
             return []
         found = self._finder.findings(maps, self.settings.cement_per_mm)
-        leaks = [finding for finding in found if finding.zone in self._finder.zones.routes]
+        routes = self._finder.zones.routes
         for name in fresh:
             view = self._views[name]
-            view.leaking_frames = view.leaking_frames + 1 if any(one.view == name for one in leaks) else 0
-        events = []
-        for route, position in self._finder.touched(maps).items():
-            events.append(SpreadEvent(now_s, "watch", route, position, False))
+            leaking = any(finding.view == name and finding.zone in routes for finding in found)
+            view.leaking_frames = view.leaking_frames + 1 if leaking else 0
+        events = [
+            SpreadEvent(now_s, "watch", route, position, False)
+            for route, position in self._finder.touched(maps).items()
+        ]
         for finding in found:
-            confirmed = finding in leaks and self._views[finding.view].leaking_frames >= self.settings.confirming_frames
+            frames_in_a_row = self._views[finding.view].leaking_frames
+            confirmed = finding.zone in routes and frames_in_a_row >= self.settings.confirming_frames
             self._leak |= confirmed
             events.append(_event(finding, confirmed, now_s))
         return events

@@ -47,9 +47,9 @@ def make_zones(
     anatomy: Anatomy,
     center_ras: ArrayLike,
     sides: tuple[str, ...],
-    half_size_mm: float = 45.0,
-    spacing_mm: float = 2.0,
-    margin_mm: float = 4.0,
+    half_size_mm: float = 40.5,
+    spacing_mm: float = 1.5,
+    margin_mm: float = 1.0,
 ) -> Zones:
     """Zones around a tip from the segmented sacrum.
 

@@ -1,0 +1,94 @@
+"""`sacroplasty monitor`: a recorded injection through the spread monitor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import json_option, progress, report
+
+if TYPE_CHECKING:
+    from ..planning.model import Trajectory
+
+
+@click.command("monitor")
+@click.argument("recording", type=click.Path(path_type=Path))
+@click.option("--anatomy", "anatomy_folder", metavar="DIR", type=click.Path(path_type=Path), help="Of `segment`.")
+@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Plan document; tells the tip.")
+@click.option("--side", type=click.Choice(["left", "right"]), help="Of the injection, when the plan has both.")
+@click.option("--reference-frames", type=int, help="Leading frames without cement.  [default: before the pump began]")
+@click.option("--out", type=click.Path(path_type=Path), help="Events document.  [default: RECORDING/events.json]")
+@json_option
+def command(
+    recording: Path,
+    anatomy_folder: Path | None,
+    plan_path: Path | None,
+    side: str | None,
+    reference_frames: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay RECORDING, a folder of one view or with a subfolder for each of two, through the spread monitor.
+
+    Leaks are judged only with both --anatomy and --plan; the volume needs neither.
+    """
+    import numpy as np
+
+    from ..anatomy.files import read_anatomy
+    from ..cement.monitor import MonitorSettings, SpreadMonitor
+    from ..cement.recording import events_content, find_views, read_recording, replay
+    from ..cement.zones import make_zones
+    from ..documents import write_document
+    from ..planning.files import read_plan
+
+    folders = find_views(recording)
+    recordings = {view: read_recording(folder) for view, folder in folders.items()}
+    anatomy = None if anatomy_folder is None else read_anatomy(anatomy_folder)
+    planned = None
+    if plan_path is not None:
+        planned = _planned(read_plan(plan_path, anatomy.image_hash if anatomy else None).trajectories, side, plan_path)
+    tip = None if planned is None else planned.target
+    zones = None if anatomy is None or planned is None else make_zones(anatomy, planned.target, (planned.side,))
+    slowest_hz = min(one.frame_rate_hz for one in recordings.values())
+    monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz))
+    with progress("Watching the spread") as update:
+        readings = replay(monitor, recordings, reference_frames, update)
+
+    path = out or recording / "events.json"
+    write_document(path, "events", events_content(readings, {view: str(folder) for view, folder in folders.items()}))
+    events = [event for reading in readings for event in reading.events]
+    seen = [reading for reading in readings if np.isfinite(reading.volume_ml)]
+    stops = [event for event in events if event.stop]
+    summary = {
+        "out": str(path),
+        "frames": len(readings),
+        "blind_frames": len(readings) - len(seen),
+        "volume_ml": seen[-1].volume_ml if seen else None,
+        "volume_ml_sd": seen[-1].volume_ml_sd if seen else None,
+        "leaks_judged": zones is not None,
+        "events": len(events),
+        "first_stop": None
+        if not stops
+        else {"time_s": stops[0].time_s, "level": stops[0].level, "route": stops[0].route},
+    }
+    lines = [f"{len(readings)} frames, {summary['blind_frames']} of them blind"]
+    if seen:
+        lines.append(f"cement at the end: {seen[-1].volume_ml:.2f} mL (sd {seen[-1].volume_ml_sd:.2f})")
+    if zones is None:
+        lines.append("leaks were not judged: that needs --anatomy and --plan")
+    lines += [f"{event.time_s:8.2f} s  {event.level}: {event.route}" for event in events]
+    report(as_json, summary, "\n".join([*lines, f"Written to {path}"]))
+
+
+def _planned(trajectories: tuple[Trajectory, ...], side: str | None, path: Path) -> Trajectory:
+    """The best accepted trajectory of the side."""
+    from ..errors import PlanError
+
+    accepted = [item for item in trajectories if item.accepted and side in (None, item.side)]
+    if not accepted:
+        raise PlanError(f"{path} has no accepted trajectory{f' on the {side}' if side else ''}")
+    if side is None and len({item.side for item in accepted}) > 1:
+        raise PlanError(f"{path} plans both sides; say which one the recording shows with --side")
+    return accepted[0]
