@@ -117,7 +117,7 @@ def onto_ct(straight: NDArray[np.uint8], image: StraightImage, curve: Straighten
     # A slab of slices at a time: fine CTs have a hundred million voxels.
     for k in range(first[0], last[0], 16):
         box = (slice(k, min(k + 16, last[0])), slice(first[1], last[1]), slice(first[2], last[2]))
-        grid = np.stack(np.mgrid[box], axis=-1)
+        grid = np.moveaxis(np.mgrid[box], 0, -1)
         index = np.moveaxis(curve.from_ras(ct.ras_of(grid)) - origin, -1, 0)
         result[box] = ndimage.map_coordinates(straight, index, order=0, mode="constant", cval=0)
     return result

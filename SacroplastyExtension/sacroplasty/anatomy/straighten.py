@@ -142,6 +142,6 @@ def _tabulate(surface: FloatArray, frame: SacralFrame) -> Straightening:
     lead = np.arange(_STEP_MM, _LEAD_MM, _STEP_MM)[:, None]
     points = np.vstack([points[0] - lead[::-1] * tangents[0], points, points[-1] + lead * tangents[-1]])
     tangents = np.vstack([np.repeat(tangents[:1], len(lead), 0), tangents, np.repeat(tangents[-1:], len(lead), 0)])
-    down = (np.arange(len(points)) - len(lead)) * _STEP_MM
+    down: FloatArray = (np.arange(len(points), dtype=float) - len(lead)) * _STEP_MM
     normals = np.column_stack([-tangents[:, 1], tangents[:, 0]])
     return Straightening(frame.SacrumToRAS, down, points, normals, float(even[-1]))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..anatomy.frame import sample_mask
 from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES
 from ..anatomy.model import Anatomy
 from ..errors import PlanError
@@ -143,11 +142,9 @@ def view_along_foramina(anatomy: Anatomy) -> SacrumView:
     lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - _RIM_MM
     upper = view.max(axis=0) + np.array([_RIM_MM, _BEHIND_MM, _RIM_MM])
     axis = [np.arange(low, high, STEP_MM) for low, high in zip(lower, upper, strict=True)]
-    grid = np.stack(np.meshgrid(*axis, indexing="ij"), axis=-1)
-    points = transform_points(ViewToRAS, grid)
-    bone = sample_mask(anatomy.bones.like(anatomy.bone("sacrum")), points) > 0.5
+    bone = _on_grid(anatomy.bones.like(anatomy.bone("sacrum")), ViewToRAS, axis) > 0.5
     open_regions = (anatomy.regions.voxels >= 1) & (anatomy.regions.voxels < REGION_LABEL["ala_left"])
-    hollow = sample_mask(anatomy.regions.like(open_regions), points) > 0.5
+    hollow = _on_grid(anatomy.regions.like(open_regions), ViewToRAS, axis) > 0.5
     reach = int(_LABEL_GAP_MM / STEP_MM)
     closed = ndimage.binary_closing(bone, ndimage.generate_binary_structure(3, 1), iterations=reach)
     solid = ndimage.binary_fill_holes(closed | hollow) & ~hollow
@@ -155,6 +152,35 @@ def view_along_foramina(anatomy: Anatomy) -> SacrumView:
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
     return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], solid, front, rear)
+
+
+def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDArray[np.float32]:
+    """Share of a mask on the grid of a view, interpolated linearly between voxel centres, 0 outside."""
+    from scipy import ndimage
+
+    shape = tuple(len(axis) for axis in axes)
+    result = np.zeros(shape, np.float32)
+    if not mask.voxels.any():
+        return result
+    used = [(int(index.min()), int(index.max())) for index in np.nonzero(mask.voxels)]
+    crop = np.pad(mask.voxels[tuple(slice(low, high + 1) for low, high in used)], 1).astype(np.float32)
+    first = np.array([low for low, _ in used]) - 1
+    # Only the part of the grid that the mask can reach.
+    ends = [(low - 1, high + 1) for low, high in used]
+    corners = mask.ras_of([[k, j, i] for k in ends[0] for j in ends[1] for i in ends[2]])
+    origin = np.array([axis[0] for axis in axes])
+    reached = (transform_points(invert_rigid(ViewToRAS), corners) - origin) / STEP_MM
+    low = np.clip(np.floor(reached.min(axis=0)).astype(int), 0, shape)
+    high = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 1, 0, shape)
+    if (high <= low).any():
+        return result
+    RASToKJI = mask.RASToIJK[[2, 1, 0]]
+    matrix = RASToKJI[:, :3] @ ViewToRAS[:3, :3] * STEP_MM
+    start = transform_points(ViewToRAS, origin + low * STEP_MM)
+    offset = RASToKJI[:, :3] @ start + RASToKJI[:, 3] - first
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    result[box] = ndimage.affine_transform(crop, matrix, offset, output_shape=tuple(high - low), order=1, cval=0.0)
+    return result
 
 
 def forbidden_structures(
@@ -167,12 +193,10 @@ def forbidden_structures(
     """
     from scipy import ndimage
 
-    points = transform_points(
-        view.ViewToRAS, np.stack(np.meshgrid(view.left_mm, view.back_mm, view.up_mm, indexing="ij"), axis=-1)
-    )
+    axes = [view.left_mm, view.back_mm, view.up_mm]
 
     def sampled(volume: Volume, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return sample_mask(volume.like(mask), points) >= _OCCUPIED
+        return _on_grid(volume.like(mask), view.ViewToRAS, axes) >= _OCCUPIED
 
     masks: dict[str, NDArray[np.bool_]] = {}
     for name in NERVES:
