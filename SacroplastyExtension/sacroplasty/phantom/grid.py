@@ -100,7 +100,9 @@ class Grid:
         return samples.reshape(nk, fk, nj, fj, ni, fi).mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def make_grid(low: ArrayLike, high: ArrayLike, spacing_mm: tuple[float, float, float], PatientToRAS: FloatArray) -> Grid:
+def make_grid(
+    low: ArrayLike, high: ArrayLike, spacing_mm: tuple[float, float, float], PatientToRAS: FloatArray
+) -> Grid:
     """A grid along the RAS axes that holds a box of patient coordinates and a little air around.
 
     Raises:

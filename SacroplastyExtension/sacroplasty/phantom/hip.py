@@ -1,7 +1,8 @@
 """The hip bone as an implicit shape: the iliac blade with crest and spines, acetabulum, ischium, upper pubic ramus.
 
-Frame "patient": x left, y posterior, z towards the head, origin at the centre of the S1 endplate. A hip is a bent plate: medial and lateral surface are heights over the plane through both iliac spines and the
-vertical; its outline in that plane is a polygon. The averages were read off the mean of 30 CT-derived hips (Han 2019,
+Frame "patient": x left, y posterior, z towards the head, origin at the centre of the S1 endplate. A hip is a bent
+plate: medial and lateral surface are heights over the plane through both iliac spines and the vertical; its outline in
+that plane is a polygon. The averages were read off the mean of 30 CT-derived hips (Han 2019,
 doi 10.1088/1361-6560/ab1456) and rounded; the medial side is set 4 mm inwards at the joint and then cut back to the
 joint gap along the sacrum, so that the joint fits each sacrum.
 """
@@ -54,6 +55,8 @@ _HEAD_RADIUS_MM = 23.5
 _SOCKET_RADIUS_MM = 26.5
 _STEP_MM = 1.0
 
+Plate = tuple[Field, Field, Field]
+
 
 class Hip:
     """Signed fields of one hip and its femoral head; points in the patient frame."""
@@ -66,6 +69,8 @@ class Hip:
         self._spine = np.array([x + 54 * (width_scale - 1), y * patient.depth_scale, z])
         self._pitch = rotation_about((1, 0, 0), -patient.hip_pitch_deg)
         u, v = np.arange(-30.0, 190.0, _STEP_MM), np.arange(-170.0, 80.0, _STEP_MM)
+        grid_u, grid_v = np.meshgrid(u, v)
+        self._outline = HeightMap(polygon(grid_u, grid_v, _OUTLINE_MM), (-170, -30), _STEP_MM)
         rng = np.random.default_rng([patient.seed, 3 if left else 4])
         surfaces = [interpolate_table(_V_MM, _U_MM, table, v, u) for table in (_MEDIAL_MM, _LATERAL_MM)]
         self._medial, self._lateral = (
@@ -73,15 +78,20 @@ class Hip:
             for surface in surfaces
         )
 
-    def to_plate(self, x: Field, y: Field, z: Field) -> tuple[Field, Field, Field]:
+    def to_plate(self, x: Field, y: Field, z: Field) -> Plate:
         """(u forward along the blade, v up, w lateral) in average millimetres."""
         side = x if self.left else -x
         p = self._pitch
-        py, pz = p[1, 1] * y + p[1, 2] * z, p[2, 1] * y + p[2, 2] * z
-        cosine, sine = np.cos(np.radians(_BLADE_ANGLE_DEG)), np.sin(np.radians(_BLADE_ANGLE_DEG))
+        py, pz = float(p[1, 1]) * y + float(p[1, 2]) * z, float(p[2, 1]) * y + float(p[2, 2]) * z
+        cosine, sine = (float(f(np.radians(_BLADE_ANGLE_DEG))) for f in (np.cos, np.sin))
         dx, dy, dz = (c - o for c, o in zip((side, py, pz), self._spine.tolist(), strict=True))
         k = 1 / self.scale
         return (sine * dx - cosine * dy) * k, dz * k, (cosine * dx + sine * dy) * k
+
+    def box(self) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest patient coordinates of the hip and the muscles upon it."""
+        corners = np.array([self.from_plate(u, v, w) for u in (-25, 175) for v in (-170, 62) for w in (-78, 85)])
+        return corners.min(axis=0), corners.max(axis=0)
 
     def from_plate(self, u: float, v: float, w: float) -> FloatArray:
         """The point in the patient frame; inverse of `to_plate`."""
@@ -90,16 +100,18 @@ class Hip:
         point = self._pitch.T @ (self._spine + offset)
         return point * (1 if self.left else -1, 1, 1)
 
-    def plate(self, u: Field, v: Field, w: Field) -> tuple[Field, Field, Field]:
+    def plate(self, u: Field, v: Field, w: Field) -> Plate:
         """Distances in front of the medial surface, beyond the lateral surface, and outside the outline."""
         medial = -self._medial.above(v, u, w)
         lateral = self._lateral.above(v, u, w)
-        return medial * self.scale, lateral * self.scale, polygon(u, v, _OUTLINE_MM) * self.scale
+        return medial * self.scale, lateral * self.scale, self._outline(v, u) * self.scale
 
-    def bone(self, x: Field, y: Field, z: Field, sacrum_distance: Field, joint_mm: float) -> Field:
-        """The hip bone. `sacrum_distance` is the field of the sacrum's filled envelope at the same points."""
-        u, v, w = self.to_plate(x, y, z)
-        medial, lateral, outline = self.plate(u, v, w)
+    def bone(self, plate_points: Plate, sides: Plate, sacrum_distance: Field, joint_mm: float) -> Field:
+        """The hip bone, from the results of `to_plate` and `plate`.
+
+        `sacrum_distance` is the field of the sacrum's filled envelope at the same points.
+        """
+        (u, v, w), (medial, lateral, outline) = plate_points, sides
         field = smooth_max(smooth_max(medial, lateral, 4.0), outline, 7.0)
         ramus = capsule(u, v, w, (103, -88, -24), (96, -106, -62), (12.0, 8.0))
         field = smooth_min(field, ramus * self.scale, 8.0)
@@ -108,9 +120,9 @@ class Hip:
         field = smooth_max(field, -smooth_max(socket, (-22 - w) * self.scale, 3.0), 2.0)
         return smooth_max(field, joint_mm - sacrum_distance, 1.0)
 
-    def femur(self, x: Field, y: Field, z: Field) -> Field:
+    def femur(self, plate_points: Plate) -> Field:
         """Head and neck of the femur (no structure of its own in the truth, but seen on every pelvic image)."""
-        u, v, w = self.to_plate(x, y, z)
+        u, v, w = plate_points
         head = ellipsoid(u, v, w, _HEAD_UVW_MM, [_HEAD_RADIUS_MM] * 3)
         hu, hv, hw = _HEAD_UVW_MM
         neck = capsule(u, v, w, (hu, hv, hw + 8), (hu - 14, hv - 26, hw + 48), (15.0, 17.0))

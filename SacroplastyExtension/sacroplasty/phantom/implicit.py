@@ -42,9 +42,11 @@ def capsule(x: Field, y: Field, z: Field, start: ArrayLike, end: ArrayLike, radi
     """Round rod from `start` to `end` whose radius goes from radii[0] to radii[1]."""
     a, b = np.asarray(start, float), np.asarray(end, float)
     axis = b - a
-    t = np.clip(((x - a[0]) * axis[0] + (y - a[1]) * axis[1] + (z - a[2]) * axis[2]) / float(axis @ axis), 0, 1)
-    dx, dy, dz = x - a[0] - t * axis[0], y - a[1] - t * axis[1], z - a[2] - t * axis[2]
-    return np.sqrt(dx * dx + dy * dy + dz * dz) - (radii[0] + t * (radii[1] - radii[0]))
+    squared = float(axis @ axis)
+    (ax, ay, az), (ex, ey, ez) = a.tolist(), axis.tolist()
+    t = np.clip((x * ex + y * ey + z * ez - float(a @ axis)) / squared, 0, 1)
+    dx, dy, dz = x - (t * ex + ax), y - (t * ey + ay), z - (t * ez + az)
+    return np.sqrt(dx * dx + dy * dy + dz * dz) - (t * (radii[1] - radii[0]) + radii[0])
 
 
 def tube(x: Field, y: Field, z: Field, points: Sequence[ArrayLike], radii: Sequence[float]) -> Field:
@@ -54,7 +56,7 @@ def tube(x: Field, y: Field, z: Field, points: Sequence[ArrayLike], radii: Seque
     return np.minimum.reduce(fields)
 
 
-def superellipse(a: Field, b: Field, half_a: ArrayLike, half_b: ArrayLike, power: float) -> Field:
+def superellipse(a: Field, b: Field, half_a: Field | float, half_b: Field | float, power: float) -> Field:
     """Cross-section |a/half_a|^power + |b/half_b|^power = 1; the half axes may vary from point to point."""
     pa, pb = np.abs(a) / half_a, np.abs(b) / half_b
     level = (pa**power + pb**power) ** (1 / power)
@@ -112,14 +114,15 @@ class HeightMap:
 
     def __call__(self, row: Field, column: Field) -> Field:
         """The height at points; outside the grid the nearest edge value."""
-        return self._look_up(self.heights, row, column)
-
-    def above(self, row: Field, column: Field, height: Field) -> Field:
-        """Signed first-order distance of points to the surface, positive above it."""
-        return (height - self(row, column)) * self._look_up(self._steepness, row, column)
-
-    def _look_up(self, image: NDArray, row: Field, column: Field) -> Field:
         from scipy.ndimage import map_coordinates
 
         where = np.stack([(row - self.origin[0]) / self.step_mm, (column - self.origin[1]) / self.step_mm])
-        return map_coordinates(image, where, order=1, mode="nearest", output=np.float32)
+        return map_coordinates(self.heights, where, order=1, mode="nearest", output=np.float32)
+
+    def above(self, row: Field, column: Field, height: Field) -> Field:
+        """Signed first-order distance of points to the surface, positive above it."""
+        nearest = (
+            np.clip(((c - o) / self.step_mm + 0.5).astype(np.int32), 0, n - 1)
+            for c, o, n in zip((row, column), self.origin, self.heights.shape, strict=True)
+        )
+        return (height - self(row, column)) * self._steepness[tuple(nearest)]

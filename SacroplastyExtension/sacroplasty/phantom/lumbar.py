@@ -55,13 +55,13 @@ class LowestLumbarVertebra:
     def canal(self, x: Field, y: Field, z: Field) -> Field:
         """The vertebral canal at the level of L5 and of the disc below it."""
         k, d = self.canal_scale, self.depth_scale
-        tunnel = superellipse(x, y - 26.5 * d, np.float32(13.0 * k), np.float32(8.5 * k), 2.3)
+        tunnel = superellipse(x, y - 26.5 * d, 13.0 * k, 8.5 * k, 2.3)
         return smooth_max(tunnel, -9 - z, 2.0)
 
     def disc(self, x: Field, y: Field, z: Field) -> Field:
         """The disc above (L4/L5) and below (L5/S1) the body; the bones take what is theirs."""
         w, d = self.width_scale, self.depth_scale
-        column = superellipse(x, y, np.float32(_HALF_WIDTH_MM * w), np.float32(_HALF_DEPTH_MM * d), 2.3)
+        column = superellipse(x, y, _HALF_WIDTH_MM * w, _HALF_DEPTH_MM * d, 2.3)
         height = self.disc_mm + 4
         slab = np.maximum(-height - z, z - (BODY_HEIGHT_MM + self.disc_mm))
         return smooth_max(column, slab, 2.0)

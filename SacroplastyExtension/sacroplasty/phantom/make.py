@@ -19,16 +19,18 @@ from ..errors import ImageError
 from ..geometry import FloatArray, invert_rigid, transform_points
 from ..image import Volume
 from .grid import Block, Grid, make_grid
+from .hip import Plate
 from .implicit import Field, coverage, ellipsoid, smooth_max, tube
 from .parameters import PatientParameters, draw_parameters
 from .patient import Fracture, Patient
+from .sacrum import FAR_MM
 from .soft_tissue import Body, blend
 
 #: Standard deviation of the scanner's point spread.
 _POINT_SPREAD_MM = 0.6
 #: Correlation length of the noise in the slice.
 _NOISE_GRAIN_MM = 0.6
-_FAR_MM = np.float32(100.0)
+_NERVE_RADIUS_MM = {"s1": 3.0, "s2": 2.6, "s3": 2.1, "s4": 1.7}
 _EPIDURAL_FAT_HU, _THECAL_SAC_HU, _NERVE_HU, _DISC_HU = -75.0, 18.0, 42.0, 78.0
 
 
@@ -137,10 +139,12 @@ def make_phantom(
 
 
 def _field_of_view(patient: Patient, body: Body) -> tuple[FloatArray, FloatArray]:
-    """From below the sacral apex (acetabula in view) to the top of L5 and of the crests; skin all around."""
+    """From below the sacral apex (acetabula in view) to the top of L5 and of the iliac crests; skin all around."""
     apex = transform_points(patient.SacrumToPatient, patient.sacrum.straight(0, patient.sacrum.end_mm, 0))
     top = transform_points(patient.L5ToPatient, (0, 0, 34))[2]
-    return body.extent(float(apex[2]) - 24, float(max(top, 46)))
+    crests = [hip.from_plate(70, 53, 10)[2] for hip in patient.hips.values()]
+    roofs = [hip.from_plate(95, -70, 4)[2] for hip in patient.hips.values()]
+    return body.extent(float(min(apex[2] - 24, *roofs)), float(max(top, *crests)))
 
 
 class _Texture:
@@ -152,8 +156,8 @@ class _Texture:
         from scipy.ndimage import gaussian_filter
 
         noise = np.random.default_rng([seed, 7]).standard_normal([self._SIZE] * 3, dtype=np.float32)
-        fine, coarse = (gaussian_filter(noise, sigma, mode="wrap") for sigma in (1.0, 3.5))
-        self._tile = (0.7 * fine / fine.std() + 0.7 * coarse / coarse.std()).astype(np.float32)
+        fine, coarse = (gaussian_filter(noise, sigma, mode="wrap") for sigma in (0.9, 3.0))
+        self._tile = (0.85 * fine / fine.std() + 0.5 * coarse / coarse.std()).astype(np.float32)
 
     def __call__(self, x: Field, y: Field, z: Field) -> Field:
         i, j, k = ((c / self._STEP_MM).astype(np.int32) % self._SIZE for c in (x, y, z))
@@ -167,8 +171,14 @@ def _paint_block(
     width = float(np.mean(grid.sample_mm))
     hu = np.full(block.x.shape, -1000.0, np.float32)
     bones, regions = np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.uint8)
-    body.paint(hu, block, width)
-    envelope = np.full(hu.shape, _FAR_MM, np.float32)
+    hips = {}
+    for side, hip in patient.hips.items():
+        window = block.window(*hip.box())
+        if window is not None:
+            plate_points = hip.to_plate(*block.points(window))
+            hips[side] = window, plate_points, hip.plate(*plate_points)
+    body.paint(hu, block, hips, width)
+    envelope = np.full(hu.shape, FAR_MM, np.float32)
     sacral = _to_window(block, patient.SacrumToPatient, (-78, -48, -128), (78, 78, 22))
     if sacral is not None:
         window, points = sacral
@@ -176,8 +186,12 @@ def _paint_block(
         envelope[window] = patient.sacrum.envelope(*points, curved)
     _paint_l5(block, patient, hu, bones, envelope, width, texture)
     if sacral is not None:
-        _paint_sacrum(points, curved, patient, [a[window] for a in (hu, bones, regions, envelope)], ala_hu, width, texture)
-    _paint_hips(block, patient, hu, bones, envelope, width, texture)
+        _paint_sacrum(
+            points, curved, patient, [a[window] for a in (hu, bones, regions, envelope)], ala_hu, width, texture
+        )
+    for side, (window, plate_points, sides) in hips.items():
+        arrays = [a[window] for a in (hu, bones, envelope)]
+        _paint_hip(side, patient, plate_points, sides, arrays, width, texture(*block.points(window)))
     _paint_coccyx(block, patient, hu, width)
     return hu, bones, regions
 
@@ -194,10 +208,12 @@ def _to_window(
     m = invert_rigid(LocalToPatient).astype(np.float32)
     x, y, z = block.points(window)
     local = tuple(m[n, 0] * x + m[n, 1] * y + m[n, 2] * z + m[n, 3] for n in range(3))
-    return window, local  # type: ignore[return-value]
+    return window, local
 
 
-def _paint_bone(hu: Field, field: Field, cortex_mm: float | Field, cortex_hu: float, marrow: Field, width: float) -> None:
+def _paint_bone(
+    hu: Field, field: Field, cortex_mm: float | Field, cortex_hu: float, marrow: Field, width: float
+) -> None:
     """A shell of cortex around marrow; `hu` changes in place."""
     outer, inner = coverage(field, width), coverage(field + cortex_mm, width)
     hu += outer * (cortex_hu - hu) + inner * (marrow - cortex_hu)
@@ -226,23 +242,25 @@ def _paint_sacrum(
     sac = ellipsoid(x / half_width, (d - center) / half_height, 0 * x, (0, 0, 0), (1, 1, 1)) + (1 - sac_size)
     blend(hu, np.maximum(np.maximum(sac * half_height, canal), z - 6), _THECAL_SAC_HU, width)
     for name, channel in channels.items():
-        near = channel < 3
-        if near.any():
-            blend(hu, np.maximum(channel, envelope), _EPIDURAL_FAT_HU, width)
-            radius = {"1": 3.0, "2": 2.6, "3": 2.1, "4": 1.7}[name[9]]
-            blend(hu, tube(x, y, z, sacrum.nerve(name), [radius] * 4), _NERVE_HU, width)
+        near = channel < FAR_MM
+        part = hu[near]
+        blend(part, np.maximum(channel, envelope)[near], _EPIDURAL_FAT_HU, width)
+        nerve = tube(x[near], y[near], z[near], sacrum.nerve(name), [_NERVE_RADIUS_MM[name[8:10]]] * 4)
+        blend(part, nerve, _NERVE_HU, width)
+        hu[near] = part
 
     ala = sacrum.ala_depth(x, s)
     in_ala = np.clip(ala / 8 + 0.6, 0, 1) * np.clip((95 * sacrum.length_scale - s) / 20, 0, 1)
     level = np.interp(s / sacrum.length_scale, [0, 30, 45, 60, 110], [1.0, 0.85, 0.6, 0.5, 0.45]).astype(np.float32)
     marrow = level * parameters.body_hu * (1 - in_ala) + ala_hu * in_ala
-    marrow += 75 * np.exp(np.minimum(bone + parameters.cortex_mm, 0) / 1.8) + 38 * texture(x, y, z)
-    cortex_mm = parameters.cortex_mm + 0.5 * np.clip(3 + z, 0, 3) / 3 * (np.abs(x) < 25)
-    _paint_bone(hu, bone, cortex_mm, 720.0, marrow, width)
+    marrow += 55 * np.exp(np.minimum(bone + parameters.cortex_mm, 0) / 1.6) + 36 * texture(x, y, z)
+    # Thicker under the S1 endplate and behind the canal than on the front of the alae.
+    thicker = 0.5 * ((np.abs(x) < 25) & (z > -3)) + 0.5 * np.clip((d - center) / 4, 0, 1) * (1 - in_ala)
+    _paint_bone(hu, bone, np.maximum(parameters.cortex_mm + thicker.astype(np.float32), 1.0), 600.0, marrow, width)
     for fracture in patient.fracture_fields(x, y, z, s):
         near_line = np.exp(-((np.maximum(fracture, 0) / 2.2) ** 2)) * coverage(bone + 1, width)
-        hu += 110 * near_line
-        blend(hu, np.maximum(fracture, bone), 25.0, width)
+        hu += 140 * near_line
+        blend(hu, np.maximum(fracture, bone), -20.0, width)
 
     solid = bone < 0
     bones[solid] = BONE_LABEL["sacrum"]
@@ -271,30 +289,21 @@ def _paint_l5(
     blend(part, canal + 2.0, _THECAL_SAC_HU, width)
     # The facets keep a gap to those of S1.
     bone = smooth_max(l5.bone(x, y, z), 1.8 - envelope[window], 1.0)
-    marrow = patient.parameters.body_hu + 60 * np.exp(np.minimum(bone + 1, 0) / 2) + 40 * texture(x, y, z)
-    _paint_bone(part, bone, 1.2, 720.0, marrow, width)
+    marrow = patient.parameters.body_hu + 50 * np.exp(np.minimum(bone + 1, 0) / 2) + 36 * texture(x, y, z)
+    _paint_bone(part, bone, 1.0, 650.0, marrow, width)
     bones[window][bone < 0] = BONE_LABEL["l5"]
 
 
-def _paint_hips(
-    block: Block, patient: Patient, hu: Field, bones: NDArray, envelope: Field, width: float, texture: _Texture
+def _paint_hip(
+    side: str, patient: Patient, plate_points: Plate, sides: Plate, arrays: list[NDArray], width: float, grain: Field
 ) -> None:
-    for side, hip in patient.hips.items():
-        corners = np.array(
-            [hip.from_plate(u, v, w) for u in (-12, 165) for v in (-165, 60) for w in (-75, 85)]
-        )
-        window = block.window(corners.min(axis=0), corners.max(axis=0))
-        if window is None:
-            continue
-        points = block.points(window)
-        joint = patient.parameters.si_joint_mm[0 if side == "left" else 1]
-        bone = hip.bone(*points, envelope[window], joint)
-        grain = texture(*points)
-        femur = hip.femur(*points)
-        _paint_bone(hu[window], femur, 1.4, 950.0, 170 + 70 * grain, width)
-        marrow = 60 + 130 * np.exp(np.minimum(bone + 1.5, 0) / 4) + 55 * grain
-        _paint_bone(hu[window], bone, 1.7, 950.0, marrow, width)
-        bones[window][bone < 0] = BONE_LABEL[f"hip_{side}"]
+    hu, bones, envelope = arrays
+    hip = patient.hips[side]
+    bone = hip.bone(plate_points, sides, envelope, patient.parameters.si_joint_mm[0 if side == "left" else 1])
+    _paint_bone(hu, hip.femur(plate_points), 1.3, 850.0, 150 + 60 * grain, width)
+    marrow = 55 + 75 * np.exp(np.minimum(bone + 1.3, 0) / 3) + 50 * grain
+    _paint_bone(hu, bone, 1.4, 800.0, marrow, width)
+    bones[bone < 0] = BONE_LABEL[f"hip_{side}"]
 
 
 def _paint_coccyx(block: Block, patient: Patient, hu: Field, width: float) -> None:
@@ -320,5 +329,3 @@ def _scan(hu: Field, grid: Grid, noise_hu: float, seed: int) -> NDArray[np.int16
         noise = gaussian_filter(noise, grain, truncate=3.0)
         image += noise * (noise_hu / float(noise.std()))
     return np.clip(np.round(image), -1024, 3071).astype(np.int16)
-
-

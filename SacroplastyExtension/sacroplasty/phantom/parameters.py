@@ -114,7 +114,7 @@ def draw_parameters(seed: int) -> PatientParameters:
         ala_slope=normal(1.0, 0.12),
         canal_scale=normal(1.0, 0.09),
         crest_scale=normal(1.0, 0.15),
-        cortex_mm=normal(1.5, 0.25),
+        cortex_mm=normal(1.15, 0.12),
         relief_mm=1.1,
         si_joint_mm=(float(rng.uniform(1.2, 2.8)), float(rng.uniform(1.2, 2.8))),
         disc_mm=normal(9.5, 1.5),

@@ -115,7 +115,8 @@ class Patient:
         for side, hip in self.hips.items():
 
             def bone(x: Field, y: Field, z: Field, hip: Hip = hip) -> Field:
-                return hip.bone(x, y, z, np.full_like(x, 100), 0.0)
+                points = hip.to_plate(x, y, z)
+                return hip.bone(points, hip.plate(*points), np.full_like(x, 100), 0.0)
 
             tilt = rotation_about((1, 0, 0), pitch)
             for name, (u, v, w), direction in (

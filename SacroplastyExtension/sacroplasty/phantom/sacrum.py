@@ -87,6 +87,9 @@ _CHANNELS_MM = {
 }
 #: Radius of the way from the canal into each channel.
 _CONNECTION_RADIUS_MM = {"s1": 4.8, "s2": 3.9, "s3": 3.0, "s4": 2.4}
+_CHANNEL_REACH_MM = 18.0
+#: Stands for "nowhere near" in a field.
+FAR_MM = np.float32(30.0)
 _HIATUS_MM = 97.0
 _STEP_MM = 0.5
 #: How far the line between central zone and ala lies from the midline above the S1 foramen.
@@ -292,7 +295,22 @@ class Sacrum:
         return np.array(found)
 
     def channel_field(self, name: str, x: Field, y: Field, z: Field) -> Field:
-        """The channel of a foramen, reaching 10 mm out of the bone at both ends, and its way into the canal."""
+        """The channel of a foramen, reaching 10 mm out of the bone at both ends, and its way into the canal.
+
+        Right near the channel; FAR_MM elsewhere.
+        """
+        channel = self.channels[name]
+        low, high = np.minimum(channel.anterior, channel.posterior), np.maximum(channel.anterior, channel.posterior)
+        near = np.ones(x.shape, bool)
+        for line, bottom, top in zip(
+            (x, y, z), (low - _CHANNEL_REACH_MM).tolist(), (high + _CHANNEL_REACH_MM).tolist(), strict=True
+        ):
+            near &= (line > bottom) & (line < top)
+        field = np.full(x.shape, FAR_MM, np.float32)
+        field[near] = self._channel(name, x[near], y[near], z[near])
+        return field
+
+    def _channel(self, name: str, x: Field, y: Field, z: Field) -> Field:
         channel = self.channels[name]
         axis = channel.posterior - channel.anterior
         length = float(np.linalg.norm(axis))
@@ -329,9 +347,7 @@ class Sacrum:
         out = unit(channel.anterior - channel.posterior)
         return [start, middle, channel.anterior, channel.anterior + 14 * unit(out + np.array([0, 0, -0.7]))]
 
-    def bone(
-        self, x: Field, y: Field, z: Field, envelope: Field, canal: Field, foramina: dict[str, Field]
-    ) -> Field:
+    def bone(self, x: Field, y: Field, z: Field, envelope: Field, canal: Field, foramina: dict[str, Field]) -> Field:
         """The bone itself, from the fields of its parts at the same points."""
         field = smooth_max(envelope, -canal, 1.0)
         for channel in foramina.values():

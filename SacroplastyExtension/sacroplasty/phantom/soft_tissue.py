@@ -9,20 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..geometry import FloatArray, transform_points
 from .grid import Block
-from .implicit import Field, coverage, ellipsoid, smooth_max, tube
+from .hip import Plate
+from .implicit import Field, capsule, coverage, ellipsoid, smooth_max
 from .patient import Patient
 
 FAT_HU, MUSCLE_HU, BLOOD_HU, GAS_HU, SKIN_HU = -105.0, 55.0, 45.0, -950.0, 20.0
 _SKIN_MM = 1.8
+#: Bowel gas keeps this far from the inner side of the subcutaneous fat: behind the abdominal wall.
+_GAS_DEPTH_MM = 16.0
+#: The window of a block with a hip, with the results of `Hip.to_plate` and `Hip.plate` there.
+HipPart = tuple[tuple[slice, ...], Plate, Plate]
 
 
 class Body:
     """The outline of the body and its contents."""
 
     def __init__(self, patient: Patient) -> None:
+        from scipy.ndimage import gaussian_filter1d
+
         self.patient = patient
         self.fat_mm = patient.parameters.fat_mm
         sacrum, fat = patient.sacrum, self.fat_mm
@@ -38,13 +46,15 @@ class Body:
             (spine[2] + 60, spine[1] + 12 + 0.7 * fat),
         ]
         self._back = np.array(sorted(back))
+        heights = np.linspace(self._back[0, 0], self._back[-1, 0], 200)
+        self._back_line = heights, gaussian_filter1d(np.interp(heights, *self._back.T), 10, mode="nearest")
         self.depth_mm = 190 + 1.1 * fat
         self.half_width_mm = 150 * patient.parameters.hip_scale + 0.9 * fat
         self._rng = np.random.default_rng([patient.parameters.seed, 6])
         self._organs = list(self._make_organs())
 
     def back_y(self, z: Field) -> Field:
-        return np.interp(z, self._back[:, 0], self._back[:, 1]).astype(np.float32)
+        return np.interp(z, *self._back_line).astype(np.float32)
 
     def extent(self, z_low: float, z_high: float) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest corner of the body between two heights."""
@@ -68,8 +78,8 @@ class Body:
         cleft = np.hypot(x / 0.5, np.minimum(y - (back + 4), 0) / 2.2) - cleft_depth
         return smooth_max(trunk, -cleft, 10.0)
 
-    def _make_organs(self) -> Iterator[tuple[Callable[[Field, Field, Field], Field], FloatArray, float, float]]:
-        """Shapes with the centre and radius of a ball around them and their HU, in the order of painting."""
+    def _make_organs(self) -> Iterator[Organ]:
+        """Shapes with the box around them and their HU, in the order of painting."""
         patient, rng = self.patient, self._rng
         sacrum, SacrumToPatient = patient.sacrum, patient.SacrumToPatient
 
@@ -81,20 +91,23 @@ class Body:
 
         for side in (1, -1):
             hip = patient.hips["left" if side > 0 else "right"]
-            yield _rod([lumbar(side * 46, -2, 60), lumbar(side * 48, -8, 10), hip.from_plate(95, -5, -12),
-                        hip.from_plate(132, -55, -12), hip.from_plate(128, -120, 10)],
-                       [24, 24, 19, 16, 14], MUSCLE_HU)  # psoas  # fmt: skip
-            yield _rod([lumbar(side * 27, 52, 60), lumbar(side * 26, 50, 10), sacral(side * 21, 30, 36),
-                        sacral(side * 13, 68, 24)], [25, 24, 19, 7], MUSCLE_HU)  # erector spinae, multifidus  # fmt: skip
-            yield _rod([sacral(side * 30, 68, -22), hip.from_plate(40, -72, 14), hip.from_plate(72, -95, 48)],
-                       [10, 12, 7], MUSCLE_HU)  # piriformis  # fmt: skip
-            yield _rod([hip.from_plate(12, -20, 22), hip.from_plate(30, -60, 42), hip.from_plate(62, -125, 60)],
-                       [20, 32, 30], MUSCLE_HU)  # gluteus maximus  # fmt: skip
-            arteries = [lumbar(side * 9, -28, 50), sacral(side * 26, 0, -34), hip.from_plate(62, -16, -32),
-                        hip.from_plate(110, -62, -38), hip.from_plate(126, -120, -8)]  # fmt: skip
-            yield _rod(arteries, [7, 6, 5.5, 5, 5], BLOOD_HU)
-            yield _rod([point + (0, 8, -8) for point in arteries], [8, 7, 7, 6, 6], BLOOD_HU - 5)
-            yield _rod([arteries[2], sacral(side * 36, 48, -42), sacral(side * 30, 75, -32)], [5, 5, 3], BLOOD_HU)
+            psoas = [lumbar(side * 46, -2, 60), lumbar(side * 48, -8, 10), hip.from_plate(95, -5, -12)]
+            psoas += [hip.from_plate(132, -55, -12), hip.from_plate(128, -120, 10)]
+            yield from _rod(psoas, [24, 24, 19, 16, 14], MUSCLE_HU)
+            multifidus = [lumbar(side * 27, 52, 60), lumbar(side * 26, 50, 10)]
+            multifidus += [sacral(side * 21, 30, 36), sacral(side * 13, 68, 24)]
+            yield from _rod(multifidus, [25, 24, 19, 7], MUSCLE_HU)
+            piriformis = [sacral(side * 30, 68, -22), hip.from_plate(40, -72, 14), hip.from_plate(72, -95, 48)]
+            yield from _rod(piriformis, [10, 12, 7], MUSCLE_HU)
+            gluteus = [hip.from_plate(12, -20, 22), hip.from_plate(30, -60, 42), hip.from_plate(62, -125, 60)]
+            yield from _rod(gluteus, [20, 32, 30], MUSCLE_HU)
+            arteries = [lumbar(side * 9, -28, 50), sacral(side * 26, 0, -34), hip.from_plate(62, -16, -32)]
+            arteries += [hip.from_plate(110, -62, -38), hip.from_plate(126, -120, -8)]
+            yield from _rod(arteries, [7, 6, 5.5, 5, 5], BLOOD_HU)
+            veins = [point + np.array([0, 8, -8]) for point in arteries]
+            yield from _rod(veins, [8, 7, 7, 6, 6], BLOOD_HU - 5)
+            internal = [arteries[2], sacral(side * 36, 48, -42), sacral(side * 30, 75, -32)]
+            yield from _rod(internal, [5, 5, 3], BLOOD_HU)
         low, high = self.extent(-120.0, 60.0)
         for number in range(22):
             share = rng.uniform([0.22, 0.20, 0.30], [0.78, 0.46, 1.0])
@@ -105,10 +118,10 @@ class Body:
                 yield _ball(center - (0, 0.3 * radii[1], 0), 0.62 * radii, GAS_HU)
         yield _ball(sacral(0, 60, -88) - (0, 18, 25), (42, 30, 32), 8.0)  # bladder
         rectum = [sacral(14, 48, -52), sacral(4, 68, -38), sacral(-2, 88, -30), sacral(0, 108, -26)]
-        yield _rod(rectum, [15, 16, 17, 15], 38.0)
-        yield _rod([point - (0, 3, 0) for point in rectum[1:3]], [7, 8], GAS_HU)
+        yield from _rod(rectum, [15, 16, 17, 15], 38.0)
+        yield from _rod([point - (0, 3, 0) for point in rectum[1:3]], [7, 8], GAS_HU)
 
-    def paint(self, hu: Field, block: Block, width_mm: float) -> None:
+    def paint(self, hu: Field, block: Block, hips: dict[str, HipPart], width_mm: float) -> None:
         """Fill `hu` (air before) with the soft tissue."""
         x, y, z = block.x, block.y, block.z
         skin = self.skin(x, y, z)
@@ -116,33 +129,19 @@ class Body:
         blend(hu, skin + _SKIN_MM, FAT_HU, width_mm)
         wall = smooth_max(np.abs(skin + self.fat_mm + 7) - 6, y - 25, 8.0)
         blend(hu, wall, MUSCLE_HU, width_mm)
-        for hip in self.patient.hips.values():
-            self._paint_hip_muscles(hu, hip.to_plate(x, y, z), hip.plate, skin, width_mm)
+        for window, _, (medial, lateral, outline) in hips.values():
+            # Gluteal muscles on the outer side of the blade, iliacus on the inner side.
+            gluteal = smooth_max(smooth_max(-lateral - 4, lateral - 34, 6.0), outline + 0.35 * lateral - 14, 10.0)
+            blend(hu[window], np.maximum(gluteal, skin[window] + 10), MUSCLE_HU, width_mm)
+            iliacus = smooth_max(smooth_max(-medial - 4, medial - 15, 6.0), outline + 0.4 * medial + 2, 8.0)
+            blend(hu[window], iliacus, MUSCLE_HU, width_mm)
         deep = skin + self.fat_mm + 2
-        for shape, center, radius, value in self._organs:
-            window = block.window(center - radius, center + radius)
-            if window is not None:
-                field = shape(*block.points(window))
-                blend(hu[window], np.maximum(field, deep[window] if value > GAS_HU else field), value, width_mm)
-
-    @staticmethod
-    def _paint_hip_muscles(
-        hu: Field,
-        plate_points: tuple[Field, Field, Field],
-        plate: Callable[[Field, Field, Field], tuple[Field, Field, Field]],
-        skin: Field,
-        width_mm: float,
-    ) -> None:
-        """Gluteal muscles on the outer side of the blade, iliacus on the inner side."""
-        near = (np.abs(plate_points[2] - 10) < 75) & (plate_points[0] > -30) & (plate_points[0] < 185)
-        if not near.any():
-            return
-        window = tuple(slice(int(v.min()), int(v.max()) + 1) for v in np.nonzero(near))
-        medial, lateral, outline = plate(*(c[window] for c in plate_points))
-        gluteal = smooth_max(smooth_max(-lateral - 4, lateral - 34, 6.0), outline + 0.35 * lateral - 14, 10.0)
-        blend(hu[window], np.maximum(gluteal, skin[window] + 10), MUSCLE_HU, width_mm)
-        iliacus = smooth_max(smooth_max(-medial - 4, medial - 15, 6.0), outline + 0.4 * medial + 2, 8.0)
-        blend(hu[window], iliacus, MUSCLE_HU, width_mm)
+        for shape, low, high, value in self._organs:
+            place = block.window(low, high)
+            if place is not None:
+                field = shape(*block.points(place))
+                margin = 0.0 if value > GAS_HU else _GAS_DEPTH_MM
+                blend(hu[place], np.maximum(field, deep[place] + margin), value, width_mm)
 
 
 def blend(hu: Field, field: Field, value: float | Field, width_mm: float) -> None:
@@ -151,21 +150,24 @@ def blend(hu: Field, field: Field, value: float | Field, width_mm: float) -> Non
     hu += share * (value - hu)
 
 
-def _rod(points: list[FloatArray], radii: list[float], value: float) -> tuple:
-    corners = np.array(points)
-    center = (corners.min(axis=0) + corners.max(axis=0)) / 2
-    reach = float(np.linalg.norm(corners - center, axis=1).max() + max(radii) + 2)
+Organ = tuple[Callable[[Field, Field, Field], Field], FloatArray, FloatArray, float]
+
+
+def _rod(points: list[FloatArray], radii: list[float], value: float) -> Iterator[Organ]:
+    """The capsules of a tube, each with its own box."""
+    for a, b, ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+        margin = max(ra, rb) + 2
+
+        def shape(x: Field, y: Field, z: Field, a: FloatArray = a, b: FloatArray = b, r: object = (ra, rb)) -> Field:
+            return capsule(x, y, z, a, b, r)  # type: ignore[arg-type]
+
+        yield shape, np.minimum(a, b) - margin, np.maximum(a, b) + margin, value
+
+
+def _ball(center: FloatArray, radii: ArrayLike, value: float) -> Organ:
+    reach = np.asarray(radii, float) + 2
 
     def shape(x: Field, y: Field, z: Field) -> Field:
-        return tube(x, y, z, points, radii)
+        return ellipsoid(x, y, z, center, radii)
 
-    return shape, center, reach, value
-
-
-def _ball(center: FloatArray, radii: object, value: float) -> tuple:
-    reach = float(np.max(np.asarray(radii, float)) + 2)
-
-    def shape(x: Field, y: Field, z: Field) -> Field:
-        return ellipsoid(x, y, z, center, radii)  # type: ignore[arg-type]
-
-    return shape, center, reach, value
+    return shape, center - reach, center + reach, value
