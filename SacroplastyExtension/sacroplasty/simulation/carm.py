@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,13 +47,19 @@ class SimulatedCArm:
     """Streams IMAGE `Image_Detector` (and `Image_Detector2`) as COMMAND `CArm` asks.
 
     The patient behind the tools is projected once per pose, in a thread, so that the link stays alive meanwhile.
+
+    Args:
+        epoch_s: seconds since 1970 at `now_s` zero, for time stamps.
     """
 
-    def __init__(self, world: World, server: Server, live: LiveFolder, rng: np.random.Generator) -> None:
+    def __init__(
+        self, world: World, server: Server, live: LiveFolder, rng: np.random.Generator, epoch_s: float
+    ) -> None:
         self._world = world
         self._server = server
         self._live = live
         self._rng = rng
+        self._epoch_s = epoch_s
         self._ct = world.ct()
         self._attenuation = self._ct.like(attenuation_from_hu(self._ct.voxels))
         self._worker = ThreadPoolExecutor(1)
@@ -76,7 +81,11 @@ class SimulatedCArm:
         if self._live_picture() and now_s >= self._next_s:
             late = now_s - self._next_s > self._period_s
             self._next_s = (now_s if late else self._next_s) + self._period_s
-            self._expose()
+            hand, delivered = self._live.read_hand(), self._live.read_delivered()
+            deposits = {side: self._deposit(side, pose) for side, pose in hand.cannulas.items()}
+            if any(not deposits[side].done() for side in deposits if delivered.get(side, 0.0) > 0):
+                return  # Rather no picture than one without the cement that is there.
+            self._expose(hand, delivered, self._epoch_s + now_s)
             self._server.flush(now_s)
 
     def close(self) -> None:
@@ -126,10 +135,8 @@ class SimulatedCArm:
             raise GeometryError("the X-ray source would stand inside the patient; move it away")
         return _Plane(nominal, true, self._worker.submit(line_integrals, self._attenuation, true))
 
-    def _expose(self) -> None:
-        hand, delivered = self._live.read_hand(), self._live.read_delivered()
+    def _expose(self, hand: HandState, delivered: dict[str, float], stamp_s: float) -> None:
         self._frames += 1
-        stamp_s = time.time()
         for name, plane in zip(PLANES, self._planes, strict=False):
             background = plane.background.result()
             if plane.air_level is None:
@@ -175,14 +182,13 @@ class SimulatedCArm:
     def _cement(self, plane: _Plane, hand: HandState, delivered: dict[str, float]) -> _Image:
         total: _Image = np.zeros(plane.true.detector_pixels[::-1], np.float32)
         for side, pose in hand.cannulas.items():
-            deposit = self._deposit(side, pose)
             volume_ml = delivered.get(side, 0.0)
-            if volume_ml <= 0 or not deposit.done():
+            if volume_ml <= 0:
                 continue
             known = plane.cement.get(side)
             if known is None or abs(known[0] - volume_ml) >= _CEMENT_STEP_ML:
                 shadow = np.zeros_like(total)
-                for depot in deposit.result().truth(volume_ml).depots:
+                for depot in self._deposit(side, pose).result().truth(volume_ml).depots:
                     shadow += line_integrals(depot.like(depot.voxels * np.float32(CEMENT_PER_MM)), plane.true)
                 plane.cement[side] = known = volume_ml, shadow
             total += known[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -273,12 +272,19 @@ class PumpMachine:
 
 
 class SimulatedPump:
-    """A PumpMachine behind an OpenIGTLink server, in a world that keeps account of where the cement went."""
+    """A PumpMachine behind an OpenIGTLink server, in a world that keeps account of where the cement went.
 
-    def __init__(self, world: World, server: Server, live: LiveFolder, faults: Faults, speed: float) -> None:
+    Args:
+        epoch_s: seconds since 1970 at `now_s` zero, for time stamps.
+    """
+
+    def __init__(
+        self, world: World, server: Server, live: LiveFolder, faults: Faults, speed: float, epoch_s: float
+    ) -> None:
         self._server = server
         self._live = live
         self._faults = faults
+        self._epoch_s = epoch_s
         self._machine = PumpMachine(world.pump, world.trocar, speed)
         self._delivered_ml: dict[str, float] = {}
         self._out_ml = 0.0
@@ -306,7 +312,7 @@ class SimulatedPump:
         changed = self._machine.state != self._told_state
         if changed or now_s >= self._next_state_s:
             self._next_state_s = now_s + STATE_PERIOD_S
-            self._tell(changed)
+            self._tell(changed, self._epoch_s + now_s)
         self._server.flush(now_s)
 
     def _obey(self, item: Received, now_s: float) -> None:
@@ -323,8 +329,7 @@ class SimulatedPump:
             place = self._live.read_hand().connected or "floor"
             self._delivered_ml[place] = self._delivered_ml.get(place, 0.0) + gone_ml
 
-    def _tell(self, changed: bool) -> None:
-        stamp_s = time.time()
+    def _tell(self, changed: bool, stamp_s: float) -> None:
         state = self._machine.told()
         self._live.write_delivered(self._delivered_ml)
         self._server.send(String(STATE_NAME, state.text(), timestamp_s=stamp_s), replaceable=True)

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +87,7 @@ def serve_all(services: Iterable[Service]) -> None:
         try:
             for service in services:
                 live = service.live or (None if service.world else meeting)
-                children.append(start(_as_child(service, live)))
+                children.append(start(replace(service, live=live)))
             for child in children:
                 _announce(read_ready(child))
             while not stop.wait(0.1):
@@ -99,7 +100,8 @@ def serve_all(services: Iterable[Service]) -> None:
 
 def start(service: Service) -> subprocess.Popen[str]:
     """Start a simulator as a child process that ends with this one. See `read_ready` and `end`."""
-    command = [sys.executable, "-m", "sacroplasty.simulation", json.dumps(asdict(service))]
+    told = json.dumps(asdict(replace(service, until_stdin_closes=True)))
+    command = [sys.executable, "-m", "sacroplasty.simulation", told]
     # The children need not inherit Ctrl-C: their parent ends them.
     return subprocess.Popen(
         command,
@@ -168,25 +170,22 @@ def _device(service: Service, stack: ExitStack) -> tuple[_Device, int]:
     server = FaultyServer(service.port, faults, np.random.default_rng([seed, 10 + ROLES.index(service.role)]))
     stack.callback(server.close)
     live = LiveFolder(folder)
+    epoch_s = time.time() - WallClock().now()
     device: _Device
     if service.role == "tracker":
         from .tracker import SimulatedTracker
 
-        device = SimulatedTracker(world, server, live, rng)
+        device = SimulatedTracker(world, server, live, rng, epoch_s)
     elif service.role == "carm":
         from .carm import SimulatedCArm
 
-        device = carm = SimulatedCArm(world, server, live, rng)
+        device = carm = SimulatedCArm(world, server, live, rng, epoch_s)
         stack.callback(carm.close)
     else:
         from .pump import SimulatedPump
 
-        device = SimulatedPump(world, server, live, faults, service.speed)
+        device = SimulatedPump(world, server, live, faults, service.speed, epoch_s)
     return device, server.port
-
-
-def _as_child(service: Service, live: str | None) -> Service:
-    return Service(**asdict(service) | {"live": live, "until_stdin_closes": True, "faults": tuple(service.faults)})
 
 
 def _stop_when_told(until_stdin_closes: bool) -> threading.Event:

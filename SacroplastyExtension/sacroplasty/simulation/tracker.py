@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
 
@@ -22,13 +21,20 @@ _DEMONSTRATION_S = 20.0
 
 
 class SimulatedTracker:
-    """Streams `StylusToTracker`, `TrocarToTracker`, `ReferenceToTracker`; obeys COMMAND `Hand`."""
+    """Streams `StylusToTracker`, `TrocarToTracker`, `ReferenceToTracker`; obeys COMMAND `Hand`.
 
-    def __init__(self, world: World, server: Server, live: LiveFolder, rng: np.random.Generator) -> None:
+    Args:
+        epoch_s: seconds since 1970 at `now_s` zero, for time stamps.
+    """
+
+    def __init__(
+        self, world: World, server: Server, live: LiveFolder, rng: np.random.Generator, epoch_s: float
+    ) -> None:
         self._world = world
         self._server = server
         self._live = live
         self._rng = rng
+        self._epoch_s = epoch_s
         self._hand = Hand(world, rng)
         self._next_s = float("-inf")
         self._next_live_s = float("-inf")
@@ -56,7 +62,7 @@ class SimulatedTracker:
             self._live.write_hand(self._hand.state(now_s))
 
     def _stream(self, now_s: float) -> None:
-        stamp_s = time.time()
+        stamp_s = self._epoch_s + now_s
         for tool, ToolToTip in self._ToolToTip.items():
             TipToRAS = self._hand.trembling_pose(tool, now_s)
             if TipToRAS is None:
