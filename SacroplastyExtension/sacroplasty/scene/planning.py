@@ -94,6 +94,19 @@ def plan_of(scene: vtkMRMLScene) -> Plan | None:
     return Plan(tuple(_trajectory(item) for item in record["trajectories"]), record["image_hash"])
 
 
+def trajectory_of(scene: vtkMRMLScene, line: vtkMRMLMarkupsLineNode | None) -> Trajectory:
+    """What was planned for a line, wherever it was moved since.
+
+    Raises:
+        PlanError: when the line is none of the plan's.
+    """
+    plan = plan_of(scene)
+    index = line.GetAttribute(_INDEX) if line is not None else None
+    if plan is None or index is None or int(index) >= len(plan.trajectories):
+        raise PlanError("select a line of the plan; make one in the Planning module first")
+    return plan.trajectories[int(index)]
+
+
 def chosen(plan: Plan) -> dict[Side, Trajectory]:
     """The best accepted trajectory of each side that has one."""
     best: dict[Side, Trajectory] = {}
@@ -154,7 +167,7 @@ def is_moved(scene: vtkMRMLScene, index: int, tolerance_mm: float = 0.1) -> bool
 class LineClearance:
     """Clearance of a line that a person drags, quick enough to follow the mouse.
 
-    Distance fields are computed once, when this is made.
+    Distance fields are computed once, when this is made, and can be shared with guidance as `shaft`.
     """
 
     def __init__(
@@ -162,12 +175,12 @@ class LineClearance:
     ) -> None:
         from ..navigation.clearance import ShaftClearance
 
-        self._shaft = ShaftClearance(anatomy_of(scene, segmentation, ct_node))
+        self.shaft = ShaftClearance.of_anatomy(anatomy_of(scene, segmentation, ct_node))
 
     def of(self, line: vtkMRMLMarkupsLineNode, outer_diameter_mm: float) -> dict[str, float]:
         """Distance in mm of the shaft's surface to each protected structure, nearest first; negative inside it."""
         start, end = line_points(line)
-        clearance = self._shaft.of_shaft(start, end, outer_diameter_mm)
+        clearance = self.shaft.distances_mm(end, start, outer_diameter_mm)
         return dict(sorted(clearance.items(), key=lambda item: item[1]))
 
 
