@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from time import perf_counter
 
 import numpy as np
 import pytest
-from sacroplasty.anatomy.distance import DistanceField
-from sacroplasty.anatomy.labels import REGION_LABEL
-from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.geometry import rigid, rotation_about
-from sacroplasty.image import Volume
-from sacroplasty.navigation.clearance import PROTECTED_REGIONS, ShaftClearance
+from sacroplasty.navigation.clearance import DistanceOf, ShaftClearance
 from sacroplasty.navigation.guidance import GuidanceReading, guide
 from sacroplasty.planning.model import Trajectory
 
@@ -38,17 +33,12 @@ def pose(tip: list[float], rotation: np.ndarray = AHEAD) -> np.ndarray:
     return rigid(rotation, tip)
 
 
-def ball_field(center: list[float], radius: float) -> DistanceField:
-    k, j, i = np.indices((41, 41, 41))
-    points = np.stack([i, j, k], axis=-1) - 20.0
-    mask = (np.linalg.norm(points, axis=-1) <= radius).astype(np.uint8)
-    return DistanceField(Volume(mask, rigid(np.eye(3), np.array(center) - 20)))
+def ball(center: list[float], radius: float) -> DistanceOf:
+    return lambda points: np.linalg.norm(points - center, axis=1) - radius
 
 
 def read(TipToRAS: np.ndarray | None, age_s: float = 0.02, error_mm: float = 1.0) -> GuidanceReading:
-    clearance = ShaftClearance(
-        {"sacral_canal": ball_field([-15, -80, 0], 6), "foramen_s1_left": ball_field([0, 0, 0], 4)}
-    )
+    clearance = ShaftClearance({"sacral_canal": ball([-15, -80, 0], 6), "foramen_s1_left": ball([0, 0, 0], 4)})
     return guide(TipToRAS, age_s, TRAJECTORY, clearance, error_mm)
 
 
@@ -89,13 +79,10 @@ def test_clearance_is_that_of_the_whole_shaft_not_of_the_tip() -> None:
     # The tip is 40 mm beyond the ball, the shaft passes it at 15 mm: 15 - 6 - 1.5 = 7.5.
     reading = read(pose([-30, -40, 0]))
     assert reading.nearest_structure == "sacral_canal"
-    assert reading.clearance_mm == pytest.approx(7.5, abs=0.8)
+    assert reading.clearance_mm == pytest.approx(7.5, abs=0.01)
     assert reading.assured_clearance_mm == pytest.approx(reading.clearance_mm - 1.0)
     # Still far outside, the part of the shaft that lies behind counts, not the part still to come.
-    # So far away the field gives a lower bound.
-    outside = read(pose([-30, -120, 0]))
-    assert outside.clearance_mm == pytest.approx(np.hypot(15, 40) - 7.5, abs=3)
-    assert outside.clearance_mm < np.hypot(15, 40) - 7.5
+    assert read(pose([-30, -120, 0])).clearance_mm == pytest.approx(np.hypot(15, 40) - 7.5, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -131,28 +118,17 @@ def test_without_distance_fields_the_clearance_is_unknown_not_large() -> None:
     assert guide(pose([-30, -50, 0]), 0.0, TRAJECTORY, ShaftClearance({}), 1.0).clearance_mm == -np.inf
 
 
-def anatomy_with(names: tuple[str, ...]) -> Anatomy:
-    voxels = np.zeros((80, 80, 80), np.uint8)
-    for number, name in enumerate(names):
-        row, column = divmod(number, 3)
-        voxels[20 + 14 * row : 26 + 14 * row, 30:50, 20 + 14 * column : 26 + 14 * column] = REGION_LABEL[name]
-    regions = Volume(voxels, rigid(np.eye(3), [-40, -40, -40]))
-    return Anatomy(regions, regions, {}, {}, np.eye(4), {}, (), "test", "")
+def test_a_structure_that_was_not_found_forbids_shafts_on_its_side() -> None:
+    clearance = ShaftClearance({"sacral_canal": ball([0, 0, 0], 5)}, unknown=["foramen_s2_right"])
+    shaft = ([100, 0, 0], [100, -90, 0], 3.0)
+    assert clearance.nearest(*shaft, "right").distance_mm == -np.inf
+    assert clearance.nearest(*shaft).structure == "foramen_s2_right"
+    assert clearance.nearest(*shaft, "left").distance_mm == pytest.approx(100 - 5 - 1.5)
+    middle = ShaftClearance({}, unknown=["sacral_canal"])
+    assert middle.nearest(*shaft, "left").distance_mm == -np.inf
 
 
-def test_a_structure_that_was_not_found_forbids_every_shaft() -> None:
-    known = anatomy_with(PROTECTED_REGIONS)
-    assert np.isfinite(ShaftClearance.of_anatomy(known).nearest([0, 0, 0], [0, -100, 0], 3.0).distance_mm)
-    lacking = anatomy_with(PROTECTED_REGIONS[:-1])
-    nearest = ShaftClearance.of_anatomy(lacking).nearest([0, 0, 500], [0, -100, 500], 3.0)
-    assert (nearest.structure, nearest.distance_mm) == ("foramen_s4_right", -np.inf)
-
-
-def test_all_structures_are_asked_within_a_tick() -> None:
-    clearance = ShaftClearance.of_anatomy(anatomy_with(PROTECTED_REGIONS))
-    clearance.nearest([0, 0, 0], [10, -120, 5], 3.0)
-    start = perf_counter()
-    for _ in range(20):
-        clearance.nearest([0, 0, 0], [10, -120, 5], 3.0)
-    # A 60 Hz tick has 16 ms; about 1 ms is usual, so this fails only when the method is wrong, not the machine slow.
-    assert (perf_counter() - start) / 20 < 0.016
+def test_a_shaft_that_is_no_number_is_not_clear_of_anything() -> None:
+    clearance = ShaftClearance({"sacral_canal": ball([0, 0, 0], 5)})
+    assert clearance.nearest([np.nan, 0, 0], [0, 0, 0], 3.0).distance_mm == -np.inf
+    assert clearance.nearest([50, 0, 0], [60, 0, 0], float("nan")).distance_mm == -np.inf

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from ..anatomy.distance import DistanceField
-from ..anatomy.labels import LEVELS, SIDES
+from ..anatomy.labels import SIDES
 from ..anatomy.model import Anatomy
+from ..geometry import FloatArray, invert_rigid, transform_points
+from ..planning.model import Side
 
-#: What must be known before a shaft is called safe.
-PROTECTED_REGIONS = ("sacral_canal", *(f"foramen_{level}_{side}" for level in LEVELS for side in SIDES))
+#: Signed distances (n,) in mm of RAS points (n, 3) from a structure, negative inside.
+DistanceOf = Callable[[FloatArray], NDArray]
+
+#: Steps along the shaft; the true minimum is at most half a step smaller [mm].
+_STEP_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,41 +29,61 @@ class Clearance:
 
 
 class ShaftClearance:
-    """Distance fields of the protected structures of one patient."""
+    """Distances from the protected structures of one patient: those of the plan, so that both give the same figures."""
 
-    def __init__(self, fields: Mapping[str, DistanceField], unknown: tuple[str, ...] = ()) -> None:
+    def __init__(self, distance_of: Mapping[str, DistanceOf], unknown: Iterable[str] = ()) -> None:
         """
         Args:
-            fields: by structure name.
-            unknown: structures that must be kept clear of but were not found; with any of them no shaft is safe.
+            distance_of: by structure name.
+            unknown: structures that must be kept clear of but were not found; near them no shaft is safe.
         """
-        self._fields = dict(fields)
-        self._unknown = unknown
+        self._distance_of = dict(distance_of)
+        self._unknown = tuple(sorted(unknown))
 
     @staticmethod
-    def of_anatomy(anatomy: Anatomy, progress: Callable[[float], None] | None = None) -> ShaftClearance:
-        """Canal and all foramina of an anatomy; one that is empty there is unknown, hence forbidden everywhere."""
-        fields, unknown = {}, []
-        for number, name in enumerate(PROTECTED_REGIONS):
-            mask = anatomy.region(name)
-            if mask.any():
-                fields[name] = DistanceField(anatomy.regions.like(mask))
-            else:
-                unknown.append(name)
-            if progress:
-                progress((number + 1) / len(PROTECTED_REGIONS))
-        return ShaftClearance(fields, tuple(unknown))
+    def of_anatomy(anatomy: Anatomy, progress: Callable[[float], None] = lambda fraction: None) -> ShaftClearance:
+        """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes some seconds.
 
-    def distances_mm(self, tip_ras: ArrayLike, back_ras: ArrayLike, outer_diameter_mm: float) -> dict[str, float]:
-        """Smallest distance of the shaft's surface, from its tip to its far end, to each structure."""
-        unknown = dict.fromkeys(self._unknown, float("-inf"))
+        Raises:
+            PlanError: when the anatomy lacks what even a plan cannot do without.
+        """
+        from ..planning.structures import ViewField, forbidden_structures, view_along_foramina
+
+        view = view_along_foramina(anatomy)
+        structures = forbidden_structures(anatomy, view, progress)
+        RASToView = invert_rigid(view.ViewToRAS)
+
+        def distance_of(field: ViewField) -> DistanceOf:
+            return lambda points_ras: field.at_view(transform_points(RASToView, points_ras))
+
+        return ShaftClearance(
+            {name: distance_of(field) for name, field in structures.fields.items()}, structures.unknown
+        )
+
+    def distances_mm(
+        self, tip_ras: ArrayLike, back_ras: ArrayLike, outer_diameter_mm: float, side: Side | None = None
+    ) -> dict[str, float]:
+        """Smallest distance of the shaft's surface, from its tip to its far end, to each structure.
+
+        Args:
+            side: where the trocar works; what is unknown on the other side does not count then.
+        """
+        tip, back = np.asarray(tip_ras, float), np.asarray(back_ras, float)
+        elsewhere = tuple(f"_{other}" for other in SIDES if side is not None and other != side)
+        distances = {name: float("-inf") for name in self._unknown if not name.endswith(elsewhere)}
+        if not (np.isfinite(tip).all() and np.isfinite(back).all() and np.isfinite(outer_diameter_mm)):
+            return distances | dict.fromkeys(self._distance_of, float("-inf"))
+        samples = max(2, int(np.ceil(np.linalg.norm(back - tip) / _STEP_MM)) + 1)
+        points = tip + np.linspace(0, 1, samples)[:, None] * (back - tip)
         radius = outer_diameter_mm / 2
-        return unknown | {name: field.along(tip_ras, back_ras, radius) for name, field in self._fields.items()}
+        return distances | {name: float(of(points).min()) - radius for name, of in self._distance_of.items()}
 
-    def nearest(self, tip_ras: ArrayLike, back_ras: ArrayLike, outer_diameter_mm: float) -> Clearance:
+    def nearest(
+        self, tip_ras: ArrayLike, back_ras: ArrayLike, outer_diameter_mm: float, side: Side | None = None
+    ) -> Clearance:
         """The nearest structure. Without any structure nothing is known and the distance is minus infinity."""
-        distances = self.distances_mm(tip_ras, back_ras, outer_diameter_mm)
-        if not distances or not np.isfinite(outer_diameter_mm):
+        distances = self.distances_mm(tip_ras, back_ras, outer_diameter_mm, side)
+        if not distances:
             return Clearance("unknown", float("-inf"))
         name = min(distances, key=lambda structure: distances[structure])
         return Clearance(name, distances[name])

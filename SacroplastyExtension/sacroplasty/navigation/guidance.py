@@ -97,7 +97,9 @@ def guide(
     offset = depth_to_target * planned - to_target
     nearest, distance = "unknown", float("-inf")
     if clearance is not None:
-        found = clearance.nearest(tip, tip - trajectory.length_mm * ahead, trajectory.outer_diameter_mm)
+        found = clearance.nearest(
+            tip, tip - trajectory.length_mm * ahead, trajectory.outer_diameter_mm, trajectory.side
+        )
         nearest, distance = found.structure, found.distance_mm
     return GuidanceReading(
         valid=True,
