@@ -53,7 +53,9 @@ class Background:
     Attributes:
         geometry: of the binned image.
         binning: detector pixels per image pixel, each way.
-        log_signal: (rows, columns) logarithm of the mean signal.
+        log_signal: (rows, columns) logarithm of the mean signal, smoothed.
+        log_sharp: likewise, not smoothed.
+        noise_factor: variance of the logarithm of a pixel times its signal: one over the quanta per unit of signal.
         sigma: standard deviation of the logarithm of a later, smoothed frame against it.
         usable: where a pixel is neither saturated nor too dark.
         saturated_share: of the pixels.
@@ -63,6 +65,8 @@ class Background:
     full_geometry: XrayGeometry
     binning: int
     log_signal: NDArray[np.float64]
+    log_sharp: NDArray[np.float64]
+    noise_factor: float
     gradient: tuple[NDArray[np.float64], NDArray[np.float64]]
     sigma: NDArray[np.float64]
     usable: NDArray[np.bool_]
@@ -76,7 +80,9 @@ class CementMap:
 
     Attributes:
         attenuation: (rows, columns) line integral of the cement, smoothed, with noise around zero where there is none.
-        sigma: its standard deviation.
+        sharp: likewise without smoothing, which would lose cement at steep edges: the logarithm of a mean is not the
+            mean of the logarithms.
+        sigma: standard deviation of `attenuation`.
         core: pixels that certainly show cement.
         detected: core with its faint rim.
         fault: why the frame tells nothing; empty when it does.
@@ -84,6 +90,7 @@ class CementMap:
     """
 
     attenuation: NDArray[np.float64]
+    sharp: NDArray[np.float64]
     sigma: NDArray[np.float64]
     core: NDArray[np.bool_]
     detected: NDArray[np.bool_]
@@ -110,7 +117,8 @@ def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Backg
     if all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
         raise ImageError("all reference frames are identical: fluoroscopy is frozen; start it before the monitor")
     binning = _binning(geometry)
-    smooth = np.stack([_smooth(frame, binning) for frame in frames])
+    binned = np.stack([_bin(frame, binning) for frame in frames])
+    smooth = np.stack([_smooth(frame) for frame in binned])
     mean = smooth.mean(axis=0)
     saturated = mean >= _SATURATED
     lit = (mean > 0) & ~saturated
@@ -132,6 +140,8 @@ def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Backg
         full_geometry=geometry,
         binning=binning,
         log_signal=log_signal,
+        log_sharp=_log(binned.mean(axis=0), factor * _SMOOTHING**2 / count, binning),
+        noise_factor=factor * _SMOOTHING**2,
         gradient=(gradient_rows, gradient_columns),
         sigma=np.maximum(sigma, 1e-4),
         usable=lit & (variance < _NOISIEST**2),
@@ -150,7 +160,8 @@ def map_cement(background: Background, frame: NDArray, known: NDArray[np.bool_] 
     """
     from scipy.ndimage import binary_dilation
 
-    smooth = _smooth(frame, background.binning)
+    binned = _bin(frame, background.binning)
+    smooth = _smooth(binned)
     usable = background.usable
     attenuation = background.log_signal - np.log(np.maximum(smooth, _least_signal(background.binning)))
     quiet = usable if known is None else usable & ~binary_dilation(known, iterations=6)
@@ -158,7 +169,9 @@ def map_cement(background: Background, frame: NDArray, known: NDArray[np.bool_] 
     attenuation -= drift
     shift = _shift_pixels(background, attenuation, quiet)
     attenuation -= background.gradient[0] * shift[0] + background.gradient[1] * shift[1]
-    attenuation[~usable] = 0.0
+    sharp = background.log_sharp - _log(binned, background.noise_factor, background.binning) - drift
+    sharp -= background.gradient[0] * shift[0] + background.gradient[1] * shift[1]
+    attenuation[~usable] = sharp[~usable] = 0.0
 
     score = np.where(usable, attenuation / background.sigma, 0.0)
     core = _large_pieces(score > _CORE_SIGMA, _CORE_PIXELS)
@@ -166,6 +179,7 @@ def map_cement(background: Background, frame: NDArray, known: NDArray[np.bool_] 
     shift_mm = float(np.hypot(*shift)) * plane_mm
     return CementMap(
         attenuation=attenuation,
+        sharp=sharp,
         sigma=np.where(usable, background.sigma, np.inf),
         core=core,
         detected=detected,
@@ -213,14 +227,24 @@ def _binning(geometry: XrayGeometry) -> int:
     return next((size for size in range(wanted, 1, -1) if columns % size == 0 and rows % size == 0), 1)
 
 
-def _smooth(frame: NDArray, binning: int) -> NDArray[np.float64]:
-    from scipy.ndimage import uniform_filter
-
+def _bin(frame: NDArray, binning: int) -> NDArray[np.float64]:
     values = np.asarray(frame, float)
     if binning > 1:
         rows, columns = values.shape
         values = values.reshape(rows // binning, binning, columns // binning, binning).mean(axis=(1, 3))
-    return uniform_filter(values, _SMOOTHING, mode="nearest")
+    return values
+
+
+def _smooth(binned: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.ndimage import uniform_filter
+
+    return uniform_filter(binned, _SMOOTHING, mode="nearest")
+
+
+def _log(binned: NDArray[np.float64], noise_factor: float, binning: int) -> NDArray[np.float64]:
+    """Logarithm of the mean behind a noisy signal: that of the noisy signal is on average half its variance lower."""
+    signal = np.maximum(binned, _least_signal(binning))
+    return np.log(signal) + 0.5 * np.minimum(noise_factor / signal, 1.0)
 
 
 def _least_signal(binning: int) -> float:

@@ -288,7 +288,7 @@ class SpreadMonitor:
         # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
         region = binary_dilation(view.seen.detected, np.ones((3, 3), bool), iterations=2) & view.background.usable
         to_ml = area_mm2 / self.settings.cement_per_mm / 1000
-        volume = float((view.seen.attenuation * _cosine(geometry))[region].sum()) * to_ml
+        volume = float((view.seen.sharp * _cosine(geometry))[region].sum()) * to_ml
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
         noise = 3 * math.sqrt(float((view.seen.sigma[region] ** 2).sum())) * to_ml
         return max(volume, 0.0), max(noise, 1e-4)

@@ -1,0 +1,249 @@
+"""The spread monitor on X-rays of spheres in closed form, in a sacrum of blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cement_scene import CENTER, PLACES, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
+from sacroplasty.cement.monitor import Frame, MonitorSettings, SpreadMonitor
+from sacroplasty.cement.zones import make_zones
+from sacroplasty.errors import AnatomyError, ImageError
+
+VIEWS = views()
+PERIOD_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def zones():
+    return make_zones(block_anatomy(), CENTER, ("left",))
+
+
+class Bench:
+    """A monitor, and X-rays of spheres for it."""
+
+    def __init__(self, zones=None, names=("ap", "lateral"), seed=1, tip=CENTER):
+        self.rng = np.random.default_rng(seed)
+        self.names = names
+        self.monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=PERIOD_S))
+        self.now_s = 0.0
+        for name in names:
+            self.monitor.set_reference(name, [self.frame(name) for _ in range(8)])
+
+    def frame(self, name, spheres=(), shift=(0.0, 0.0), body=None):
+        body = body_line_integrals(VIEWS[name], shift) if body is None else body
+        total = body + sum(sphere_line_integrals(VIEWS[name], center, volume) for center, volume in spheres)
+        return Frame(expose(total, self.rng), self.now_s, VIEWS[name])
+
+    def update(self, *spheres, shift=(0.0, 0.0)):
+        self.now_s += PERIOD_S
+        return self.monitor.update({name: self.frame(name, spheres, shift) for name in self.names}, self.now_s)
+
+
+@pytest.mark.parametrize("volume_ml", [0.1, 0.5, 1.0, 3.0, 6.0])
+@pytest.mark.parametrize("names", [("ap",), ("lateral",), ("ap", "lateral")])
+def test_volume_of_a_sphere_is_right_within_its_error(volume_ml, names):
+    reading = Bench(names=names).update((CENTER, volume_ml))
+    assert reading.volume_ml == pytest.approx(volume_ml, rel=0.03, abs=0.005)
+    assert abs(reading.volume_ml - volume_ml) < 3 * reading.volume_ml_sd
+
+
+def test_without_cement_nothing_is_seen(zones):
+    bench = Bench(zones)
+    for _ in range(40):
+        reading = bench.update()
+        assert reading.volume_ml == 0.0
+        assert reading.events == ()
+        assert reading.healthy and math.isnan(reading.concentricity)
+
+
+def test_a_twentieth_of_a_millilitre_is_seen():
+    bench = Bench()
+    assert all(bench.update((CENTER, 0.05)).volume_ml > 0.03 for _ in range(10))
+
+
+def at_height(offset_mm):
+    return CENTER + np.array([0.0, 0.0, offset_mm])
+
+
+def test_concentricity_falls_as_the_cement_runs_away_from_the_tip():
+    radius = (3 * 2000 / (4 * math.pi)) ** (1 / 3)
+    offsets = [0.0, 0.5 * radius, radius]
+    seen = [Bench().update((at_height(offset), 2.0)).concentricity for offset in offsets]
+    assert seen == pytest.approx([1.0, 0.5, 0.0], abs=0.06)
+
+
+def test_a_streak_is_not_concentric():
+    streak = [(at_height(offset), 0.2) for offset in np.arange(-15, 16, 3)]
+    assert Bench().update(*streak).concentricity < 0.4
+
+
+def test_cement_in_the_planned_ala_is_no_leak(zones):
+    bench = Bench(zones)
+    for volume_ml in np.arange(0.2, 1.6, 0.2):
+        reading = bench.update((CENTER, volume_ml))
+        assert not reading.leak
+        assert [event for event in reading.events if event.level != "watch"] == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_leak_is_confirmed_by_the_second_frame_and_named(zones, place):
+    bench = Bench(zones)
+    bench.update((CENTER, 1.0))
+    first = bench.update((CENTER, 1.0), (PLACES[place], 0.1))
+    assert not first.leak
+    second = bench.update((CENTER, 1.0), (PLACES[place], 0.1))
+    assert second.leak
+    leaks = [event for event in second.events if event.level == "leak"]
+    assert {event.route for event in leaks} == {place}
+    assert all(event.stop for event in leaks)
+    assert min(np.linalg.norm(event.position_ras - PLACES[place]) for event in leaks) < 6.0
+
+
+def test_a_flicker_of_one_frame_is_no_leak(zones):
+    bench = Bench(zones)
+    for number in range(6):
+        blob = [(PLACES["sacral_canal"], 0.1)] if number % 2 else []
+        assert not bench.update((CENTER, 1.0), *blob).leak
+
+
+def test_a_leak_stays_until_it_is_acknowledged(zones):
+    bench = Bench(zones)
+    for _ in range(2):
+        bench.update((CENTER, 1.0), (PLACES["foramen_s1_left"], 0.2))
+    assert bench.update((CENTER, 1.0)).leak
+    assert bench.update((CENTER, 1.0)).level == "leak"
+    bench.monitor.acknowledge_leak()
+    assert not bench.update((CENTER, 1.0)).leak
+
+
+def test_bone_outside_the_plan_is_a_warning_without_a_stop(zones):
+    bench = Bench(zones)
+    for _ in range(3):
+        reading = bench.update((CENTER, 1.0), ([-10.0, 8.0, 28.0], 0.2))
+    assert reading.level == "warning" and not reading.leak
+
+
+def test_one_view_alone_finds_what_lies_beside_the_ala(zones):
+    bench = Bench(zones, names=("ap",))
+    for _ in range(2):
+        reading = bench.update((CENTER, 1.0), (PLACES["sacral_canal"], 0.1))
+    assert reading.leak
+
+
+def test_each_state_is_told_once(zones):
+    bench = Bench(zones)
+    told = [event for _ in range(6) for event in bench.update((CENTER, 1.0), (PLACES["presacral"], 0.2)).events]
+    assert [(event.level, event.route) for event in told if event.level == "leak"] == [("leak", "presacral")]
+
+
+def test_small_movements_are_compensated_and_large_ones_blind(zones):
+    small = Bench(zones).update((CENTER, 1.0), shift=(0.2, -0.3))
+    assert small.healthy and small.volume_ml == pytest.approx(1.0, rel=0.05)
+    large = Bench(zones).update((CENTER, 1.0), shift=(1.5, 1.0))
+    assert large.health.startswith("moved")
+
+
+def blind_frames():
+    good = Bench().frame("ap")
+    half = np.full_like(good.pixels, 65535)
+    half[:, : half.shape[1] // 2] = good.pixels[:, : half.shape[1] // 2]
+    other = VIEWS["ap"].RASToDetector.copy()
+    other[0, 3] += 3.0
+    return {
+        "black": replace(good, pixels=np.zeros_like(good.pixels)),
+        "saturated": replace(good, pixels=half),
+        "exposure changed": replace(good, pixels=np.minimum(good.pixels * 3.0, 65535).astype(np.uint16)),
+        "no geometry": replace(good, geometry=None),
+        "C-arm moved": replace(good, geometry=replace(VIEWS["ap"], RASToDetector=other)),
+        "unreadable frame": replace(good, pixels=good.pixels[:-1]),
+    }
+
+
+@pytest.mark.parametrize("fault", blind_frames())
+def test_a_useless_frame_blinds_the_monitor_and_stops(fault):
+    bench = Bench()
+    bench.update()
+    bench.now_s += PERIOD_S
+    frames = {"ap": replace(blind_frames()[fault], time_s=bench.now_s), "lateral": bench.frame("lateral")}
+    reading = bench.monitor.update(frames, bench.now_s)
+    assert reading.health == f"{fault} (ap)"
+    assert math.isnan(reading.volume_ml)
+    assert [(event.level, event.stop) for event in reading.events] == [("blind", True)]
+    assert bench.update().healthy
+
+
+def test_a_frozen_image_blinds_the_monitor():
+    bench = Bench()
+    bench.now_s += PERIOD_S
+    frames = {name: bench.frame(name) for name in bench.names}
+    assert bench.monitor.update(frames, bench.now_s).healthy
+    repeated = {name: replace(frame, time_s=bench.now_s + PERIOD_S) for name, frame in frames.items()}
+    assert bench.monitor.update(repeated, bench.now_s + PERIOD_S).health == "frozen (ap)"
+
+
+def test_a_view_that_stays_away_blinds_the_monitor():
+    bench = Bench()
+    bench.update()
+    assert bench.monitor.update({}, bench.now_s + 1.9 * PERIOD_S).healthy
+    assert bench.monitor.update({}, bench.now_s + 2.1 * PERIOD_S).health.startswith("late")
+    assert bench.monitor.update({}, math.nan).health.startswith("late")
+
+
+def test_a_view_that_never_came_blinds_the_monitor():
+    bench = Bench()
+    bench.now_s += PERIOD_S
+    assert bench.monitor.update({"ap": bench.frame("ap")}, bench.now_s).health == "no frame yet (lateral)"
+    assert SpreadMonitor().update({}, 0.0).health == "no reference"
+
+
+def test_bad_references_are_refused_in_words():
+    bench = Bench()
+    frames = [bench.frame("ap") for _ in range(5)]
+    monitor = SpreadMonitor()
+    with pytest.raises(ImageError, match="too few"):
+        monitor.set_reference("ap", frames[:3])
+    with pytest.raises(ImageError, match="frozen"):
+        monitor.set_reference("ap", [frames[0]] * 5)
+    with pytest.raises(ImageError, match="no geometry"):
+        monitor.set_reference("ap", [replace(frame, geometry=None) for frame in frames])
+    with pytest.raises(ImageError, match="moved between"):
+        monitor.set_reference("ap", [*frames, replace(frames[0], geometry=VIEWS["lateral"])])
+    with pytest.raises(ImageError, match="black or saturated"):
+        white = [replace(frame, pixels=np.maximum(frame.pixels, 65000 + n)) for n, frame in enumerate(frames)]
+        monitor.set_reference("ap", white)
+    with pytest.raises(ImageError, match="no reference frames"):
+        monitor.update({"oblique": frames[0]}, 0.0)
+
+
+def test_fine_detectors_are_binned_without_loss_of_volume():
+    geometry = VIEWS["ap"].resampled(768)
+    bench = Bench(names=())
+    body = body_line_integrals(geometry)
+
+    def shot(extra=0.0):
+        return Frame(expose(body + extra, bench.rng, photons=200.0), 0.0, geometry)
+
+    monitor = SpreadMonitor(tip_ras=CENTER)
+    monitor.set_reference("ap", [shot() for _ in range(6)])
+    reading = monitor.update({"ap": shot(sphere_line_integrals(geometry, CENTER, 1.0))}, 0.0)
+    assert reading.volume_ml == pytest.approx(1.0, rel=0.03)
+
+
+def test_zones_name_every_place_of_the_blocks(zones):
+    for place, position in PLACES.items():
+        k, j, i = np.rint(zones.labels.kji_of(np.asarray(position))).astype(int)
+        assert zones.names[zones.labels.voxels[k, j, i]] == place
+    k, j, i = np.rint(zones.labels.kji_of(CENTER)).astype(int)
+    assert zones.names[zones.labels.voxels[k, j, i]] == "planned"
+
+
+def test_zones_without_a_canal_or_far_from_the_sacrum_are_refused():
+    anatomy = block_anatomy(3.0)
+    without = replace(anatomy, regions=anatomy.regions.like(anatomy.regions.voxels * (anatomy.regions.voxels != 1)))
+    with pytest.raises(AnatomyError, match="no sacral_canal"):
+        make_zones(without, CENTER, ("left",))
+    with pytest.raises(AnatomyError, match="no sacrum within reach"):
+        make_zones(anatomy, [500.0, 0, 0], ("left",))
