@@ -104,18 +104,18 @@ class SacroplastyParameterNode:
 # SacroplastyWidget
 #
 
+# Symbol and color together, so that the state is also seen by the color-blind.
+STATE_STYLES = {
+    "to do": ("\u25cb", "color: gray;"),
+    "ready": ("\u25b6", "color: #1e88e5; font-weight: bold;"),
+    "done": ("\u2714", "color: #2e8b57;"),
+    "blocked": ("\u2716", "color: #e53935; font-weight: bold;"),
+}
+
 
 class SacroplastyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # Scene changes come in hundreds while a case is loaded; the list is brought up to date once after them.
     REFRESH_DELAY_MS = 100
-
-    # Symbol and color together, so that the state is also seen by the color-blind.
-    STATE_STYLES = {
-        "to do": ("\u25cb", "color: gray;"),
-        "ready": ("\u25b6", "color: #1e88e5; font-weight: bold;"),
-        "done": ("\u2714", "color: #2e8b57;"),
-        "blocked": ("\u2716", "color: #e53935; font-weight: bold;"),
-    }
 
     def __init__(self, parent=None):
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -219,7 +219,7 @@ class SacroplastyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         hideDone = bool(self._parameterNode) and self._parameterNode.hideDone
         for step in self.logic.steps():
             symbol, title, explanation, button = self._rows[step.key]
-            text, style = self.STATE_STYLES[step.state]
+            text, style = STATE_STYLES[step.state]
             symbol.text = text
             symbol.styleSheet = style
             symbol.toolTip = self._stateNames()[step.state]

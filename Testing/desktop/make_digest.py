@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from desktop.harness.digest import DIGEST_FILE  # noqa: E402
-from desktop.harness.usage import classes_used, read_form  # noqa: E402
+from desktop.harness.digest import DIGEST_FILE
+from desktop.harness.usage import classes_used, read_form
 
 MODULES = Path(__file__).parents[2] / "Modules"
 # What the harness itself builds on, and what widgets hand out without being named (a table's header, a line's signal).

@@ -1,19 +1,112 @@
-"""The home module on the desk: the steps, the sample patient, the packages."""
+"""The home module: steps, sample patient, packages."""
 
 from __future__ import annotations
 
+import pytest
 
-def test_an_empty_scene_shows_eleven_steps_and_only_the_first_two_are_ready(desktop):
+
+@pytest.fixture
+def home(desktop):
     widget = desktop.open_module("Sacroplasty")
-    explanations = {key: row[2].text for key, row in widget._rows.items()}
-    assert len(explanations) == 11
-    assert [key for key, text in explanations.items() if text.startswith("Ready")] == ["indication", "imaging"]
+    yield widget
     desktop.close(widget)
 
 
-def test_picture(desktop, tmp_path):
-    from pathlib import Path
+def shown_states(widget):
+    """State words as they stand on screen, by step."""
+    return {key: row[2].text.partition(":")[0] for key, row in widget._rows.items()}
 
-    widget = desktop.open_module("Sacroplasty")
-    desktop.picture(widget, Path("/tmp/F1/home.png"))
-    desktop.close(widget)
+
+def test_an_empty_scene_shows_eleven_steps_and_only_the_first_two_are_ready(home):
+    states = shown_states(home)
+    assert len(states) == 11
+    assert [key for key, state in states.items() if state == "Ready"] == ["indication", "imaging"]
+    assert set(states.values()) == {"Ready", "To do"}
+
+
+def test_a_finished_step_makes_the_next_one_ready_without_leaving_the_module(desktop, home):
+    from sacroplasty.scene.planning import RECORD_NAME
+    from sacroplasty.scene.records import write_record
+
+    write_record(desktop.scene, RECORD_NAME, {"trajectories": [{"accepted": True}, {"accepted": False}]})
+    desktop.wait(home.REFRESH_DELAY_MS + 100)
+    states = shown_states(home)
+    assert (states["plan"], states["position"]) == ("Done", "Ready")
+
+
+def test_a_plan_without_an_acceptable_trajectory_is_shown_as_blocked(desktop, home):
+    from sacroplasty.scene.planning import RECORD_NAME
+    from sacroplasty.scene.records import write_record
+
+    write_record(desktop.scene, RECORD_NAME, {"trajectories": [{"accepted": False}]})
+    desktop.wait(home.REFRESH_DELAY_MS + 100)
+    states = shown_states(home)
+    assert (states["plan"], states["position"]) == ("Blocked", "To do")
+
+
+def test_hiding_done_steps_hides_only_those(desktop, home):
+    from sacroplasty.scene.workflow import write_step
+
+    write_step(desktop.scene, "indication", accepted=True, reasons=[])
+    home.ui.hideDoneCheckBox.click()
+    desktop.wait(home.REFRESH_DELAY_MS + 100)
+    hidden = [key for key, row in home._rows.items() if row[3].isHidden()]
+    assert hidden == ["indication"]
+
+
+def test_each_button_opens_the_module_of_its_step(desktop, home):
+    for row in home._rows.values():
+        row[3].click()
+    opened = [arguments[0] for name, arguments in desktop.calls if name == "selectModule"]
+    assert len(opened) == 11
+    assert opened[2] == "SacroplastyPlanning"
+
+
+def test_sample_patient_is_registered_at_start_up_and_fetched_only_on_a_click(desktop, home):
+    desktop.start_up()
+    assert [source["sampleName"] for source in desktop.samples] == ["SacroplastySampleCT", "SacroplastySampleBones"]
+    for source in desktop.samples:
+        algorithm, _, checksum = source["checksums"].partition(":")
+        assert algorithm == "SHA256"
+        assert len(checksum) == 64
+        assert source["uris"].startswith("https://")
+    assert desktop.calls == []
+    home.ui.sampleButton.click()
+    assert [arguments[0] for name, arguments in desktop.calls if name == "downloadSample"] == [
+        "SacroplastySampleCT",
+        "SacroplastySampleBones",
+    ]
+
+
+def test_packages_are_offered_when_missing_and_installed_only_on_a_click(desktop, home, monkeypatch):
+    import slicer.packaging
+
+    assert not home.ui.packagesButton.enabled, "nothing is missing here"
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirements: False)
+    home.refresh()
+    assert home.ui.packagesButton.enabled
+    assert "pyigtl" in home.ui.packagesLabel.text
+    assert desktop.installs == []
+    home.ui.packagesButton.click()
+    assert [requirement.name for requirement in desktop.installs[0]] == ["pyigtl", "fastjsonschema"]
+
+
+def test_a_failing_download_is_shown_and_the_module_goes_on(desktop, home, monkeypatch):
+    import SampleData
+
+    def fail(name):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(SampleData, "downloadSample", fail)
+    home.ui.sampleButton.click()
+    assert any(name == "errorDisplay" and "no network" in arguments[0] for name, arguments in desktop.calls)
+    assert [str(error) for error in desktop.slot_errors] == ["no network"]
+    desktop.slot_errors.clear()
+    assert shown_states(home)["imaging"] == "Ready"
+
+
+def test_every_module_named_by_a_step_is_one_of_this_extension(home):
+    from desktop.harness.strict import MODULES
+
+    for step in home.logic.steps():
+        assert (MODULES / step.module).is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import sys
@@ -23,6 +24,11 @@ from .digest import digest
 from .strict import MODULES, qt_class
 from .usage import qualified, read_form
 from .widgets import widget_class
+
+if sys.version_info < (3, 12):
+    # PySide6 6.12 drops one reference to None in every call that returns nothing. From Python 3.12 on None is immortal;
+    # before, it would be freed after some ten thousand calls. So many spare references make it as good as immortal.
+    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 # Functions of slicer.util that need windows, dialogs or views: the desk notes the call instead.
 NOTED_CALLS = (
@@ -186,12 +192,16 @@ class Desktop:
         widget.parent.deleteLater()
         self.application.sendPostedEvents(None, QtCore.QEvent.DeferredDelete.value)
 
+    def connected_guis(self) -> int:
+        """How many times a parameter node is tied to widgets just now."""
+        return parameter_node.connected_guis()
+
     def wait(self, milliseconds: int = 0) -> None:
         """Let Qt work: at once for pending events, or for a while for timers and processes."""
-        end = QtCore.QDeadlineTimer(milliseconds)
+        loop = QtCore.QEventLoop()
+        QtCore.QTimer.singleShot(milliseconds, loop.quit)
+        loop.exec()
         self.application.processEvents()
-        while not end.hasExpired():
-            self.application.processEvents(QtCore.QEventLoop.AllEvents, 10)
 
     def picture(self, widget: Any, path: Path, width: int = 480) -> Path:
         """Save what the module panel shows, at the width that Slicer gives it, as tall as it needs."""
@@ -292,12 +302,9 @@ class _Application:
         self.slicerHome = str(Path(sys.prefix))
         self.applicationName = "Slicer"
 
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_") and name not in digest().members("slicer.app"):
-            raise AttributeError(f"slicer.app has no {name} in Slicer")
-        return super().__getattribute__(name)
-
     def __getattr__(self, name: str) -> Any:
+        if name not in digest().members("slicer.app"):
+            raise AttributeError(f"slicer.app has no {name} in Slicer")
         raise NotImplementedError(f"slicer.app.{name} needs a real Slicer: test it in Testing/slicer")
 
     def connect(self, signature: str, receiver: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import pathlib
 import typing
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,13 @@ from typing import Any
 import vtk
 
 PROPERTY_NAME = "SlicerParameterName"
+
+_tied: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def connected_guis() -> int:
+    """How many connectGui() calls have not been followed by disconnectGui()."""
+    return sum(len(wrapper._connections) for wrapper in _tied)
 
 
 class Validator:
@@ -148,7 +156,7 @@ def _default_of(kind: Any) -> Any:
 
 
 def parameterNodeWrapper(cls: type) -> type:
-    """Class decorator: annotated members become parameters of the vtkMRMLScriptedModuleNode given to the constructor."""
+    """Class decorator: annotated members become parameters of the node given to the constructor."""
     hints = typing.get_type_hints(cls, include_extras=True)
     parameters = {name: _parameter(cls, name, hint) for name, hint in hints.items()}
     for name, parameter in parameters.items():
@@ -173,6 +181,7 @@ def _property(parameter: Parameter) -> property:
 def _initialize(self: Any, parameterNode: Any) -> None:
     self.parameterNode = parameterNode
     self._connections = {}
+    _tied.add(self)
     for parameter in self.allParameters.values():
         if not parameter.is_in(parameterNode):
             parameter.write(parameterNode, parameter.default)

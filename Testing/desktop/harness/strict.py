@@ -26,9 +26,14 @@ PYTHON_TYPES = {
 }
 
 
-def called_from_module_file() -> bool:
-    """Whether the code that asked (two frames up) is a module file: only those are held to the digest."""
-    return sys._getframe(2).f_code.co_filename.startswith(str(MODULES))
+def asked_by_module_file(name: str) -> bool:
+    """Whether a module file asked for this name (two frames up): only module files are held to the digest.
+
+    Qt, called from a module file, looks for overridden virtual methods in the same way; those names do not stand in
+    the module file's code.
+    """
+    code = sys._getframe(2).f_code
+    return code.co_filename.startswith(str(MODULES)) and (name in code.co_names or name in code.co_consts)
 
 
 class Strict:
@@ -37,14 +42,14 @@ class Strict:
     slicer_class = ""
 
     def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("__") and called_from_module_file():
+        if not name.startswith("__") and asked_by_module_file(name):
             _require(type(self), name)
         if name in ("connect", "disconnect"):  # PySide would put its own static functions first
             return object.__getattribute__(self, name)
         return super().__getattribute__(name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if called_from_module_file():
+        if asked_by_module_file(name):
             _require(type(self), name)
         super().__setattr__(name, value)
 

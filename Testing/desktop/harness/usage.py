@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -206,3 +207,73 @@ def heavy_imports(module_file: Path) -> set[str]:
         for name in file_scope_imports(module_file)
         if name not in FILE_SCOPE_PACKAGES and name not in sys.stdlib_module_names
     }
+
+
+# Calls and attributes that put text before a person.
+_TEXT_CALLS = {
+    "QLabel",
+    "QPushButton",
+    "QCheckBox",
+    "QTableWidgetItem",
+    "addItem",
+    "addRow",
+    "addTab",
+    "errorDisplay",
+    "infoDisplay",
+    "setHorizontalHeaderLabels",
+    "setText",
+    "setTitle",
+    "setToolTip",
+    "setWindowTitle",
+    "showStatusMessage",
+    "tryWithErrorDisplay",
+    "warningDisplay",
+}
+_TEXT_ATTRIBUTES = {"text", "toolTip", "title", "helpText", "acknowledgementText", "windowTitle", "placeholderText"}
+
+
+def untranslated_texts(module_file: Path) -> list[str]:
+    """Texts put before a person without `_()`, and f-strings inside `_()`, as `line: text`."""
+    tree = ast.parse(module_file.read_text(encoding="utf-8"))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called == "_" and not all(isinstance(argument, ast.Constant) for argument in node.args):
+                found.append(f"{node.lineno}: only a plain text can be translated: {ast.unparse(node)}")
+            if called in _TEXT_CALLS:
+                found += _bare_texts(node.args)
+        elif isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Attribute) and target.attr in _TEXT_ATTRIBUTES for target in node.targets
+        ):
+            found += _bare_texts([node.value])
+    return found
+
+
+def _bare_texts(expressions: list[ast.expr]) -> list[str]:
+    """Words in these expressions that are not inside a call of `_` or `translate`, nor keys and markup."""
+    found = []
+    pending: list[ast.AST] = list(expressions)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("_", "translate"):
+                continue
+            # Of other calls only what they are called on is shown: "{}".format(...), ", ".join(...).
+            pending.append(node.func)
+            continue
+        if isinstance(node, ast.Subscript):
+            continue
+        if isinstance(node, ast.IfExp):
+            pending += [node.body, node.orelse]
+            continue
+        if isinstance(node, ast.Compare | ast.FormattedValue):
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = re.sub(r"<[^>]*>|\{[^}]*\}|\b(mm|mL|s|kPa|HU|deg|G|Hz|ms|mL/s)\b", "", node.value)
+            if re.search(r"[A-Za-z]{2}", words):
+                found.append(f"{node.lineno}: {node.value}")
+            continue
+        pending += list(ast.iter_child_nodes(node))
+    return found

@@ -27,6 +27,7 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from shiboken6 import isValid
 
 from .digest import digest
 from .strict import PYTHON_TYPES, strict_class
@@ -241,19 +242,18 @@ class NodeComboBox(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._box)
         self._scene: Any = None
-        self._tags: list[int] = []
+        self._observed: list[tuple[Any, int]] = []
         self._types: list[str] = []
         self._attributes: list[tuple[str, str, object]] = []
         self._flags = {"noneEnabled": False, "showHidden": False, "showChildNodeTypes": True}
         self._shown_id = ""
         self._box.currentIndexChanged.connect(self._selected)
-        self.destroyed.connect(self._forget_scene)
 
     def _set_types(self, types: list[str]) -> None:
         self._types = list(types)
         self._refresh()
 
-    def _flag(name: str, default: bool = False) -> Any:  # noqa: N805 - a factory used in this class body only
+    def _flag(name: str, default: bool = False) -> Any:
         def read(self: NodeComboBox) -> bool:
             return self._flags.get(name, default)
 
@@ -284,17 +284,18 @@ class NodeComboBox(QWidget):
         return self._scene
 
     def setMRMLScene(self, scene: Any) -> None:
-        self._forget_scene()
+        _stop_observing(self._observed)
         self._scene = scene
         if scene is not None:
             events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
-            self._tags = [scene.AddObserver(event, lambda *_: self._refresh()) for event in events]
+            self._observed += [(scene, scene.AddObserver(event, self._scene_changed)) for event in events]
         self._refresh()
 
-    def _forget_scene(self, *_: object) -> None:
-        for tag in self._tags:
-            self._scene.RemoveObserver(tag)
-        self._tags = []
+    def _scene_changed(self, *_: object) -> None:
+        if isValid(self._box):
+            self._refresh()
+        else:  # Qt has destroyed the widget
+            _stop_observing(self._observed)
 
     def addAttribute(self, node_type: str, name: str, value: object = None) -> None:
         self._attributes.append((node_type, name, value))
@@ -371,6 +372,12 @@ class NodeComboBox(QWidget):
             self._shown_id = identity
             self.currentNodeChanged.emit(self.currentNode())
             self.currentNodeIDChanged.emit(identity)
+
+
+def _stop_observing(observed: list[tuple[Any, int]]) -> None:
+    for scene, tag in observed:
+        scene.RemoveObserver(tag)
+    observed.clear()
 
 
 class EmptyFrame(QFrame):
