@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +29,9 @@ class Journal:
         Args:
             time_s: seconds since the procedure began.
             event: what happened, as a short lower-case name such as `injection_stopped`.
-            facts: values that JSON can hold, and numpy numbers and arrays.
+            facts: values that JSON can hold, and numpy numbers and arrays; a number that is not finite becomes null.
         """
-        line = json.dumps({"time_s": round(time_s, 3), "event": event, **facts}, default=_plain)
+        line = json.dumps(_plain({"time_s": round(time_s, 3), "event": event, **facts}), allow_nan=False)
         self._file.write(line + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -61,11 +62,19 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise DocumentError(f"{path}, line {number} is damaged ({error}); the journal was changed by hand?") from None
+            raise DocumentError(
+                f"{path}, line {number} is damaged ({error}); the journal was changed by hand?"
+            ) from None
     return entries
 
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot stand in a journal")
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -190,7 +190,8 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 22px}dt{color:#5a6
 .warnings{background:#fff8e5;border-left:5px solid #d49b16;padding:2px 22px 10px;margin-top:20px}
 .warnings h2{border:0;margin-top:10px}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:18px;margin-top:24px}
-figure{margin:0}figure img{width:100%;border:1px solid #d4dbe1;border-radius:4px}figcaption{color:#46525e;font-size:14px}
+figure{margin:0}figure img{width:100%;border:1px solid #d4dbe1;border-radius:4px}
+figcaption{color:#46525e;font-size:14px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:15px}
 th{background:#f1f4f7;text-align:left}th,td{padding:6px 10px;border-bottom:1px solid #e0e6eb;vertical-align:top}
 .note{color:#5a6875;margin:2px 0 8px}footer{margin-top:40px;color:#6a7681;font-size:14px}

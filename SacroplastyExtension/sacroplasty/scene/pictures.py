@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import vtk
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from slicer import vtkMRMLScalarVolumeNode
+from vtk.util.numpy_support import numpy_to_vtk
 
 from ..errors import SacroplastyError
 from ..files import atomic_file
@@ -90,13 +90,23 @@ def _save(window: vtk.vtkRenderWindow, path: Path) -> None:
     grabber = vtk.vtkWindowToImageFilter()
     grabber.SetInput(window)
     grabber.ReadFrontBufferOff()
-    save_png(path, grabber.GetOutputPort)
+    _write_png(path, grabber.GetOutputPort())
 
 
-def save_png(path: Path, output_port: Callable[[], vtk.vtkAlgorithmOutput]) -> None:
-    """Write what comes out of a VTK image filter as PNG, whole or not at all."""
+def save_gray_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a grey image (rows, columns), top row first, as PNG, whole or not at all."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(pixels.shape[1], pixels.shape[0], 1)
+    # VTK's first row is the bottom one.
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(pixels[::-1]).ravel(), deep=True))
+    source = vtk.vtkTrivialProducer()
+    source.SetOutput(image)
+    _write_png(path, source.GetOutputPort())
+
+
+def _write_png(path: Path, image: vtk.vtkAlgorithmOutput) -> None:
     with atomic_file(path) as draft:
         writer = vtk.vtkPNGWriter()
         writer.SetFileName(str(draft))
-        writer.SetInputConnection(output_port())
+        writer.SetInputConnection(image)
         writer.Write()

@@ -1,0 +1,51 @@
+"""What the terminal shows while a rehearsal runs."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+_WIDTH = 96
+
+
+class LiveDisplay:
+    """One line per finished step and a live line with a bar for the present one, on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._step = ""
+        self._task = None
+
+    def __enter__(self) -> LiveDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None and kind is None:
+            self._bar.update(self._task, completed=1.0)
+        self._bar.stop()
+
+    def __call__(self, step: str, text: str, fraction: float) -> None:
+        """Show where the rehearsal is.
+
+        Args:
+            step: name of the step; a new one begins a new line.
+            fraction: how much of it is done, 0 to 1.
+        """
+        if step != self._step:
+            if self._task is not None:
+                self._bar.update(self._task, completed=1.0, text="")
+                self._bar.stop_task(self._task)
+            self._step = step
+            self._task = self._bar.add_task(step, total=1.0, text="")
+        self._bar.update(self._task, completed=min(max(fraction, 0.0), 1.0), text=text[:_WIDTH])

@@ -1,0 +1,354 @@
+"""Steps 4 and 7 to 10 under fluoroscopy: set the views, mix, inject while watching, look once more at the end.
+
+Generators like those of `navigate`. Every tick gathers the facts anew; what is missing, stale or doubtful stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from ..cement.aging import CementClock
+from ..cement.injection import InjectionFacts, InjectionState, Prescription, Request, begin, decide, step
+from ..cement.interlock import Facts, Limits, Observed
+from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
+from ..cement.zones import make_zones
+from ..devices.fluoroscope import Frame as DetectorFrame
+from ..devices.fluoroscope import View
+from ..devices.pump_protocol import PumpState
+from ..errors import DeviceError, GeometryError, ImageError
+from ..planning.model import Side
+from ..xray.geometry import XrayGeometry
+from .case import Case, InjectionRecord, InjectionSample
+from .equipment import Clocks, Equipment
+from .journal import Journal
+from .prompts import ConnectLine, Press, Prompt, Wait, Watch
+
+#: Frames per second and columns of the live pictures.
+FRAME_RATE_HZ = 5.0
+COLUMNS = 256
+
+#: Planes of a biplane unit by the view that they show.
+PLANE_OF_VIEW = {"ap": "Image_Detector", "lateral": "Image_Detector2"}
+
+_REFERENCE_FRAMES = 8
+_DEVICE_PATIENCE_S = 30.0
+#: The injection of one side is only begun when the cement lasts this much longer than it should take.
+_RESERVE = 1.15
+#: Time for the after-flow and the last frames before an injection is judged [device s].
+_SETTLE_S = 1.5
+_SAMPLE_S = 0.2
+
+
+@dataclass
+class Fluoroscopy:
+    """Live views of a biplane unit, and what of them is kept for the record."""
+
+    geometries: dict[str, XrayGeometry]
+    kept: dict[str, list[DetectorFrame]] = field(default_factory=dict)
+
+    def view_of(self, plane: str) -> str | None:
+        return next((view for view in self.geometries if PLANE_OF_VIEW[view] == plane), None)
+
+
+def set_views(
+    fluoroscopy: Fluoroscopy, equipment: Equipment, clocks: Clocks, journal: Journal
+) -> Generator[Prompt, Request | None, None]:
+    """Move the C-arm into its views and wait until all of them are live.
+
+    Raises:
+        DeviceError: when the C-arm refuses or no live picture comes.
+    """
+    records = [geometry.to_dict() for geometry in fluoroscopy.geometries.values()]
+    order = equipment.fluoroscope.move(records, FRAME_RATE_HZ, COLUMNS, expose=True)
+    if order is None:
+        raise DeviceError(f"no fluoroscope: {equipment.fluoroscope.client.reason}")
+    give_up_s = clocks.device.now() + _DEVICE_PATIENCE_S
+    while True:
+        now_s = clocks.device.now()
+        answer = equipment.fluoroscope.answer(order)
+        if answer is not None and not answer.accepted:
+            raise DeviceError(f"the C-arm refuses: {answer.reason}")
+        views = [equipment.fluoroscope.view(PLANE_OF_VIEW[view], now_s) for view in fluoroscopy.geometries]
+        if all(view.frame is not None for view in views):
+            break
+        if now_s > give_up_s:
+            raise DeviceError(next(view.reason for view in views if view.reason))
+        yield Prompt("positioning", f"C-arm to {' and '.join(fluoroscopy.geometries)}", Watch())
+    journal.write(clocks.procedure.now(), "views_set", views=list(fluoroscopy.geometries))
+
+
+def mix_cement(
+    clock: CementClock, duration_s: float, clocks: Clocks, journal: Journal
+) -> Generator[Prompt, Request | None, CementClock]:
+    """Have cement that is workable now and for `duration_s` more, of the batch at hand or of a new one."""
+    now_s = clocks.procedure.now()
+    if clock.phase(now_s) == "working" and clock.phase(now_s + duration_s * _RESERVE) == "working":
+        return clock
+    clock = clock.mixed(now_s)
+    journal.write(now_s, "cement_mixed", preset=clock.preset.name)
+    while (phase := clock.phase(clocks.procedure.now())) != "working":
+        if phase not in ("mixing", "waiting"):
+            raise DeviceError(f"the cement is {phase} before it was ever workable; check the clock and mix again")
+        # The room's temperature is not measured here, so the clock counts on the warmer side.
+        ready_s = now_s + clock.preset.working_from_s
+        text = "Mix the cement" if phase == "mixing" else "Wait until the cement is like toothpaste"
+        passed_s = clocks.procedure.now() - now_s
+        yield Prompt("cement", text, Wait(min(ready_s, clocks.procedure.now() + 5.0)), min(passed_s / 240.0, 1.0))
+    journal.write(clocks.procedure.now(), "cement_workable")
+    return clock
+
+
+def inject(
+    prescription: Prescription,
+    case: Case,
+    cement: CementClock,
+    fluoroscopy: Fluoroscopy,
+    equipment: Equipment,
+    clocks: Clocks,
+    journal: Journal,
+    limits: Limits,
+) -> Generator[Prompt, Request | None, InjectionRecord]:
+    """Inject into one ala through the trocar that stands in it, until the volume is given or something stops it."""
+    side = prescription.side
+    while (yield Prompt("injection", f"{side}: connect the pump's line and confirm", ConnectLine(side))) != "continue":
+        pass
+    run = _InjectionRun(prescription, case, cement, fluoroscopy, equipment, clocks, journal, limits)
+    yield from run.learn_reference()
+    yield from run.follow()
+    yield from run.settle()
+    return run.record
+
+
+class _InjectionRun:
+    """One injection from its reference frames to its last."""
+
+    def __init__(
+        self,
+        prescription: Prescription,
+        case: Case,
+        cement: CementClock,
+        fluoroscopy: Fluoroscopy,
+        equipment: Equipment,
+        clocks: Clocks,
+        journal: Journal,
+        limits: Limits,
+    ) -> None:
+        side: Side = prescription.side
+        trocar = case.trocars[side]
+        self.record = InjectionRecord(side, prescription.planned_volume_ml)
+        case.injections[side] = self.record
+        self._cement = cement
+        self._fluoroscopy = fluoroscopy
+        self._equipment = equipment
+        self._clocks = clocks
+        self._journal = journal
+        self._error_mm = trocar.predicted_error_mm
+        self._state: InjectionState = begin(prescription, limits, clocks.procedure.now(), clocks.device.now())
+        zones = make_zones(case.anatomy, trocar.tip_ras, (side,))
+        self._monitor = SpreadMonitor(zones, trocar.tip_ras, MonitorSettings(frame_period_s=limits.frame_period_s))
+        self._reading: MonitorReading | None = None
+        self._pump: PumpState | None = None
+        self._pump_time_s = float("-inf")
+        self._next_sample_s = float("-inf")
+
+    def learn_reference(self) -> Generator[Prompt, Request | None, None]:
+        """Take the frames before cement. Old frames are dropped first: the trocar may have been in the hand still."""
+        self._equipment.fluoroscope.take_frames()
+        frames: dict[str, list[Frame]] = {view: [] for view in self._fluoroscopy.geometries}
+        give_up_s = self._clocks.device.now() + _DEVICE_PATIENCE_S
+        while min(len(taken) for taken in frames.values()) < _REFERENCE_FRAMES:
+            for view, frame in self._new_frames():
+                frames[view].append(frame)
+            if self._clocks.device.now() > give_up_s:
+                raise DeviceError("the fluoroscope does not send enough pictures for a reference")
+            share = min(len(taken) for taken in frames.values()) / _REFERENCE_FRAMES
+            yield Prompt("positioning", f"{self.record.side}: reference pictures, hold still", Watch(), share)
+        for view, taken in frames.items():
+            self._monitor.set_reference(view, taken)
+
+    def follow(self) -> Generator[Prompt, Request | None, None]:
+        """Tick until finished or stopped."""
+        request: Request | None = None
+        phase = ""
+        while self._state.phase not in ("finished", "stopped"):
+            now_s, device_s = self._clocks.procedure.now(), self._clocks.device.now()
+            self._observe(now_s, device_s)
+            facts = self._facts(now_s, device_s, request)
+            self._state, commands = step(self._state, facts, now_s, device_s)
+            for command in commands:
+                self._order(command.name, command.arguments, device_s)
+            if self._state.phase != phase:
+                phase = self._state.phase
+                self._journal.write(
+                    now_s,
+                    f"injection_{phase}",
+                    side=self.record.side,
+                    given_ml=self._state.given_ml,
+                    seen_ml=self._reading.volume_ml if self._reading else None,
+                    reason=self._state.reason,
+                )
+            request = yield self._prompt(facts, device_s)
+        self.record.steps = self._state.steps_done
+        self.record.stopped = self._state.reason if self._state.phase == "stopped" else ""
+
+    def settle(self) -> Generator[Prompt, Request | None, None]:
+        """Watch the after-flow; a stopped pump is told so until it has confirmed."""
+        until_s = self._clocks.device.now() + _SETTLE_S
+        while (now_s := self._clocks.device.now()) < until_s:
+            self._observe(self._clocks.procedure.now(), now_s)
+            facts = self._facts(self._clocks.procedure.now(), now_s, None)
+            self._state, commands = step(self._state, facts, self._clocks.procedure.now(), now_s)
+            for command in commands:
+                self._order(command.name, command.arguments, now_s)
+            yield Prompt("withdrawal", f"{self.record.side}: turn the trocar, scrape at the cortex", Watch())
+        self.record.given_ml = self._state.given_ml
+        if self._reading is not None:
+            self.record.seen_ml, self.record.seen_sd_ml = self._reading.volume_ml, self._reading.volume_ml_sd
+        self._journal.write(
+            self._clocks.procedure.now(),
+            "injection_record",
+            side=self.record.side,
+            given_ml=self.record.given_ml,
+            seen_ml=self.record.seen_ml,
+            steps=self.record.steps,
+            stopped=self.record.stopped,
+        )
+
+    def _new_frames(self) -> list[tuple[str, Frame]]:
+        """Frames that have come since the last call, by view."""
+        found = []
+        for taken in self._equipment.fluoroscope.take_frames():
+            view = self._fluoroscopy.view_of(taken.plane)
+            if view is None:
+                continue
+            self._fluoroscopy.kept.setdefault(view, []).append(taken)
+            found.append((view, Frame(taken.pixels, taken.received_s, _geometry_of(taken))))
+        return found
+
+    def _observe(self, now_s: float, device_s: float) -> None:
+        """Let the monitor see all new frames, or that time has passed without any."""
+        frames = self._new_frames()
+        # Each view's frames in their order; with several of one view the monitor sees them one after the other.
+        while frames:
+            batch: dict[str, Frame] = {}
+            rest = []
+            for view, frame in frames:
+                if view in batch:
+                    rest.append((view, frame))
+                else:
+                    batch[view] = frame
+            self._update(batch, now_s, device_s)
+            frames = rest
+        self._update({}, now_s, device_s)
+
+    def _update(self, frames: dict[str, Frame], now_s: float, device_s: float) -> None:
+        try:
+            self._reading = self._monitor.update(frames, device_s)
+        except ImageError as error:
+            self._reading = None
+            self._journal.write(now_s, "monitor_failed", side=self.record.side, reason=str(error))
+            return
+        for event in self._reading.events:
+            self.record.events.append(event)
+            self._journal.write(
+                now_s,
+                f"monitor_{event.level}",
+                side=self.record.side,
+                route=event.route,
+                position_ras=event.position_ras,
+                stop=event.stop,
+                given_ml=self._state.given_ml,
+                seen_ml=self._reading.volume_ml,
+            )
+
+    def _facts(self, now_s: float, device_s: float, request: Request | None) -> InjectionFacts:
+        pump = self._equipment.pump.reading(device_s)
+        if pump.state is not None:
+            self._pump, self._pump_time_s = pump.state, device_s - pump.age_s
+        views = {view: self._equipment.fluoroscope.view(plane, device_s) for view, plane in self._planes().items()}
+        reading = self._reading
+        facts = Facts(
+            operator_stop=Observed(request == "stop", device_s),
+            pump_connected=Observed(pump.ready, device_s),
+            pump_fault=self._of_pump(lambda state: bool(state.fault) and state.fault != "order"),
+            frames_changing={view: Observed(_is_live(seen), device_s - seen.age_s) for view, seen in views.items()},
+            monitor_healthy=None if reading is None else Observed(reading.healthy, reading.time_s),
+            leak=None if reading is None else Observed(reading.leak, reading.time_s),
+            cement_phase=Observed(self._cement.phase(now_s), device_s),
+            pressure_kpa=self._of_pump(lambda state: state.pressure_kpa),
+            registration_error_mm=Observed(self._error_mm, device_s),
+        )
+        self._sample(now_s, device_s)
+        return InjectionFacts(
+            interlock=facts,
+            pump_volume_ml=self._of_pump(lambda state: state.delivered_ml),
+            pump_state=self._of_pump(lambda state: state.state),
+            concentricity=None if reading is None else Observed(reading.concentricity, reading.time_s),
+            request=request,
+        )
+
+    def _planes(self) -> dict[str, str]:
+        return {view: PLANE_OF_VIEW[view] for view in self._fluoroscopy.geometries}
+
+    def _of_pump(self, value):  # type: ignore[no-untyped-def]
+        return None if self._pump is None else Observed(value(self._pump), self._pump_time_s)
+
+    def _sample(self, now_s: float, device_s: float) -> None:
+        if self._pump is None or self._reading is None or device_s < self._next_sample_s:
+            return
+        self._next_sample_s = device_s + _SAMPLE_S
+        self.record.samples.append(
+            InjectionSample(
+                time_s=now_s,
+                pump_ml=self._state.given_ml,
+                seen_ml=self._reading.volume_ml,
+                seen_sd_ml=self._reading.volume_ml_sd,
+                pressure_kpa=self._pump.pressure_kpa,
+            )
+        )
+
+    def _order(self, name: str, numbers: dict[str, float], device_s: float) -> None:
+        pump = self._equipment.pump
+        if name == "stop":
+            pump.stop(device_s)
+        elif name == "run":
+            pump.run(**numbers, now_s=device_s)
+        elif name == "arm":
+            pump.arm(device_s)
+        elif name == "hold":
+            pump.hold(device_s)
+        elif name == "reset":
+            pump.reset(device_s)
+
+    def _prompt(self, facts: InjectionFacts, device_s: float) -> Prompt:
+        state, side = self._state, self.record.side
+        fraction = state.given_ml / state.prescription.planned_volume_ml
+        seen = self._reading.volume_ml if self._reading is not None else float("nan")
+        volumes = f"{side}: {state.given_ml:.2f} of {state.prescription.planned_volume_ml:.1f} mL, seen {seen:.2f} mL"
+        if state.phase == "prepare":
+            return Prompt("injection", f"{volumes}. Arm the pump", Press("arm"), fraction)
+        if state.phase == "armed":
+            allowed = decide(state, facts, device_s).allowed
+            text = f"{volumes}. Start" if allowed else f"{volumes}. {state.reason}"
+            return Prompt("injection", text, Press("start") if allowed else Watch(), fraction)
+        if state.phase == "holding" and state.reason:
+            # What a person must decide is offered; what only needs patience is not.
+            asks = "decide" in state.reason
+            return Prompt("injection", f"{volumes}. {state.reason}", Press("continue") if asks else Watch(), fraction)
+        text = f"{volumes}. {'Holding' if state.phase == 'holding' else 'Injecting'}"
+        return Prompt("injection", text, Watch(), fraction)
+
+
+def _is_live(view: View) -> bool:
+    return view.frame is not None and view.changing
+
+
+def _geometry_of(frame: DetectorFrame) -> XrayGeometry | None:
+    """The pose sent with a frame; None when there is none or it is impossible, which the monitor calls blind."""
+    if frame.geometry is None:
+        return None
+    try:
+        return XrayGeometry.from_dict(frame.geometry)
+    except (GeometryError, KeyError, TypeError, ValueError):
+        return None

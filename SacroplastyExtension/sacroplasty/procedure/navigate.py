@@ -1,0 +1,237 @@
+"""Steps 5 and 6: calibrate the tools, register the patient, guide the trocars.
+
+Each step is a generator: it yields a prompt at every tick and returns its result. Who drives it polls the equipment
+before each tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+
+from ..cement.injection import Request
+from ..errors import CalibrationError
+from ..geometry import FloatArray, angle_between_deg, transform_points
+from ..navigation.clearance import ShaftClearance
+from ..navigation.guidance import GuidanceReading, guide
+from ..navigation.pivot import PivotCalibration, calibrate_pivot
+from ..navigation.registration import Registration, register_landmarks
+from ..planning.model import Side, Trajectory
+from .case import Case, PlacedTrocar
+from .equipment import Clocks, Equipment
+from .journal import Journal
+from .prompts import LeaveTrocar, Pivot, Prompt, Steer, Touch
+
+#: An expected error at the target beyond this forbids guidance: the usual accuracy claim of surgical navigation, 2 mm.
+LARGEST_TARGET_ERROR_MM = 2.0
+
+#: A calibration is tried again each time this many more poses have come in.
+_POSES_PER_TRY = 60
+#: A person who has not managed a step after this long has another problem [s].
+_PATIENCE_S = 120.0
+#: A touch counts when the tip has rested within a radius for so many poses in a row.
+_STEADY_MM = 0.6
+_STEADY_POSES = 30
+#: Between two touches the tip must have moved at least this far: the same touch is not taken for the next landmark.
+_MOVED_MM = 5.0
+#: The trocar is in place when it is this near and this straight, seen over so many poses in a row.
+_PLACED_MM = 1.5
+_PLACED_DEG = 2.0
+_PLACED_POSES = 20
+
+Run = Generator[Prompt, Request | None, None]
+
+
+def calibrate_tool(
+    tool: str, case: Case, equipment: Equipment, clocks: Clocks, journal: Journal
+) -> Generator[Prompt, Request | None, PivotCalibration]:
+    """Pivot a tool until its tip is known.
+
+    Raises:
+        CalibrationError: with the last refusal, when it does not succeed in time.
+    """
+    poses: list[FloatArray] = []
+    next_try, refusal = _POSES_PER_TRY, ""
+    give_up_s = clocks.device.now() + _PATIENCE_S
+    while True:
+        now_s = clocks.device.now()
+        pose, reading, reference = equipment.tool_to_reference(tool, now_s)
+        if pose is not None and not (poses and np.array_equal(poses[-1], pose)):
+            poses.append(pose)
+        if len(poses) >= next_try:
+            next_try += _POSES_PER_TRY
+            try:
+                calibration = calibrate_pivot(np.array(poses))
+            except CalibrationError as error:
+                refusal = str(error)
+            else:
+                case.calibrations[tool] = calibration
+                journal.write(
+                    clocks.procedure.now(),
+                    "tool_calibrated",
+                    tool=tool,
+                    tip_in_tool_mm=calibration.tip_in_tool_mm,
+                    holdout_error_mm=calibration.holdout_error_mm,
+                    poses=len(poses),
+                )
+                return calibration
+        if now_s > give_up_s:
+            raise CalibrationError(
+                f"the {tool} could not be calibrated: {refusal or reading.reason or reference.reason}"
+            )
+        text = f"Put the tip of the {tool.lower()} into the divot and swing it about in all directions"
+        yield Prompt(
+            "calibration", f"{text} ({refusal})" if refusal else text, Pivot(tool), len(poses) / (4 * next_try)
+        )
+
+
+def register_patient(
+    landmarks: Sequence[str], case: Case, equipment: Equipment, clocks: Clocks, journal: Journal
+) -> Generator[Prompt, Request | None, Registration]:
+    """Touch the named landmarks with the calibrated stylus and register the patient.
+
+    Raises:
+        CalibrationError: when a landmark is not touched in time, or the error at a target would be too large.
+    """
+    tip = case.calibrations["Stylus"].tip_in_tool_mm
+    touched: list[FloatArray] = []
+    for name in landmarks:
+        point = yield from _touch(name, len(touched) / len(landmarks), tip, touched, equipment, clocks)
+        touched.append(point)
+        journal.write(clocks.procedure.now(), "landmark_touched", landmark=name, reference_mm=point)
+    fixed = [case.anatomy.landmarks[name].position_ras for name in landmarks]
+    registration = register_landmarks(touched, fixed, landmarks)
+    errors = {side: target_error_mm(case, registration, trajectory) for side, trajectory in case.targets.items()}
+    journal.write(
+        clocks.procedure.now(),
+        "patient_registered",
+        ReferenceToRAS=registration.MovingToFixed,
+        residuals_mm=registration.residuals_mm,
+        expected_error_at_target_mm=errors,
+    )
+    for side, error_mm in errors.items():
+        if not error_mm <= LARGEST_TARGET_ERROR_MM:
+            raise CalibrationError(
+                f"the expected error at the {side} target is {error_mm:.1f} mm (limit {LARGEST_TARGET_ERROR_MM:.1f} mm); "
+                f"touch the landmarks again, first {registration.names[int(registration.residuals_mm.argmax())]!r}"
+            )
+    case.registration = registration
+    return registration
+
+
+def target_error_mm(case: Case, registration: Registration, trajectory: Trajectory) -> float:
+    """Expected error of the trocar's tip at its target: registration and tip calibration, independent of each other."""
+    calibration = case.calibrations.get("Trocar")
+    tip_mm = calibration.tip_uncertainty_mm if calibration is not None else float("nan")
+    return float(np.hypot(registration.predicted_tre_mm(trajectory.target), tip_mm))
+
+
+def guide_trocar(
+    side: Side, case: Case, clearance: ShaftClearance, equipment: Equipment, clocks: Clocks, journal: Journal
+) -> Generator[Prompt, Request | None, PlacedTrocar]:
+    """Guide the trocar along its plan until it rests at the target.
+
+    Raises:
+        CalibrationError: when the target is not reached in time.
+    """
+    assert case.registration is not None
+    trajectory = case.targets[side]
+    TipToTrocar = case.calibrations["Trocar"].TipToTool
+    error_mm = target_error_mm(case, case.registration, trajectory)
+    in_place: list[FloatArray] = []
+    give_up_s = clocks.device.now() + _PATIENCE_S
+    phase = ""
+    while len(in_place) < _PLACED_POSES:
+        now_s = clocks.device.now()
+        tool, reading, reference = equipment.tool_to_reference("Trocar", now_s)
+        pose = None if tool is None else case.registration.MovingToFixed @ tool @ TipToTrocar
+        seen = guide(pose, max(reading.age_s, reference.age_s), trajectory, clearance, error_mm)
+        if seen.valid and seen.phase != phase:
+            phase = str(seen.phase)
+            journal.write(
+                clocks.procedure.now(),
+                "trocar_phase",
+                side=side,
+                phase=phase,
+                offset_mm=seen.offset_from_line_mm,
+                depth_left_mm=seen.depth_to_target_mm,
+                nearest=seen.nearest_structure,
+                clearance_mm=seen.clearance_mm,
+            )
+        may_touch = seen.assured_clearance_mm is None or seen.assured_clearance_mm < 0
+        if pose is not None and seen.valid and not may_touch and _is_in_place(pose, trajectory):
+            if not (in_place and np.array_equal(in_place[-1], pose)):
+                in_place.append(pose)
+        else:
+            in_place.clear()
+        if now_s > give_up_s:
+            raise CalibrationError(f"the {side} target was not reached ({seen.reason or f'{phase}, not in place'})")
+        yield Prompt(
+            "trocar",
+            f"{side}: {_guidance_text(seen)}",
+            Steer(side, trajectory, seen, pose),
+            len(in_place) / _PLACED_POSES,
+        )
+    tip = np.mean([pose[:3, 3] for pose in in_place], axis=0)
+    ahead = np.mean([pose[:3, 2] for pose in in_place], axis=0)
+    placed = PlacedTrocar(
+        tip_ras=tip,
+        hub_ras=tip - ahead / np.linalg.norm(ahead) * trajectory.length_mm,
+        target_error_mm=float(np.linalg.norm(tip - trajectory.target)),
+        angle_deg=angle_between_deg(ahead, trajectory.target - trajectory.entry_skin),
+        predicted_error_mm=error_mm,
+    )
+    case.trocars[side] = placed
+    journal.write(
+        clocks.procedure.now(),
+        "trocar_placed",
+        side=side,
+        tip_ras=placed.tip_ras,
+        off_target_mm=placed.target_error_mm,
+        angle_deg=placed.angle_deg,
+        expected_error_mm=error_mm,
+    )
+    while (
+        yield Prompt("trocar", f"{side}: in place; leave the trocar and confirm", LeaveTrocar(side), 1.0)
+    ) != "continue":
+        pass
+    return placed
+
+
+def _touch(
+    name: str, fraction: float, tip: FloatArray, before: list[FloatArray], equipment: Equipment, clocks: Clocks
+) -> Generator[Prompt, Request | None, FloatArray]:
+    """The stylus tip in the reference's frame, resting on a landmark."""
+    points: list[FloatArray] = []
+    give_up_s = clocks.device.now() + _PATIENCE_S
+    while len(points) < _STEADY_POSES:
+        now_s = clocks.device.now()
+        pose, reading, reference = equipment.tool_to_reference("Stylus", now_s)
+        if pose is not None:
+            point = transform_points(pose, tip)
+            if points and np.linalg.norm(point - np.mean(points, axis=0)) > _STEADY_MM:
+                points.clear()
+            moved = not before or np.linalg.norm(point - before[-1]) > _MOVED_MM
+            if moved and not (points and np.array_equal(points[-1], point)):
+                points.append(point)
+        if now_s > give_up_s:
+            raise CalibrationError(
+                f"{name} was not touched ({reading.reason or reference.reason or 'never held still'})"
+            )
+        shown = name.replace("_", " ")
+        yield Prompt("registration", f"Touch {shown} with the stylus and hold still", Touch(name), fraction)
+    return np.mean(points, axis=0)
+
+
+def _is_in_place(TipToRAS: FloatArray, trajectory: Trajectory) -> bool:
+    near = np.linalg.norm(TipToRAS[:3, 3] - trajectory.target) <= _PLACED_MM
+    return bool(near) and angle_between_deg(TipToRAS[:3, 2], trajectory.target - trajectory.entry_skin) <= _PLACED_DEG
+
+
+def _guidance_text(seen: GuidanceReading) -> str:
+    if not seen.valid or seen.assured_clearance_mm is None:
+        return seen.reason
+    if seen.assured_clearance_mm < 0:
+        return f"WARNING: the shaft may touch {seen.nearest_structure}; draw back"
+    return f"{seen.depth_to_target_mm:.0f} mm to the target, {seen.offset_from_line_mm:.1f} mm off the line"

@@ -1,0 +1,280 @@
+"""What a rehearsal leaves behind: scene, pictures, plan and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..cement.monitor import SpreadEvent
+from ..cement.zones import make_zones
+from ..errors import ImageError
+from ..files import atomic_file
+from ..image import Volume
+from ..planning.files import write_plan
+from ..planning.model import Side
+from ..procedure.case import Case
+from ..procedure.report import Curve, Figure, Marker, Outcome, Report, Table, plot_svg, write_report
+from ..procedure.verify import VerifiedCement, find_cement
+from ..scene import nodes
+from ..scene.anatomy import readable, show_anatomy
+from ..scene.files import add_image_sequence
+from ..scene.host import HeadlessHost
+from ..scene.pictures import Photographer, save_gray_png
+from ..scene.planning import show_plan
+from ..scene.records import write_record
+from ..simulation.cement import CementTruth, paint_cement, post_operative_ct
+from ..xray.detector import display_image, log_image
+from ..xray.geometry import XrayGeometry
+from .run import Rehearsal
+from .scenario import Scenario
+from .truth import Truth
+
+_CT_NOISE_HU = 15.0
+_KEPT_FRAMES = 40
+_SIDE_COLORS = {"left": "#1f7a4d", "right": "#1f5fa8"}
+_SEEN_COLOR, _ALARM_COLOR = "#d07a00", "#a3261f"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The post-operative CT and what the procedure finds on it, by side."""
+
+    after: Volume
+    cement: dict[Side, VerifiedCement]
+
+
+def verify(case: Case, truth: tuple[CementTruth, ...], rng: np.random.Generator) -> Verification:
+    """Take the simulated post-operative CT and measure the cement on it."""
+    after = post_operative_ct(case.ct, paint_cement(truth, case.ct))
+    noisy = after.like((after.voxels + rng.normal(0, _CT_NOISE_HU, after.voxels.shape)).astype(np.int16))
+    found: dict[Side, VerifiedCement] = {}
+    for side in case.injections:
+        tip = case.trocars[side].tip_ras
+        try:
+            found[side] = find_cement(case.ct, noisy, make_zones(case.anatomy, tip, (side,)), tip, _reach_mm(case))
+        except ImageError:
+            continue
+    return Verification(noisy, found)
+
+
+def write_results(
+    folder: Path,
+    rehearsal: Rehearsal,
+    verification: Verification,
+    truth: dict[Side, Truth],
+    scenario: Scenario,
+    facts: dict[str, str],
+) -> Report:
+    """Write case.mrb, plan.json, pictures and report.html into an existing folder."""
+    case = rehearsal.case
+    write_plan(case.plan, folder / "plan.json")
+    figures = _pictures(folder, rehearsal, verification)
+    outcome, headline = judge(case)
+    report = Report(
+        title=f"Sacroplasty rehearsal: {scenario.name}",
+        outcome=outcome,
+        headline=headline,
+        facts=facts | {"Duration": f"{rehearsal.duration_s / 60:.1f} min of procedure time"},
+        warnings=case.anatomy.warnings,
+        tables=_tables(case, verification, truth),
+        figures=figures,
+    )
+    write_report(report, folder / "report.html")
+    return report
+
+
+def judge(case: Case) -> tuple[Outcome, str]:
+    """Outcome and one sentence that says it all."""
+    if case.refused:
+        return "refused", case.refused
+    record = case.stopped
+    if record is None:
+        given = ", ".join(f"{side} {one.given_ml:.1f} mL" for side, one in case.injections.items())
+        return "completed", f"The planned cement was given ({given}); no leak was seen."
+    leak = next((event for event in record.events if event.level == "leak"), None)
+    if leak is None:
+        return "stopped", f"Stopped on the {record.side} after {record.given_ml:.2f} mL: {record.stopped}."
+    return (
+        "stopped",
+        f"Leak into {readable(leak.route)} on the {record.side}: the pump was stopped after {record.given_ml:.2f} mL.",
+    )
+
+
+def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) -> list[Figure]:
+    case = rehearsal.case
+    host = HeadlessHost()
+    scene = host.scene
+    ct = nodes.add_volume(scene, case.ct, "CT")
+    bones = show_anatomy(scene, case.anatomy, ct)
+    show_plan(scene, case.plan)
+    for side, placed in case.trocars.items():
+        diameter = case.targets[side].outer_diameter_mm
+        nodes.add_trocar(scene, placed.hub_ras, placed.tip_ras, diameter, f"Trocar {side}")
+    cement = {f"cement_{number}": found.mask for number, found in enumerate(verification.cement.values(), start=1)}
+    after = nodes.add_volume(scene, verification.after, "Post-operative CT")
+    if cement:
+        masks = {name: mask.voxels for name, mask in cement.items()}
+        cement_node = nodes.add_segmentation(scene, masks, case.ct, "Cement")
+        cement_node.CreateClosedSurfaceRepresentation()
+    for view, frames in rehearsal.fluoroscopy.kept.items():
+        some = frames[:: max(1, len(frames) // _KEPT_FRAMES)]
+        times = [frame.received_s - frames[0].received_s for frame in some]
+        volumes = [Volume(frame.pixels[None].astype(np.uint16), np.diag([-1.0, -1.0, 1.0, 1.0])) for frame in some]
+        add_image_sequence(scene, volumes, times, f"Fluoroscopy {view}")
+    write_record(scene, "Sacroplasty rehearsal", {"outcome": judge(case)[0], "headline": judge(case)[1]})
+    host.save(folder / "case.mrb")
+
+    figures = []
+    camera = Photographer(host)
+    bones.CreateClosedSurfaceRepresentation()
+    _show_for_3d(bones, has_cement=bool(cement))
+    frame = case.anatomy.SacrumToRAS
+    middle = frame[:3, 3] - 30 * frame[:3, 2] + 25 * frame[:3, 1]
+    posterior, superior = frame[:3, 1], frame[:3, 2]
+    path = folder / "three_d.png"
+    camera.three_d(path, middle, posterior + 0.35 * superior, superior, height_mm=190)
+    figures.append(Figure(path, "Sacrum from behind with foramina, trocars as placed, and cement on the CT after it"))
+    for side, placed in case.trocars.items():
+        path = folder / f"axial_{side}.png"
+        camera.slice(path, after, "Axial", placed.tip_ras, width_mm=170)
+        figures.append(Figure(path, f"Post-operative CT through the {side} tip"))
+    for view, frames in rehearsal.fluoroscopy.kept.items():
+        last = frames[-1]
+        geometry = XrayGeometry.from_dict(last.geometry or {})
+        path = folder / f"xray_{view}.png"
+        save_gray_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
+        figures.append(Figure(path, f"Last live picture, {view} ({geometry.detector_pixels[0]} columns)"))
+    path = folder / "injection.svg"
+    with atomic_file(path) as draft:
+        draft.write_text(_injection_svg(case), encoding="utf-8")
+    figures.append(Figure(path, "Cement by the pump's counter, and as the monitor sees it"))
+    return figures
+
+
+def _show_for_3d(bones: object, has_cement: bool) -> None:
+    display = bones.GetDisplayNode()  # type: ignore[attr-defined]
+    for name in nodes.segment_names(bones):
+        visible = name == "sacrum" or name.startswith(("foramen_", "sacral_canal"))
+        display.SetSegmentVisibility3D(name, visible)
+    display.SetSegmentOpacity3D("sacrum", 0.35 if has_cement else 0.8)
+
+
+def _injection_svg(case: Case) -> str:
+    started = min((record.samples[0].time_s for record in case.injections.values() if record.samples), default=0.0)
+    curves, markers = [], []
+    for side, record in case.injections.items():
+        times = [sample.time_s - started for sample in record.samples]
+        curves.append(Curve(f"pump, {side}", _SIDE_COLORS[side], times, [max(s.pump_ml, 0) for s in record.samples]))
+        seen = [(t, s.seen_ml) for t, s in zip(times, record.samples, strict=True) if np.isfinite(s.seen_ml)]
+        if seen:
+            x, y = zip(*seen, strict=True)
+            curves.append(Curve(f"seen, {side}", _SEEN_COLOR, x, y, points=True))
+        if record.stopped and times:
+            markers.append(Marker(times[-1], "stop", _ALARM_COLOR))
+    return plot_svg(curves, markers, "time since the first injection began [s]", "cement [mL]")
+
+
+def _tables(case: Case, verification: Verification, truth: dict[Side, Truth]) -> list[Table]:
+    tables = [
+        Table(
+            "Plan",
+            ["side", "technique", "length", "cement", "nearest structures"],
+            [
+                [
+                    side,
+                    trajectory.technique,
+                    f"{trajectory.length_mm:.0f} mm",
+                    f"{trajectory.planned_volume_ml:.1f} mL",
+                    ", ".join(
+                        f"{readable(name)} {distance:.1f} mm"
+                        for name, distance in sorted(trajectory.clearance_mm.items(), key=lambda item: item[1])[:3]
+                    ),
+                ]
+                for side, trajectory in case.targets.items()
+            ],
+            "Clearance is that of the whole shaft's surface.",
+        )
+    ]
+    if case.calibrations:
+        rows = [
+            [
+                tool,
+                f"{one.holdout_error_mm:.2f} mm",
+                f"{one.tip_uncertainty_mm:.2f} mm",
+                f"{one.orientation_range_deg:.0f}°",
+            ]
+            for tool, one in case.calibrations.items()
+        ]
+        columns = ["tool", "hold-out error", "uncertainty of the tip", "turned through"]
+        tables.append(Table("Tool calibration", columns, rows))
+    if case.registration is not None:
+        rows = [
+            [readable(name), f"{residual:.2f} mm", "–" if np.isnan(left_out) else f"{left_out:.2f} mm"]
+            for name, residual, left_out in zip(
+                case.registration.names, case.registration.residuals_mm, case.registration.leave_one_out_mm, strict=True
+            )
+        ]
+        note = "Residuals do not tell the error at the target; that is predicted below."
+        tables.append(Table("Patient registration", ["landmark", "residual", "left out of the fit"], rows, note))
+    if case.trocars:
+        rows = [
+            [
+                side,
+                f"{placed.target_error_mm:.1f} mm",
+                f"{placed.angle_deg:.1f}°",
+                f"{placed.predicted_error_mm:.1f} mm",
+                f"{truth[side].tip_error_mm:.1f} mm",
+            ]
+            for side, placed in case.trocars.items()
+        ]
+        columns = ["side", "off target", "angle", "expected error of the tip", "true error of the tip"]
+        note = "Off target and angle as navigation saw them. The true error is known because the world was simulated."
+        tables.append(Table("Trocars as placed", columns, rows, note))
+    if case.injections:
+        rows = []
+        for side, record in case.injections.items():
+            found = verification.cement.get(side)
+            rows.append(
+                [
+                    side,
+                    f"{record.planned_ml:.2f}",
+                    f"{record.given_ml:.2f}",
+                    f"{record.seen_ml:.2f} ± {record.seen_sd_ml:.2f}" if np.isfinite(record.seen_ml) else "not seen",
+                    f"{found.volume_ml:.2f}" if found else "–",
+                    f"{truth[side].delivered_ml:.2f}",
+                    f"{truth[side].leaked_ml:.2f}",
+                    record.stopped or f"finished in {record.steps} steps",
+                ]
+            )
+        columns = ["side", "planned", "pump", "monitor", "CT after", "true", "truly leaked", "end"]
+        tables.append(Table("Cement in mL", columns, rows, "True figures are the simulators' own."))
+        tables.append(_where_table(verification))
+    events = [event for record in case.injections.values() for event in record.events]
+    if events:
+        tables.append(
+            Table("What the monitor said", ["level", "route", "position R, A, S", "stop"], [_event(e) for e in events])
+        )
+    return tables
+
+
+def _where_table(verification: Verification) -> Table:
+    rows = [
+        [side, readable(zone), f"{volume:.2f} mL"]
+        for side, found in verification.cement.items()
+        for zone, volume in sorted(found.by_zone_ml.items(), key=lambda item: -item[1])
+    ]
+    note = "Planned is the ala with its margin, bone the rest of the sacrum. Voxels count by their centre."
+    return Table("Cement on the post-operative CT", ["side", "where", "volume"], rows, note)
+
+
+def _event(event: SpreadEvent) -> list[str]:
+    where = "–" if event.position_ras is None else ", ".join(f"{value:.0f}" for value in event.position_ras)
+    return [event.level, readable(event.route), where, "yes" if event.stop else "no"]
+
+
+def _reach_mm(case: Case) -> float:
+    """Half the way between two tips, so that each cement is counted on its own side."""
+    tips = [placed.tip_ras for placed in case.trocars.values()]
+    return float(np.linalg.norm(tips[0] - tips[1])) / 2 if len(tips) == 2 else 45.0
