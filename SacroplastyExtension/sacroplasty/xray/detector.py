@@ -16,6 +16,9 @@ _WHITE = 65535
 #: A line integral below this (5 cm of soft tissue have 1.0) counts as air beside the patient.
 _BEHIND_PATIENT = 0.5
 
+#: Line integral of 3 mm of steel: what lies further above the patient than this is shown equally black.
+_ROOM_FOR_METAL = 3.0
+
 
 def automatic_air_level(line_integrals: NDArray) -> float:
     """Signal of the unattenuated beam once automatic exposure brings the image's middle to `EXPOSURE_TARGET`.
@@ -87,8 +90,8 @@ def display_image(line_integrals: NDArray, window: tuple[float, float] | None = 
     Slow changes across the image are flattened by half first, as C-arms do, since a pelvis spans several powers of ten.
 
     Args:
-        window: line integrals after flattening that are shown white and black; by default the middle 98 % of what lies
-            behind the patient in the middle of the image. Give it to compare images.
+        window: line integrals after flattening that are shown white and black; by default what lies behind the patient
+            in the middle of the image, with room for metal. Give it to compare images.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -96,6 +99,9 @@ def display_image(line_integrals: NDArray, window: tuple[float, float] | None = 
     behind = values > _BEHIND_PATIENT
     if not behind.any():
         return np.full(values.shape, 255, np.uint8)
+    # A trocar seen end-on is worth 80 mm of steel and would turn everything else white.
+    fifth, most = np.percentile(values[behind], [5, 95])
+    values = np.minimum(values, most + max(most - fifth, _ROOM_FOR_METAL))
     scale = min(values.shape) / 8
     # Blurred over the patient alone: the air around would make a halo.
     weight = gaussian_filter(behind.astype(np.float32), scale, mode="nearest")
@@ -103,8 +109,11 @@ def display_image(line_integrals: NDArray, window: tuple[float, float] | None = 
     flat = values - (slow - values[behind].mean()) / 2
     if window is None:
         middle = _middle(flat)[_middle(behind)]
-        window = tuple(np.percentile(middle if middle.size else flat[behind], [1, 99]))
-    low, high = window
+        low, high = np.percentile(middle if middle.size else flat[behind], [2, 95])
+        # The darkest twentieth may be metal; leave room for it beyond the bone.
+        high += 0.2 * (high - low)
+    else:
+        low, high = window
     shown = np.clip((flat - low) / max(high - low, 1e-6), 0, 1)
     shown[~behind] = 0
     return np.rint(255 * (1 - shown)).astype(np.uint8)
