@@ -41,11 +41,14 @@ def make_anatomy(ct: Volume) -> Anatomy:
         bones=ct.like(bones),
         regions=ct.like(regions),
         foramina={
-            "foramen_s1_left": Foramen(np.array([-20.0, 0, 10]), np.array([-20.0, -30, 10]), np.array([-24.0, -30, 10]))
+            "foramen_s1_left": Foramen(
+                np.array([-20.0, 0, 10]), np.array([-20.0, -30, 10]), np.array([-24.0, -30, 10])
+            ),
+            "foramen_s1_right": Foramen(np.array([20.0, 0, 10]), np.array([20.0, -30, 10]), np.array([24.0, -30, 10])),
         },
         landmarks={"promontory": Landmark(np.array([0.0, 0, 40]), 1.5)},
         SacrumToRAS=rigid(np.diag([-1.0, -1.0, 1.0]), [0, -10, 40]),
-        confidence={"sacrum": 0.95, "foramen_s1_left": 0.4},
+        confidence={"sacrum": 0.95, "sacral_canal": 0.9, "foramen_s1_left": 0.4, "foramen_s1_right": 0.8},
         warnings=("foramen S1 left is hard to see: check it",),
         method="test",
         image_hash=ct.content_hash(),
