@@ -152,6 +152,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
 
     def onMixButton(self):
         self.logic.mix()
+        self.ui.cementCollapsibleButton.collapsed = True
         self.showReadout()
 
     def onArmButton(self):

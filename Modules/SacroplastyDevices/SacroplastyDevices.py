@@ -91,7 +91,9 @@ class SacroplastyDevicesWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
 
-        self.ui.devicesTable.horizontalHeader().setSectionResizeMode(1, qt.QHeaderView.Stretch)
+        header = self.ui.devicesTable.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
         self.ui.stopButton.connect("pressed()", self.onStopButton)
         self.ui.connectButton.connect("clicked(bool)", self.onConnectButton)
         self.ui.disconnectButton.connect("clicked(bool)", self.onDisconnectButton)
@@ -226,11 +228,11 @@ class SacroplastyDevicesWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
                 age,
                 str(row.dropped),
                 row.address,
-                row.last_error,
             )
             for column, text in enumerate(texts):
                 table.setItem(number, column, qt.QTableWidgetItem(text))
                 table.item(number, column).setToolTip(text)
+        self.ui.errorsLabel.text = "\n".join(f"{row.role}: {row.last_error}" for row in rows if row.last_error)
         connected = self.logic.connected()
         self.ui.connectButton.enabled = not connected
         self.ui.disconnectButton.enabled = connected

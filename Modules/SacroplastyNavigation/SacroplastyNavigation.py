@@ -100,7 +100,9 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
 
-        self.ui.landmarksTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        header = self.ui.landmarksTable.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self.ui.pivotButton.connect("toggled(bool)", self.onPivotButton)
         self.ui.touchButton.connect("clicked(bool)", self.onTouchButton)
         self.ui.clearTouchButton.connect("clicked(bool)", self.onClearTouchButton)

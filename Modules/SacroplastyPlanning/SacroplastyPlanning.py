@@ -111,7 +111,9 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
 
-        self.ui.trajectoriesTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
+        header = self.ui.trajectoriesTable.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(2, qt.QHeaderView.Stretch)
         self.ui.clearanceTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self.ui.planButton.connect("clicked(bool)", self.onPlanButton)
         self.ui.trajectoriesTable.connect("itemSelectionChanged()", self.onTrajectorySelected)
@@ -260,22 +262,30 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.onLineMoved()
 
     def onLineMoved(self, caller=None, event=None):
-        """Clearance of the line where it is now."""
+        """Clearance of the line where it is now: as planned, or measured once it was moved."""
         from sacroplasty.errors import SacroplastyError
 
         parameters = self._parameterNode
-        if not (self._line and parameters.ct and parameters.segmentation):
+        index = self.ui.trajectoriesTable.currentRow()
+        rows = self.logic.trajectories()
+        if not (self._line and 0 <= index < len(rows)):
             self.showClearance(None)
-            return
-        try:
-            belongsTo = parameters.ct.GetID(), parameters.segmentation.GetID()
-            if self._clearance is None or self._clearanceOf != belongsTo:
-                self._clearance = self.logic.lineClearance(parameters.segmentation, parameters.ct)
-                self._clearanceOf = belongsTo
-            self.showClearance(self.logic.clearance(self._clearance, self._line, parameters.gauge))
-        except SacroplastyError as error:
+        elif not self.logic.isMoved(index):
+            self.showClearance(rows[index].clearance_mm)
+        elif not (parameters.ct and parameters.segmentation):
             self.showClearance(None)
-            self.ui.clearanceLabel.toolTip = str(error)
+        else:
+            try:
+                belongsTo = parameters.ct.GetID(), parameters.segmentation.GetID()
+                if self._clearance is None or self._clearanceOf != belongsTo:
+                    # Computed at the first move, for some seconds; then it follows the mouse.
+                    with slicer.util.WaitCursor():
+                        self._clearance = self.logic.lineClearance(parameters.segmentation, parameters.ct)
+                    self._clearanceOf = belongsTo
+                self.showClearance(self.logic.clearance(self._clearance, self._line, parameters.gauge))
+            except SacroplastyError as error:
+                self.showClearance(None)
+                self.ui.reasonsLabel.text = f"✘ {error}"
 
     def showClearance(self, clearance):
         """The nearest structure in large letters with a symbol, all of them in the table; a dash when unknown."""
@@ -340,6 +350,11 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
         return planning.select_line(slicer.mrmlScene, index, movable)
 
+    def isMoved(self, index):
+        from sacroplasty.scene import planning
+
+        return planning.is_moved(slicer.mrmlScene, index)
+
     def lineClearance(self, segmentation, ct):
         from sacroplasty.scene import planning
 
@@ -372,22 +387,42 @@ class SacroplastyPlanningTest(ScriptedLoadableModuleTest):
 
     def runTest(self):
         self.setUp()
-        self.test_PhantomIsPlanned()
+        self.test_ClearanceOfALine()
 
-    def test_PhantomIsPlanned(self):
-        """Accepted trajectories into a synthetic patient end in the ala and keep their margin."""
-        from sacroplasty.phantom.make import make_phantom
+    def test_ClearanceOfALine(self):
+        """A line beside a canal of known place has the clearance that a ruler gives."""
+        import numpy as np
+        from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
+        from sacroplasty.anatomy.model import Anatomy, Foramen
+        from sacroplasty.image import Volume
         from sacroplasty.scene import anatomy, nodes
 
-        self.delayDisplay(_("Making a synthetic patient"))
-        phantom = make_phantom(1, spacing_mm=(2.0, 2.0, 2.0))
-        ct = nodes.add_volume(slicer.mrmlScene, phantom.ct, "CT")
-        labels = nodes.add_label_volume(slicer.mrmlScene, phantom.bones, "Bones")
-        segmentation = anatomy.segment(slicer.mrmlScene, ct, labels)
+        self.delayDisplay(_("Building a block with a canal"))
+        hounsfield = np.full((50, 50, 50), 100, np.int16)
+        volume = Volume(hounsfield, np.diag([1.0, 1.0, 1.0, 1.0]))
+        bones, regions = np.zeros((2, 50, 50, 50), np.uint8)
+        bones[5:45, 5:45, 5:45] = BONE_LABEL["sacrum"]
+        regions[5:45, 5:45, 10:21] = REGION_LABEL["sacral_canal"]
+        ct = nodes.add_volume(slicer.mrmlScene, volume, "CT")
+        block = Anatomy(
+            bones=volume.like(bones),
+            regions=volume.like(regions),
+            foramina={
+                name: Foramen(np.array([x, 45.0, 30.0]), np.array([x, 5.0, 30.0]), np.array([x, 5.0, 30.0]))
+                for name, x in (("foramen_s1_left", 8.0), ("foramen_s1_right", 42.0))
+            },
+            landmarks={},
+            SacrumToRAS=np.diag([-1.0, -1.0, 1.0, 1.0]),
+            confidence={"sacral_canal": 1.0},
+            warnings=(),
+            method="test",
+            image_hash=nodes.volume_of(ct).content_hash(),
+        )
+        segmentation = anatomy.show_anatomy(slicer.mrmlScene, block, ct)
         logic = SacroplastyPlanningLogic()
-        logic.plan(ct, segmentation, ["left", "right"], "short-axis", 11, 3.0)
-        accepted = [row for row in logic.trajectories() if row.accepted]
-        self.assertTrue(accepted)
-        for row in accepted:
-            self.assertGreaterEqual(row.nearest_mm, 3.0)
+        line = nodes.add_line(slicer.mrmlScene, [30.0, 25.0, 10.0], [30.0, 25.0, 40.0], "Line")
+        clearance = logic.clearance(logic.lineClearance(segmentation, ct), line, 11)
+        # The canal ends half a voxel beyond its last centre at 20 mm; 11 G has a radius of 1.524 mm.
+        self.assertAlmostEqual(clearance["sacral_canal"], 30.0 - 20.5 - 1.524, delta=0.6)
+        self.assertEqual(clearance["foramen_s1_left"], float("-inf"))
         self.delayDisplay(_("Test passed"))

@@ -147,7 +147,7 @@ class SacroplastyReportWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
             box.connect("activated(int)", lambda index, key=question.key, box=box: self.onAnswer(key, box))
             table.setCellWidget(number, 1, box)
             self._answerBoxes[question.key] = box
-        table.resizeRowsToContents()
+        table.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
 
     def onAnswer(self, key, box):
         self.logic.setAnswer(key, box.itemData(box.currentIndex))
@@ -170,7 +170,7 @@ class SacroplastyReportWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
         pain = self.logic.pain()
         rows = []
         for visit in self.logic.visits():
-            published = "–" if visit.published_vas is None else f"{visit.published_vas:.1f}"
+            published = "–" if visit.published_vas is None else f"{visit.published_vas:.2f}"
             rows.append((visit.text, str(pain.get(visit.key, "–")), published))
         self.fill(self.ui.followUpTable, rows)
 

@@ -26,6 +26,8 @@ from .nodes import add_text, add_transform, add_volume, first_node, set_transfor
 
 #: Tools are shown in the frame of the reference that is fixed to the patient.
 _REFERENCE = "ReferenceToTracker"
+#: The patient registration, above every tool that is seen from the reference.
+REFERENCE_TO_RAS = "ReferenceToRAS"
 #: On a transform node: whether its pose may be used ("1") or is only the last one known ("0"), and why.
 VALID = "Sacroplasty.Valid"
 REASON = "Sacroplasty.Reason"
@@ -201,6 +203,9 @@ class DeviceDesk:
             if matrix is None:
                 return
             node = add_transform(self._scene, matrix, name)
+            registration = first_node(self._scene, "vtkMRMLLinearTransformNode", REFERENCE_TO_RAS)
+            if registration is not None and name.endswith("ToReference"):
+                node.SetAndObserveTransformNodeID(registration.GetID())
         elif matrix is not None:
             set_transform(node, matrix)
         _mark(node, matrix is not None, reason)

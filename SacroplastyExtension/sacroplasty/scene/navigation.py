@@ -22,7 +22,7 @@ from slicer import (
 
 from ..errors import CalibrationError
 from ..geometry import FloatArray, rigid, transform_points
-from .devices import REASON, is_valid
+from .devices import REASON, REFERENCE_TO_RAS, is_valid
 from .nodes import add_transform, first_node, matrix_of, points_of, set_transform
 from .planning import chosen, plan_of, trajectory_of
 from .records import read_record, write_record
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 REGISTRATION_NAME = "Sacroplasty registration"
 TOUCHED_NAME = "Sacroplasty touched points"
 _TIPS_NAME = "Sacroplasty tool tips"
-_REFERENCE_TO_RAS = "ReferenceToRAS"
 #: Tilting by this much makes a pivot calibration well conditioned, so that is what the progress bar counts to.
 _WANTED_TILT_DEG = 60.0
 
@@ -198,9 +197,9 @@ def register(scene: vtkMRMLScene, landmarks: vtkMRMLMarkupsFiducialNode) -> dict
         "warnings": list(registration.warnings),
     }
     write_record(scene, REGISTRATION_NAME, record)
-    node = first_node(scene, "vtkMRMLLinearTransformNode", _REFERENCE_TO_RAS)
+    node = first_node(scene, "vtkMRMLLinearTransformNode", REFERENCE_TO_RAS)
     if node is None:
-        node = add_transform(scene, registration.MovingToFixed, _REFERENCE_TO_RAS)
+        node = add_transform(scene, registration.MovingToFixed, REFERENCE_TO_RAS)
     else:
         set_transform(node, registration.MovingToFixed)
     for number in range(scene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode")):
@@ -276,7 +275,7 @@ class Guide:
             if not is_valid(node):
                 return False
             node, last = node.GetParentTransformNode(), node.GetName()
-        return last == _REFERENCE_TO_RAS
+        return last == REFERENCE_TO_RAS
 
     def _tip_to_ras(self) -> FloatArray:
         matrix = vtk.vtkMatrix4x4()
@@ -286,7 +285,7 @@ class Guide:
 
 def _forget_registration(scene: vtkMRMLScene) -> None:
     write_record(scene, REGISTRATION_NAME, {})
-    node = first_node(scene, "vtkMRMLLinearTransformNode", _REFERENCE_TO_RAS)
+    node = first_node(scene, "vtkMRMLLinearTransformNode", REFERENCE_TO_RAS)
     if node is not None:
         scene.RemoveNode(node)
 

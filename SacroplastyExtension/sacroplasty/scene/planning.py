@@ -25,7 +25,10 @@ _REFUSED_COLOR = (0.85, 0.2, 0.2)
 
 @dataclass(frozen=True)
 class TrajectoryRow:
-    """What the table of trajectories shows. `nearest` is the structure with the smallest clearance."""
+    """What the table of trajectories shows.
+
+    `clearance_mm` is that of the planned place, nearest first; `nearest` is the structure with the smallest clearance.
+    """
 
     side: Side
     accepted: bool
@@ -34,6 +37,7 @@ class TrajectoryRow:
     length_mm: float
     planned_volume_ml: float
     reasons: tuple[str, ...]
+    clearance_mm: dict[str, float]
     line: vtkMRMLMarkupsLineNode | None
 
 
@@ -122,16 +126,18 @@ def trajectory_rows(scene: vtkMRMLScene) -> list[TrajectoryRow]:
     lines = _lines(scene)
     rows = []
     for index, trajectory in enumerate(plan.trajectories if plan else ()):
-        nearest = min(trajectory.clearance_mm, key=trajectory.clearance_mm.__getitem__, default="")
+        clearance_mm = dict(sorted(trajectory.clearance_mm.items(), key=lambda item: item[1]))
+        nearest = next(iter(clearance_mm), "")
         rows.append(
             TrajectoryRow(
                 side=trajectory.side,
                 accepted=trajectory.accepted,
                 nearest=nearest,
-                nearest_mm=trajectory.clearance_mm.get(nearest, float("nan")),
+                nearest_mm=clearance_mm.get(nearest, float("nan")),
                 length_mm=trajectory.length_mm,
                 planned_volume_ml=trajectory.planned_volume_ml,
                 reasons=trajectory.reasons,
+                clearance_mm=clearance_mm,
                 line=lines.get(index),
             )
         )
