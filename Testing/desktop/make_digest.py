@@ -18,10 +18,11 @@ from desktop.harness.digest import DIGEST_FILE
 from desktop.harness.usage import classes_used, read_form
 
 MODULES = Path(__file__).parents[2] / "Modules"
-# What the harness itself builds on, and what widgets hand out without being named (a table's header, a line's signal).
+# What the desk itself and Testing/slicer/run.py build on, and what widgets hand out unnamed (a table's header).
 ALWAYS = {
     "ctk.ctkCollapsibleButton",
     "ctk.ctkSliderWidget",
+    "ctk.ctkWidgetsUtils",
     "qt.QFormLayout",
     "qt.QHBoxLayout",
     "qt.QHeaderView",
@@ -33,6 +34,8 @@ ALWAYS = {
     "slicer.app",
     "slicer.qMRMLNodeComboBox",
     "slicer.qMRMLWidget",
+    "slicer.qSlicerModuleFactoryManager",
+    "slicer.qSlicerModuleManager",
     "slicer.qSlicerScriptedLoadableModuleWidget",
 }
 

@@ -176,7 +176,24 @@ def test_build_lists_every_script_and_resource(name):
     assert f"slicer_add_python_unittest(SCRIPT {name}.py)" in text
 
 
+def case_under_way(scene):
+    """The home module says more when some steps are behind and one was refused."""
+    from sacroplasty.scene import anatomy, planning
+    from sacroplasty.scene.records import write_record
+    from sacroplasty.scene.workflow import write_step
+
+    scene.AddNewNodeByClass("vtkMRMLSegmentationNode", anatomy.SEGMENTATION_NAME)
+    write_record(scene, anatomy.RECORD_NAME, {"confidence": {}})
+    write_record(scene, planning.RECORD_NAME, {"trajectories": [{"accepted": True}] * 2 + [{"accepted": False}]})
+    write_step(scene, "indication", accepted=True, reasons=[])
+    write_step(scene, "registration", accepted=False, reasons=["error at the target 3.4 mm, allowed 2.0 mm"])
+
+
+SCENES = {"Sacroplasty": case_under_way}
+
+
 def test_picture_of_the_module(desktop, picture_folder, name):
+    SCENES.get(name, lambda scene: None)(desktop.scene)
     widget = desktop.open_module(name)
     path = desktop.picture(widget, picture_folder / f"{name}.png")
     desktop.close(widget)

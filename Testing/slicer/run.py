@@ -1,0 +1,114 @@
+"""The module checks inside a real Slicer: what the desk of Testing/desktop cannot show.
+
+    Slicer --testing --no-splash --python-script Testing/slicer/run.py
+
+Loads every module from this checkout, builds and enters its widget, takes a picture, closes the scene under it, leaves
+it, and runs its test. Prints one line for each check and ends Slicer with 0 only when all of them passed. Pictures go
+to the folder named by SACROPLASTY_PICTURES, when it is set.
+"""
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START_UP_LIMIT_S = 0.5
+
+
+def module_files():
+    """The module files of the checkout."""
+    return sorted(file for file in (ROOT / "Modules").glob("*/*.py") if file.stem == file.parent.name)
+
+
+def load_modules(files):
+    """Register and load all modules with Slicer's own factory, those that are not installed already."""
+    import slicer
+
+    manager = slicer.app.moduleManager().factoryManager()
+    missing = [file for file in files if not manager.isLoaded(file.stem)]
+    for file in missing:
+        manager.registerModule(qt_file_info(file))
+    names = [file.stem for file in missing]
+    started = time.perf_counter()
+    if names and not manager.loadModules(names):
+        raise RuntimeError(f"Slicer could not load {', '.join(name for name in names if not manager.isLoaded(name))}")
+    return time.perf_counter() - started
+
+
+def qt_file_info(file):
+    import qt
+
+    return qt.QFileInfo(str(file))
+
+
+def check_widget(name):
+    """Open the module, close the scene under it and leave it again."""
+    import slicer
+
+    widget = slicer.util.getModuleWidget(name)
+    if slicer.util.mainWindow():
+        slicer.util.selectModule(name)
+    else:
+        widget.enter()
+    slicer.app.processEvents()
+    save_picture(name, widget.parent)
+    slicer.mrmlScene.Clear()
+    slicer.app.processEvents()
+    if slicer.util.mainWindow():
+        slicer.util.selectModule("Welcome")
+    else:
+        widget.exit()
+
+
+def save_picture(name, panel):
+    folder = os.environ.get("SACROPLASTY_PICTURES")
+    if folder:
+        import ctk
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        ctk.ctkWidgetsUtils.grabWidget(panel).save(str(Path(folder) / f"{name}.png"))
+
+
+def check_test(name):
+    """Run the module's own test."""
+    import slicer
+
+    slicer.mrmlScene.Clear()
+    slicer.selfTests[name](msec=0)
+
+
+def main():
+    """Run all checks; returns the number of failures."""
+    failures = 0
+
+    def report(what, check, *arguments):
+        nonlocal failures
+        try:
+            result = check(*arguments)
+        except Exception:
+            failures += 1
+            print(f"FAILED {what}")
+            traceback.print_exc()
+            return None
+        print(f"passed {what}")
+        return result
+
+    files = module_files()
+    seconds = report("load", load_modules, files)
+    if seconds is not None:
+        print(f"loading {len(files)} modules took {seconds:.3f} s (limit {START_UP_LIMIT_S} s)")
+        failures += seconds > START_UP_LIMIT_S
+    for file in files:
+        report(f"{file.stem} widget", check_widget, file.stem)
+        report(f"{file.stem} test", check_test, file.stem)
+    print(f"{failures} failures")
+    sys.stdout.flush()
+    return failures
+
+
+if __name__ == "__main__":
+    import slicer.util
+
+    slicer.util.exit(slicer.util.EXIT_FAILURE if main() else slicer.util.EXIT_SUCCESS)
