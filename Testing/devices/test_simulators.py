@@ -21,6 +21,7 @@ from sacroplasty.devices.tracker import TrackerRole
 from sacroplasty.errors import DeviceError
 from sacroplasty.geometry import rigid, rotation_about, transform_points
 from sacroplasty.image import Volume, write_volume
+from sacroplasty.simulation.carm import SimulatedCArm
 from sacroplasty.simulation.cement import Deposit, paint_cement, post_operative_ct, read_truth
 from sacroplasty.simulation.faults import FaultyServer, parse_faults
 from sacroplasty.simulation.hand import Hand
@@ -228,6 +229,35 @@ def test_a_tracker_that_fails_quietly_is_not_believed(fault, tmp_path):
     assert np.mean(believed[50:300]) > 0.97
     assert not any(believed[420:]), "never again from 1.2 s after the beginning of the defect"
     role.client.close()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"frame_rate_hz": 1000}, "frames/s"),
+        ({"pixels": 5000}, "columns"),
+        ({"geometries": []}, "one or two"),
+        ({"geometries": [{}]}, "lacks"),
+        ({"inside": True}, "inside the patient"),
+    ],
+)
+def test_a_c_arm_refuses_what_no_c_arm_can_do(change, words, tmp_path, until):
+    server = FaultyServer(0, parse_faults([]), np.random.default_rng(1))
+    c_arm = SimulatedCArm(demonstration_world(1), server, LiveFolder(tmp_path), np.random.default_rng(2), 0.0)
+    role = FluoroscopeRole(Client(port=server.port))
+    until(lambda: role.client.connected, role.poll, lambda now_s: c_arm.step(now_s, 0.0))
+    record = CArm().pose([0, 0, 0], [0, -1, 0], [0, 0, 1]).to_dict()
+    if change.pop("inside", False):
+        record |= {
+            "source_to_detector_mm": 400.0,
+            "source_in_detector_mm": [*record["source_in_detector_mm"][:2], 400.0],
+        }
+    order = role.move(**({"geometries": [record], "frame_rate_hz": 5.0, "pixels": 64, "expose": True} | change))
+    until(lambda: role.answer(order), role.poll, lambda now_s: c_arm.step(now_s, 0.0))
+    assert not role.answer(order).accepted and words in role.answer(order).reason
+    role.client.close()
+    c_arm.close()
     server.close()
 
 

@@ -28,16 +28,14 @@ def crc64(data: bytes | bytearray | memoryview) -> int:
     words = -(-len(data) // 8)
     # Rows of a fixed length, or for less than a row the next power of two.
     width = _ROW_WORDS if words >= _ROW_WORDS else 1 << (words - 1).bit_length()
-    padded = -(-words // width) * width
-    if padded * 8 == len(data):
-        buffer: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
-    else:
-        buffer = np.zeros(padded * 8, np.uint8)
-        buffer[padded * 8 - len(data) :] = np.frombuffer(data, np.uint8)
-    rows = buffer.view(">u8").astype(np.uint64).reshape(-1, width)
-    folded = rows[0]
-    for row in rows[1:]:
-        folded = _shift(folded, width) ^ row
+    row_bytes = 8 * width
+    first_bytes = len(data) % row_bytes or row_bytes
+    first = np.zeros(row_bytes, np.uint8)
+    first[row_bytes - first_bytes :] = np.frombuffer(data, np.uint8, first_bytes)
+    folded = first.view(">u8").astype(np.uint64)
+    for row in np.frombuffer(data, ">u8", offset=first_bytes).reshape(-1, width):
+        folded = _shift(folded, width)
+        folded ^= row
     while len(folded) > _LAST_WORDS:
         half = len(folded) // 2
         folded = _shift(folded[:half], half) ^ folded[half:]

@@ -257,7 +257,11 @@ class Client:
     def _begin(self, now_s: float) -> None:
         host, _ = self._address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        handle = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            handle = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # Too many files open.
+            self._retry_later(now_s, f"no connection can be made: {error.strerror}")
+            return
         _prepare(handle)
         result = handle.connect_ex(self._address)
         self._connection = Connection(handle, self.address, heard_s=now_s, sent_s=now_s)
@@ -287,6 +291,9 @@ class Client:
 
     def _lose(self, now_s: float, reason: str) -> None:
         self._drop()
+        self._retry_later(now_s, reason)
+
+    def _retry_later(self, now_s: float, reason: str) -> None:
         self.state, self.reason = "waiting", reason
         self._next_attempt_s = now_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)

@@ -108,6 +108,9 @@ class PumpRole:
 
     def stop(self, now_s: float) -> None:
         """Stop, now and without asking. Repeated until the pump says that it is stopped, across reconnections too."""
+        if self._stop_sequence is not None:  # Under way already.
+            self.poll(now_s)
+            return
         self._sequence += 1
         self._stop_sequence = self._sequence
         for pending in self._pending.values():

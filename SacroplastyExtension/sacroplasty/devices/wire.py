@@ -112,6 +112,7 @@ class Decoder:
             if len(self._buffer) < end:
                 break
             with memoryview(self._buffer) as view:
+                # A copy, since the buffer goes on changing.
                 header, body = bytes(view[:HEADER_BYTES]), bytes(view[HEADER_BYTES:end])
             if crc64(body) != _HEADER.unpack(header)[6]:
                 self.crc_errors += 1
@@ -191,7 +192,7 @@ def _extend(message: Message, content: bytes) -> bytes:
         index += _METADATA_ITEM.pack(len(key_bytes), encoding, len(value_bytes))
         values += key_bytes + value_bytes
     extended = _EXTENDED.pack(_EXTENDED.size, len(index), len(values), message.message_id)
-    return extended + content + index + values
+    return b"".join((extended, content, index, values))
 
 
 def _decode(header: bytes, body: bytes) -> Message:
@@ -201,24 +202,26 @@ def _decode(header: bytes, body: bytes) -> Message:
         "timestamp_s": seconds + fraction / 2**32,
         "header_version": version,
     }
-    content = body
+    content = memoryview(body)
     if version > 1:
         extended_bytes, index_bytes, values_bytes, message_id = _EXTENDED.unpack_from(body)
         end = len(body) - index_bytes - values_bytes
         if extended_bytes < _EXTENDED.size or end < extended_bytes:
             raise ValueError("its metadata is larger than the message")
-        content = body[extended_bytes:end]
+        content = content[extended_bytes:end]
         common["message_id"] = message_id
         common["metadata"] = _decode_metadata(body[end : end + index_bytes], body[end + index_bytes :])
     type_name = type_bytes.rstrip(b"\0").decode("ascii")
+    if type_name == Image.TYPE:
+        return _unpack_image(common, content)
     unpacker = _UNPACKERS.get(type_name)
     if unpacker is not None:
-        return unpacker(common, content)
+        return unpacker(common, bytes(content))
     action, _, target = type_name.partition("_")
     if action in ("GET", "STT", "STP") and target:
         target = "CAPABILITY" if target == "CAPABIL" else target
-        return Query(action=cast(Any, action), target=target, content=content, **common)
-    return Opaque(type=type_name, body=content, **common)
+        return Query(action=cast(Any, action), target=target, content=bytes(content), **common)
+    return Opaque(type=type_name, body=bytes(content), **common)
 
 
 def _decode_metadata(index: bytes, values: bytes) -> dict[str, str]:
@@ -293,10 +296,12 @@ def _pack_image(message: Image) -> bytes:
     axes = np.asarray(message.IJKToRAS, float)[:3, :3].T.ravel()
     little, ras = 2, 1
     head = _IMAGE.pack(1, components, codes[0], little, ras, *size, *axes, *middle[:3], 0, 0, 0, *size)
-    return head + np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<")).tobytes()
+    little_endian = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<"))
+    # Joined once: a picture is large enough for each copy to count.
+    return b"".join((head, little_endian.reshape(-1).view(np.uint8).data))
 
 
-def _unpack_image(common: dict[str, Any], content: bytes) -> Image:
+def _unpack_image(common: dict[str, Any], content: memoryview) -> Image:
     values = _IMAGE.unpack_from(content)
     _, components, scalar, endian, world = values[:5]
     columns, rows, slices = values[5:8]
@@ -440,7 +445,6 @@ _PACKERS: dict[type[Message], Callable[[Any], bytes]] = {
 
 _UNPACKERS: dict[str, Callable[[dict[str, Any], bytes], Message]] = {
     "TRANSFORM": _unpack_transform,
-    "IMAGE": _unpack_image,
     "STRING": _unpack_string,
     "STATUS": _unpack_status,
     "POINT": _unpack_point,

@@ -41,7 +41,6 @@ class LiveFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._seen: dict[str, tuple[int, Any]] = {}
 
     def write_hand(self, state: HandState) -> None:
         record = {
@@ -64,7 +63,7 @@ class LiveFolder:
         self._write("pump.json", delivered_ml)
 
     def read_delivered(self) -> dict[str, float]:
-        return dict(self._read("pump.json") or {})
+        return self._read("pump.json") or {}
 
     def _write(self, name: str, record: Any) -> None:
         draft = self._folder / f".{name}.{os.getpid()}"
@@ -72,15 +71,10 @@ class LiveFolder:
         os.replace(draft, self._folder / name)
 
     def _read(self, name: str) -> Any:
-        file = self._folder / name
         try:
-            stamp = file.stat()
-            mark = hash((stamp.st_ino, stamp.st_mtime_ns, stamp.st_size))
-            if name not in self._seen or self._seen[name][0] != mark:
-                self._seen[name] = mark, json.loads(file.read_text(encoding="utf-8"))
+            return json.loads((self._folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return self._seen[name][1]
 
 
 def live_folder_of(world: Path) -> Path:
