@@ -23,6 +23,8 @@ _BRIGHT_HU = 200.0
 #: Tube at S1 and at S4: half width, half height [mm]. The search ellipse is the widest canal, the core the narrowest.
 _WIDEST_MM = ((18.0, 11.0), (9.0, 5.5))
 _CORE_MM = ((5.0, 3.5), (3.0, 2.0))
+#: The canal's middle lies about this far behind the posterior corner of the endplate [mm].
+_HALF_HEIGHT_AT_S1_MM = 8.0
 #: Depth of the canal's middle behind the ventral surface at the S1 and S4 foramina [mm], start of the search.
 _DEPTH_MM = (22.0, 8.0)
 _DEPTH_SD_MM = 4.0
@@ -47,13 +49,23 @@ class StraightCanal:
     confidence: float
 
 
-def find_canal(image: StraightImage, foramina: dict[str, StraightForamen]) -> StraightCanal:
-    """Follow the canal from the plane of the S1 endplate to just below the S4 foramina."""
+def find_canal(
+    image: StraightImage, foramina: dict[str, StraightForamen], endplate_corner: FloatArray
+) -> StraightCanal:
+    """Follow the canal from the plane of the S1 endplate to just below the S4 foramina.
+
+    Args:
+        endplate_corner: posterior end of the S1 endplate in the mirror plane, straightened (left, deep, down).
+    """
     first, last = (_level(foramina, level) for level in ("s1", "s4"))
     level = (image.down_mm - first) / (last - first)
     share = np.clip(level, 0, 1)
     shown, dark = _open_space(image)
-    center = _follow(image, np.maximum(shown, dark), level)
+    top = float(min(endplate_corner[2], first - 5))
+    expected = np.interp(
+        image.down_mm, [top, first, last], [float(endplate_corner[1]) + _HALF_HEIGHT_AT_S1_MM, *_DEPTH_MM]
+    )
+    center = _follow(image, np.maximum(shown, dark), level, expected)
     in_label, in_ct = (_along(image, space, center, share) > 0.5 for space in (shown, dark))
     # Where the label map leaves the canal open, its walls are the label's; dark marrow in front of it is no canal.
     open_space = np.where(in_label, shown, np.maximum(shown, dark))
@@ -88,7 +100,7 @@ def _along(image: StraightImage, space: FloatArray, center: FloatArray, share: F
     return np.where(near, space[middle].mean(axis=0), 0).sum(axis=0) / near.sum(axis=0)
 
 
-def _follow(image: StraightImage, open_space: FloatArray, level: FloatArray) -> FloatArray:
+def _follow(image: StraightImage, open_space: FloatArray, level: FloatArray, expected: FloatArray) -> FloatArray:
     """Depth of the canal's middle at each level (dynamic programming)."""
     from scipy import ndimage
 
@@ -106,8 +118,7 @@ def _follow(image: StraightImage, open_space: FloatArray, level: FloatArray) -> 
         walls = 1 - np.exp(-np.cumsum(bone[:, row]) / 4)
         behind = 1 - np.exp(-np.cumsum(bone[::-1, row])[::-1] / 1.5)
         cost[:, row] = 2 * inner * walls * (0.3 + 0.7 * behind)
-        expected = _DEPTH_MM[0] + (_DEPTH_MM[1] - _DEPTH_MM[0]) * level[row]
-        cost[:, row] -= 0.3 * ((deep - expected) / _DEPTH_SD_MM) ** 2
+        cost[:, row] -= 0.3 * ((deep - expected[row]) / _DEPTH_SD_MM) ** 2
     score, choice = cost[:, 0], np.zeros((len(deep), counts), int)
     moves = np.arange(-2, 3)
     for row in range(1, counts):

@@ -17,8 +17,7 @@ from .straighten import Straightening
 _NARROWEST_RADIUS_MM = 3.5
 #: How far open space around a foramen's axis still belongs to it, beyond the radius of its openings [mm].
 _RIM_MM = 3.0
-#: The ala reaches from above the S1 endplate's level to the S3 foramina; below is the thin edge of the sacrum.
-_FREE_SPACE_HU = 150.0
+_GAP_MM = 1.5
 
 
 def paint_regions(
@@ -29,9 +28,8 @@ def paint_regions(
     _paint_bodies_and_alae(regions, image, foramina, canal)
     for name, foramen in foramina.items():
         channel = _channel(image, foramen)
-        # Medially the channel runs into the canal; there, it is the canal.
-        channel &= ~canal.mask
         regions[channel] = REGION_LABEL[name]
+    # Medially the channels run into the canal; there, it is the canal.
     regions[canal.mask] = REGION_LABEL["sacral_canal"]
     return regions
 
@@ -52,9 +50,18 @@ def _channel(image: StraightImage, foramen: StraightForamen) -> NDArray[np.bool_
     # Not seen: the whole tube of the guessed size is forbidden, bone or not.
     certain = np.full_like(radius, _NARROWEST_RADIUS_MM) if foramen.confidence > LOW_CONFIDENCE else radius
     core = within & (away <= certain[None, :, None])
-    open_space = ~image.bone & (image.hounsfield < _FREE_SPACE_HU) & image.envelope()
-    free = within & open_space & (away <= radius[None, :, None] + _RIM_MM)
+    open_space = ~image.bone & image.envelope()
+    free = within & open_space & ((away <= radius[None, :, None] + _RIM_MM) | _towards_canal(image, foramen))
     return _joined(core, free)
+
+
+def _towards_canal(image: StraightImage, foramen: StraightForamen) -> NDArray[np.bool_]:
+    """The space between the canal and the foramen, through which the nerve root comes out."""
+    left, down = image.left_mm[:, None, None], image.down_mm
+    beside = left * np.sign(foramen.anterior[0])
+    low, high = sorted((foramen.anterior[2], foramen.posterior[2]))
+    near = (down >= low - foramen.anterior_radius_mm) & (down <= high + foramen.posterior_radius_mm)
+    return (beside > 0) & (beside <= abs(foramen.anterior[0])) & near
 
 
 def _joined(core: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -121,3 +128,21 @@ def onto_ct(straight: NDArray[np.uint8], image: StraightImage, curve: Straighten
         index = np.moveaxis(curve.from_ras(ct.ras_of(grid)) - origin, -1, 0)
         result[box] = ndimage.map_coordinates(straight, index, order=0, mode="constant", cval=0)
     return result
+
+
+def fill_protected(regions: NDArray[np.uint8], sacrum: NDArray[np.bool_], ct: Volume) -> NDArray[np.uint8]:
+    """Let canal and foramina reach the bone around them, up to which the 1 mm grid may have left a gap.
+
+    Voxels within 1.5 mm that are no sacrum join the nearest canal or foramen; coarse images have none so near.
+    """
+    from scipy import ndimage
+
+    protected = (regions > 0) & (regions < REGION_LABEL["ala_left"])
+    used = [(index.min(), index.max() + 1) for index in np.nonzero(protected)]
+    box = tuple(slice(max(low - 3, 0), high + 3) for low, high in used)
+    spacing = ct.spacing_mm[::-1]
+    distance, nearest = ndimage.distance_transform_edt(~protected[box], sampling=spacing, return_indices=True)
+    gap = (distance > 0) & (distance <= _GAP_MM) & ~sacrum[box]
+    filled = regions.copy()
+    filled[box] = np.where(gap, regions[box][tuple(nearest)], regions[box])
+    return filled

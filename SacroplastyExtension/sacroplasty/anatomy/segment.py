@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..geometry import transform_points
 from ..image import Volume, check_ct
 from .bones import LabelledBones, bones_from_labels
 from .canal import StraightCanal, find_canal
@@ -14,7 +15,7 @@ from .frame import SacralFrame, find_frame
 from .labels import BONE_LABEL, LEVELS, REGION_LABEL, REGIONS, SIDES
 from .landmarks import find_landmarks
 from .model import Anatomy, Foramen
-from .regions import onto_ct, paint_regions
+from .regions import fill_protected, onto_ct, paint_regions
 from .straight_image import straight_image
 from .straighten import Straightening, straighten
 
@@ -54,9 +55,11 @@ def segment_from_labels(
     image = straight_image(ct, sacrum, ct.like(labelled.canal), curve)
     told(0.5)
     foramina = find_foramina(image)
-    canal = find_canal(image, foramina)
+    corner = transform_points(frame.SacrumToRAS, [0.0, *frame.posterior_corner_mm])
+    canal = find_canal(image, foramina, curve.from_ras(corner))
     told(0.6)
-    regions = ct.like(onto_ct(paint_regions(image, foramina, canal), image, curve, ct))
+    painted = onto_ct(paint_regions(image, foramina, canal), image, curve, ct)
+    regions = ct.like(fill_protected(painted, sacrum.voxels, ct))
     told(0.9)
     landmarks = find_landmarks(labelled.bones, frame, image, curve, foramina)
     confidence = _confidence(labelled, regions, frame, foramina, canal)

@@ -95,5 +95,5 @@ def _line(side: str, item: Trajectory | None) -> str:
         f"nearest {nearest} at {item.clearance_mm[nearest]:.1f} mm, {item.planned_volume_ml:.1f} mL"
     )
     if item.planned_volume_ml < SMALLEST_USUAL_ML:
-        text += f" (less than the usual {SMALLEST_USUAL_ML:.0f} mL fits around this tip as a sphere)"
+        text += f" (less than the usual {SMALLEST_USUAL_ML:.0f} mL: no more fits between cortex and foramina here)"
     return text

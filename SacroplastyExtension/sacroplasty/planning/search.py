@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..anatomy.frame import sample_mask
+from ..anatomy.labels import REGION_LABEL
 from ..anatomy.model import Anatomy
 from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, segment_to_segment_distance, transform_points
@@ -27,15 +28,18 @@ _BEST, _DISTINCT_MM = 5, 4.0
 _ENTRY_LATERAL_MM, _ENTRY_SEARCH_MM = (15.0, 20.0), (8.0, 26.0)
 #: Aims: the anterior third of the ala, at the height of the middle of the S1 body [mm below its endplate].
 _ANTERIOR_PART, _SEARCHED_PART = 1 / 3, 0.6
-_AIM_BELOW_ENDPLATE_MM, _AIM_REACH_MM = 12.0, 20.0
+_AIM_BELOW_ENDPLATE_MM, _AIM_REACH_MM = 12.0, 24.0
 #: Air outside the body [HU], and how much of it in a row is no bowel gas or fold [mm].
 _AIR_HU, _AIR_RUN_MM = -300.0, 8.0
 #: Cement fills the pores of cancellous bone: share of the volume that is pore.
 _POROSITY = 0.85
 #: Volumes of the published technique: 3 to 8 mL in each ala, at most 12 mL in both.
 SMALLEST_USUAL_ML, _LARGEST_PER_ALA_ML, _LARGEST_TOTAL_ML = 3.0, 8.0, 12.0
-#: Cement keeps this distance from the surface of the bone and from the foramina [mm].
-_CEMENT_MARGIN_MM = 1.0
+#: Cement keeps this distance from the surface of the bone and from the foramina [mm], and is placed while the trocar
+#: is withdrawn this far [mm].
+_CEMENT_MARGIN_MM, _WITHDRAWAL_MM = 1.0, 10.0
+#: The best pairs of the coarse search whose neighbours are tried, and how far those lie off [mm].
+_REFINED, _NEIGHBOR_MM = 40, 1.5
 #: Two trocars at a time: shafts and hubs (handles) of this size must not touch [mm]; dimensions chosen, not measured.
 _SHAFT_GAP_MM, _HUB_GAP_MM = 10.0, 40.0
 
@@ -65,11 +69,89 @@ _APPROACHES["double-needle"] = _APPROACHES["short-axis"]
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Entry-target pairs in view coordinates, arrays of length n."""
+    """Entry-target pairs in view coordinates, arrays of length n; `penalty` is their distance from the rules."""
 
     entry: FloatArray
     target: FloatArray
     penalty: FloatArray
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Where entries and targets of one side may lie and how far they are from what is published.
+
+    Attributes:
+        s2_edge, s3_edge: most lateral points of the posterior foraminal rims, in view coordinates.
+        sign: 1 for the left, -1 for the right.
+    """
+
+    anatomy: Anatomy
+    view: SacrumView
+    side: Side
+    approach: _Approach
+    s2_edge: FloatArray
+    s3_edge: FloatArray
+    sign: float
+
+    def entries(self, left: FloatArray, up: FloatArray) -> FloatArray:
+        """Points (n, 3) of the posterior cortex at view coordinates (n,), NaN in depth where there is none."""
+        view = self.view
+        column = np.round(left - view.left_mm[0]).astype(int)
+        row = np.round(up - view.up_mm[0]).astype(int)
+        within = (column >= 0) & (column < len(view.left_mm)) & (row >= 0) & (row < len(view.up_mm))
+        back = np.full(len(left), np.nan)
+        back[within] = view.back_surface_mm[column[within], row[within]]
+        return np.column_stack([left, back, up])
+
+    def grid_of_entries(self) -> FloatArray:
+        lateral = np.arange(_ENTRY_SEARCH_MM[0], _ENTRY_SEARCH_MM[1] + 0.1, 2.0)
+        up = np.arange(self.s3_edge[2] - self.approach.below_s3_mm, self.s2_edge[2] + self.approach.above_s2_mm, 2.5)
+        beside, height = (grid.ravel() for grid in np.meshgrid(lateral, up, indexing="ij"))
+        return self.entries(self.s2_edge[0] + self.sign * beside, height)
+
+    def grid_of_targets(self) -> FloatArray:
+        view = self.view
+        grid = np.stack(np.meshgrid(view.left_mm[::3], view.back_mm[::3], view.up_mm[::3], indexing="ij"), axis=-1)
+        return grid.reshape(-1, 3)[self.in_ala(grid).ravel()]
+
+    def in_ala(self, points: FloatArray) -> NDArray[np.bool_]:
+        """Whether view points (..., 3) lie in the searched part of the ala."""
+        label = REGION_LABEL[f"ala_{self.side}"]
+        ras = transform_points(self.view.ViewToRAS, points)
+        ala = sample_mask(self.anatomy.regions.like(self.anatomy.regions.voxels == label), ras) > 0.5
+        part, off_height = self._place(points)
+        return ala & (part <= _SEARCHED_PART) & (off_height <= _AIM_REACH_MM)
+
+    def pairs(self, entry: FloatArray, target: FloatArray) -> _Candidates:
+        """Those of the pairs (n, 3), (n, 3) that the approach allows."""
+        direction = target - entry
+        length = np.linalg.norm(direction, axis=1)
+        with np.errstate(invalid="ignore"):
+            tilt = np.degrees(np.arccos(np.clip(-direction[:, 1] / length, -1, 1)))
+            kept = (length >= 12) & (tilt >= self.approach.tilt_deg[0]) & (tilt <= self.approach.tilt_deg[1])
+        entry, target, tilt = entry[kept], target[kept], tilt[kept]
+        beside = self.sign * (entry[:, 0] - self.s2_edge[0])
+        off_rule = np.maximum(_ENTRY_LATERAL_MM[0] - beside, beside - _ENTRY_LATERAL_MM[1]).clip(0)
+        # Slightly caudal of S2 is preferred: a third of the way to S3.
+        preferred = self.s2_edge[2] + (self.s3_edge[2] - self.s2_edge[2]) / 3
+        part, off_height = self._place(target)
+        penalty = 0.10 * off_rule + 0.02 * np.abs(entry[:, 2] - preferred)
+        penalty += 2.0 * np.clip(part - _ANTERIOR_PART, 0, 1) + 0.03 * off_height
+        # A shaft that meets the cortex aslant slips.
+        penalty += 0.3 * np.clip((tilt - 30) / 30, 0, 1)
+        return _Candidates(entry, target, penalty)
+
+    def _place(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How far back in the bone (0 front to 1 back) and how far off the aimed height points (..., 3) lie."""
+        view = self.view
+        column = np.clip(np.round(points[..., 0] - view.left_mm[0]).astype(int), 0, len(view.left_mm) - 1)
+        row = np.clip(np.round(points[..., 2] - view.up_mm[0]).astype(int), 0, len(view.up_mm) - 1)
+        front, rear = view.front_surface_mm[column, row], view.back_surface_mm[column, row]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            part = (points[..., 1] - front) / (rear - front)
+        ViewToSacrum = invert_rigid(self.anatomy.SacrumToRAS) @ view.ViewToRAS
+        below = -transform_points(ViewToSacrum, points)[..., 2]
+        return part, np.abs(below - _AIM_BELOW_ENDPLATE_MM)
 
 
 def plan_trajectories(
@@ -131,91 +213,63 @@ def _plan_side(
     margin_mm: float,
     largest_ml: float,
 ) -> list[Trajectory]:
-    candidates = _candidates(anatomy, view, side, _APPROACHES[technique])
-    radius = needle.outer_diameter_mm / 2
-    slack = _screen(structures, candidates, radius) - margin_mm
-    volume_ml = _cement_ml(structures, candidates.target, largest_ml)
-    # Past the margin more room is worth having up to 6 mm, where the usual errors of navigation no longer matter.
-    score = np.minimum(slack, 3.0) / 3.0 + 1.5 * np.minimum(volume_ml, 4.0) / 4.0 - candidates.penalty
-    ranking = np.where(slack >= 0, score, -100 + slack)
-    trajectories: list[Trajectory] = []
+    rules = _rules(anatomy, view, side, _APPROACHES[technique])
+    entries, targets = rules.grid_of_entries(), rules.grid_of_targets()
+    entries = entries[np.isfinite(entries[:, 1])]
+    if not len(entries) or not len(targets):
+        what = "posterior cortex beside the S2 foramen" if not len(entries) else "ala at the height of S1"
+        raise PlanError(f"there is no {what} on the {side} in this anatomy; check the sacrum label and its regions")
+    candidates = rules.pairs(np.repeat(entries, len(targets), axis=0), np.tile(targets, (len(entries), 1)))
+    if not len(candidates.entry):
+        raise PlanError(f"no path on the {side} has the direction that {technique} asks for; choose another technique")
+    ranking = _rank(structures, candidates, needle, margin_mm, largest_ml)
+    best = _distinct(candidates, np.argsort(-ranking, kind="stable"), _REFINED)
+    candidates = _neighbors(rules, candidates, best)
+    ranking = _rank(structures, candidates, needle, margin_mm, largest_ml)
+    accepted: list[Trajectory] = []
     refused: list[Trajectory] = []
     for index in _distinct(candidates, np.argsort(-ranking, kind="stable"), most=8 * _BEST):
-        trajectory = _measure(
-            ct, view, structures, side, technique, needle, margin_mm, candidates.entry[index], candidates.target[index]
-        )
-        trajectory = replace(trajectory, planned_volume_ml=round(float(volume_ml[index]), 2))
-        (trajectories if trajectory.accepted else refused).append(trajectory)
-        if len(trajectories) == _BEST:
+        ends = candidates.entry[index], candidates.target[index]
+        trajectory = _measure(ct, view, structures, side, technique, needle, margin_mm, *ends)
+        trajectory = replace(trajectory, planned_volume_ml=_cement_ml(structures, *ends, largest_ml))
+        (accepted if trajectory.accepted else refused).append(trajectory)
+        if len(accepted) == _BEST:
             break
-    return trajectories or refused[:3]
+    return accepted or refused[:3]
 
 
-def _candidates(anatomy: Anatomy, view: SacrumView, side: Side, approach: _Approach) -> _Candidates:
-    """All entry-target pairs of an approach with their distance from the published rule as a penalty."""
-    sign = 1.0 if side == "left" else -1.0
-    RASToView = invert_rigid(view.ViewToRAS)
-    edges = {}
+def _rules(anatomy: Anatomy, view: SacrumView, side: Side, approach: _Approach) -> _Rules:
+    edges = []
     for level in ("s2", "s3"):
         foramen = anatomy.foramina.get(f"foramen_{level}_{side}")
         if foramen is None:
             raise PlanError(f"foramen_{level}_{side} is not known, and the entry is measured from it; segment again")
-        edges[level] = transform_points(RASToView, foramen.lateral_edge_ras)
-    entries, entry_penalty = _entries(view, edges, sign, approach)
-    targets, target_penalty = _targets(anatomy, view, side)
-    if not len(entries) or not len(targets):
-        what = "posterior cortex beside the S2 foramen" if not len(entries) else "ala at the height of S1"
-        raise PlanError(f"there is no {what} on the {side} in this anatomy; check the sacrum label and its regions")
-    pairs = np.stack(np.meshgrid(np.arange(len(entries)), np.arange(len(targets)), indexing="ij"), -1).reshape(-1, 2)
-    entry, target = entries[pairs[:, 0]], targets[pairs[:, 1]]
-    direction = target - entry
-    length = np.linalg.norm(direction, axis=1)
-    tilt = np.degrees(np.arccos(np.clip(-direction[:, 1] / length, -1, 1)))
-    kept = (length >= 12) & (tilt >= approach.tilt_deg[0]) & (tilt <= approach.tilt_deg[1])
-    if not kept.any():
-        raise PlanError(
-            f"no path on the {side} has the direction that this technique asks for; choose another technique"
-        )
-    # A shaft that meets the bone aslant slips; shorter ways through bone tell less of it.
-    penalty = entry_penalty[pairs[:, 0]] + target_penalty[pairs[:, 1]] + 0.3 * np.clip((tilt - 30) / 30, 0, 1)
-    return _Candidates(entry[kept], target[kept], penalty[kept])
+        edges.append(transform_points(invert_rigid(view.ViewToRAS), foramen.lateral_edge_ras))
+    return _Rules(anatomy, view, side, approach, edges[0], edges[1], 1.0 if side == "left" else -1.0)
 
 
-def _entries(
-    view: SacrumView, edges: dict[str, FloatArray], sign: float, approach: _Approach
-) -> tuple[FloatArray, FloatArray]:
-    """Points (n, 3) on the posterior cortex and their penalty."""
-    lateral = np.arange(_ENTRY_SEARCH_MM[0], _ENTRY_SEARCH_MM[1] + 0.1, 2.0)
-    up = np.arange(edges["s3"][2] - approach.below_s3_mm, edges["s2"][2] + approach.above_s2_mm, 2.5)
-    beside, height = (grid.ravel() for grid in np.meshgrid(lateral, up, indexing="ij"))
-    left = edges["s2"][0] + sign * beside
-    column = np.round(left - view.left_mm[0]).astype(int)
-    row = np.round(height - view.up_mm[0]).astype(int)
-    within = (column >= 0) & (column < len(view.left_mm)) & (row >= 0) & (row < len(view.up_mm))
-    back = np.full(len(left), np.nan)
-    back[within] = view.back_surface_mm[column[within], row[within]]
-    known = np.isfinite(back)
-    off_rule = np.maximum(_ENTRY_LATERAL_MM[0] - beside, beside - _ENTRY_LATERAL_MM[1]).clip(0)
-    # Slightly caudal of S2 is preferred: a third of the way to S3.
-    preferred = edges["s2"][2] + (edges["s3"][2] - edges["s2"][2]) / 3
-    penalty = 0.10 * off_rule + 0.02 * np.abs(height - preferred)
-    return np.column_stack([left, back, height])[known], penalty[known]
+def _rank(
+    structures: Structures, candidates: _Candidates, needle: Needle, margin_mm: float, largest_ml: float
+) -> FloatArray:
+    """A score (n,) that is below -50 for every candidate that does not keep the margin."""
+    slack = _screen(structures, candidates, needle.outer_diameter_mm / 2) - margin_mm
+    room = _room_for_cement(structures, candidates)
+    volume_ml = np.minimum(4 / 3 * np.pi * room**3 * _POROSITY / 1000, largest_ml)
+    # Past the margin more room is worth having up to 3 mm, where the usual errors of navigation no longer matter.
+    score = np.minimum(slack, 3.0) / 3.0 + 1.5 * np.minimum(volume_ml, 4.0) / 4.0 - candidates.penalty
+    return np.where(slack >= 0, score, -100 + slack)
 
 
-def _targets(anatomy: Anatomy, view: SacrumView, side: Side) -> tuple[FloatArray, FloatArray]:
-    """Points (n, 3) in the ala and their penalty."""
-    axes = (view.left_mm[::3], view.back_mm[::3], view.up_mm[::3])
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    points_ras = transform_points(view.ViewToRAS, grid)
-    ala = sample_mask(anatomy.regions.like(anatomy.region(f"ala_{side}")), points_ras) > 0.5
-    front, rear = (surface[::3, ::3][:, None, :] for surface in (view.front_surface_mm, view.back_surface_mm))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        part = (grid[..., 1] - front) / (rear - front)
-    below = -transform_points(invert_rigid(anatomy.SacrumToRAS), points_ras)[..., 2]
-    off_height = np.abs(below - _AIM_BELOW_ENDPLATE_MM)
-    used = ala & (part <= _SEARCHED_PART) & (off_height <= _AIM_REACH_MM)
-    penalty = 2.0 * np.clip(part - _ANTERIOR_PART, 0, 1) + 0.03 * off_height
-    return grid[used], penalty[used]
+def _neighbors(rules: _Rules, candidates: _Candidates, best: list[int]) -> _Candidates:
+    """The best candidates with everything around their ends."""
+    offsets = np.stack(np.meshgrid(*[[-_NEIGHBOR_MM, 0.0, _NEIGHBOR_MM]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
+    entry = np.repeat(candidates.entry[best], len(offsets), axis=0)
+    target = np.repeat(candidates.target[best], len(offsets), axis=0)
+    offsets = np.tile(offsets, (len(best), 1))
+    entry = rules.entries(entry[:, 0] + offsets[:, 0], entry[:, 2] + offsets[:, 1])
+    target = target + offsets[:, 2:]
+    kept = np.isfinite(entry[:, 1]) & rules.in_ala(target)
+    return rules.pairs(entry[kept], target[kept])
 
 
 def _screen(structures: Structures, candidates: _Candidates, radius: float) -> FloatArray:
@@ -234,10 +288,33 @@ def _screen(structures: Structures, candidates: _Candidates, radius: float) -> F
     return smallest - radius
 
 
-def _cement_ml(structures: Structures, targets: FloatArray, largest_ml: float) -> FloatArray:
-    """Pore volume of the largest sphere around each tip that stays inside the bone and off the foramina."""
-    depth = np.minimum(-structures.sacrum.at_view(targets), structures.nerves.at_view(targets)) - _CEMENT_MARGIN_MM
-    return np.minimum(4 / 3 * np.pi * np.maximum(depth, 0) ** 3 * _POROSITY / 1000, largest_ml)
+def _room_for_cement(structures: Structures, candidates: _Candidates) -> FloatArray:
+    """Radius (n,) of the largest sphere inside the bone and off the foramina at the last part of each path [mm]."""
+    outwards = candidates.entry - candidates.target
+    outwards = outwards / np.linalg.norm(outwards, axis=1)[:, None]
+    steps = np.arange(0, _WITHDRAWAL_MM + 0.1, 2.5)
+    points = candidates.target[:, None, :] + steps[:, None] * outwards[:, None, :]
+    return _depth(structures, points).max(axis=1)
+
+
+def _depth(structures: Structures, points: FloatArray) -> FloatArray:
+    """How far cement may spread from view points (..., 3) in every direction [mm], 0 or more."""
+    room = np.minimum(-structures.sacrum.at_view(points), structures.nerves.at_view(points))
+    return np.maximum(room - _CEMENT_MARGIN_MM, 0.0)
+
+
+def _cement_ml(structures: Structures, entry: FloatArray, target: FloatArray, largest_ml: float) -> float:
+    """Pore volume of the spheres that fit around the tip while it is withdrawn, at most `largest_ml`."""
+    outwards = (entry - target) / np.linalg.norm(entry - target)
+    centers = target + np.arange(0, _WITHDRAWAL_MM + 0.1, 2.5)[:, None] * outwards
+    radii = _depth(structures, centers)
+    reach = float(radii.max()) + _WITHDRAWAL_MM
+    axis = np.arange(-reach, reach + 0.5, 1.0)
+    grid = target + np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    filled = np.zeros(len(grid), bool)
+    for center, radius in zip(centers, radii, strict=True):
+        filled |= np.linalg.norm(grid - center, axis=1) <= radius
+    return round(min(float(filled.sum()) * _POROSITY / 1000, largest_ml), 2)
 
 
 def _distinct(candidates: _Candidates, order: NDArray[np.int_], most: int) -> list[int]:
