@@ -174,7 +174,7 @@ def map_cement(background: Background, frame: NDArray, known: NDArray[np.bool_] 
     attenuation[~usable] = sharp[~usable] = 0.0
 
     score = np.where(usable, attenuation / background.sigma, 0.0)
-    core = _large_pieces(score > _CORE_SIGMA, _CORE_PIXELS)
+    core = large_pieces(score > _CORE_SIGMA, _CORE_PIXELS)
     detected = _connected_to(core, score > _RIM_SIGMA)
     shift_mm = float(np.hypot(*shift)) * plane_mm
     return CementMap(
@@ -252,7 +252,8 @@ def _least_signal(binning: int) -> float:
     return 0.5 / (_SMOOTHING * binning) ** 2
 
 
-def _large_pieces(mask: NDArray[np.bool_], fewest: int) -> NDArray[np.bool_]:
+def large_pieces(mask: NDArray[np.bool_], fewest: int) -> NDArray[np.bool_]:
+    """The mask without pieces of fewer pixels; diagonal neighbours hang together."""
     from scipy.ndimage import label
 
     pieces, count = label(mask, structure=np.ones((3, 3)))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .cement_map import CementMap
+from .cement_map import CementMap, large_pieces
 from .grid import grid_points
 from .zones import Zones
 
@@ -31,8 +31,10 @@ _FEWEST_PIXELS = 6
 #: The vote falls e-fold over this distance from the known cement [mm].
 _REACH_MM = 6.0
 
-#: A route wins the vote against bone outside the plan from this share of its votes on.
-_BENEFIT_OF_DOUBT = 0.5
+#: A route wins the vote against bone outside the plan from this share of its votes on; the canal, where a leak is
+#: gravest, sooner.
+_DOUBT = 0.5
+_CANAL_DOUBT = 0.2
 
 #: Voxels of a route that all views show as cement although the planned ala explains it too.
 _FEWEST_TOUCHED_VOXELS = 6
@@ -79,23 +81,30 @@ class LeakFinder:
         possible = {
             name: seen.attenuation + 3 * seen.sigma > _HIDDEN_MM * attenuation_per_mm for name, seen in maps.items()
         }
+        unexplained = {}
+        for name, seen in maps.items():
+            allowed = self._planned.copy()
+            for other in maps:
+                if other != name:
+                    wide = binary_dilation(possible[other], square, iterations=self._reach[other])
+                    allowed &= self._at(wide, other)
+            explained = binary_dilation(self._shadow(allowed, name), square, iterations=self._reach[name])
+            unexplained[name] = large_pieces(seen.core & ~explained, _FEWEST_PIXELS)
         found = []
         for name, seen in maps.items():
-            others = [other for other in maps if other != name]
-            allowed = self._planned.copy()
-            for other in others:
-                wide = binary_dilation(possible[other], square, iterations=self._reach[other])
-                allowed &= self._at(wide, other)
-            explained = binary_dilation(self._shadow(allowed, name), square, iterations=self._reach[name])
-            pieces, count = label(seen.core & ~explained, structure=square)
+            pieces, count = label(unexplained[name], structure=square)
             for piece in range(1, count + 1):
                 here = pieces == piece
-                if np.count_nonzero(here) < _FEWEST_PIXELS:
-                    continue
                 candidates = ~self._planned & self._at(binary_dilation(here, square), name)
-                for other in others:
-                    candidates &= self._at(binary_dilation(possible[other], square), other)
-                zone, position = self._vote(candidates, maps)
+                for other in maps:
+                    if other != name:
+                        candidates &= self._at(binary_dilation(possible[other], square), other)
+                # Where another view shows unexplained cement too, the rays cross: that is the place.
+                crossing = candidates.copy()
+                for other in maps:
+                    if other != name:
+                        crossing &= self._at(binary_dilation(unexplained[other], square), other)
+                zone, position = self._vote(crossing if crossing.any() else candidates, maps)
                 area = self._pixel_mm[name] ** 2
                 volume_ml = float(seen.attenuation[here].sum()) / attenuation_per_mm * area / 1000
                 found.append(Finding(zone, position, volume_ml, name))
@@ -131,9 +140,10 @@ class LeakFinder:
         votes = np.bincount(self._labels, weights=weight, minlength=len(self.zones.names))
         zone = int(np.argmax(votes))
         # Bone beside a protected structure is no excuse when the structure itself is about as likely.
-        route = 2 + int(np.argmax(votes[2:]))
-        if votes[route] >= _BENEFIT_OF_DOUBT * votes[zone]:
-            zone = route
+        if self.zones.names[zone] == "bone":
+            routes = votes[2:] / [_CANAL_DOUBT if route == "sacral_canal" else _DOUBT for route in self.zones.routes]
+            if routes.max() >= votes[zone]:
+                zone = 2 + int(np.argmax(routes))
         share = weight * (self._labels == zone)
         return self.zones.names[zone], (self._points * share[:, None]).sum(axis=0) / share.sum()
 
