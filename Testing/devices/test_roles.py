@@ -331,6 +331,27 @@ def test_limits_stop_the_pump():
     assert machine.order(Order("run", "a", 6, numbers).text(), 1, 10.0).code == "limit"
 
 
+@pytest.mark.parametrize(("fault", "moves"), [("ignore_run", False), ("run_after_stop", True)])
+def test_a_defective_pump_lies_in_its_state_and_shows_it_in_its_volume(fault, moves):
+    machine = PumpMachine(PumpModel(), Trocar(np.eye(4)))
+    setattr(machine, fault, True)
+    for sequence, command in enumerate(("hello", "arm"), start=1):
+        machine.order(Order(command, "a", sequence, {}).text(), 1, 0.0)
+    numbers = {"rate_ml_s": 0.1, "volume_ml": 1.0, "pressure_limit_kpa": 2500.0}
+    machine.tick(0.0)
+    assert machine.order(Order("run", "a", 3, numbers).text(), 1, 0.0).state == "running"
+    machine.tick(0.1)
+    assert machine.told().state == "running"
+    if moves:
+        machine.order(Order("stop", "a", 4, {}).text(), 1, 0.1)
+        machine.tick(0.2)
+        assert machine.told().state == "stopped" and machine.told().rate_ml_s == 0.0
+    before_ml = machine.syringe.displaced_ml
+    machine.order(Order("heartbeat", "a", 4, {}).text(), 1, 0.2)
+    machine.tick(0.3)
+    assert (machine.syringe.displaced_ml > before_ml) == moves
+
+
 def test_the_line_obeys_the_law_of_the_pipe():
     """At steady flow the pressure is that of a power-law fluid in the cannula, worked out here by hand."""
     model = PumpModel()
