@@ -86,6 +86,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
 
         self.ui.stopButton.connect("pressed()", self.onStopButton)
         self.ui.mixButton.connect("clicked(bool)", self.onMixButton)
+        self.ui.learnButton.connect("clicked(bool)", self.onLearnButton)
         self.ui.armButton.connect("clicked(bool)", self.onArmButton)
         self.ui.leftRadioButton.connect("clicked(bool)", lambda checked=False: self.onSideChosen("left"))
         self.ui.rightRadioButton.connect("clicked(bool)", lambda checked=False: self.onSideChosen("right"))
@@ -153,6 +154,16 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
     def onMixButton(self):
         self.logic.mix()
         self.ui.cementCollapsibleButton.collapsed = True
+        self.showReadout()
+
+    def onLearnButton(self):
+        from sacroplasty.errors import SacroplastyError
+
+        try:
+            self.logic.learnViews()
+            self.ui.refusalLabel.text = ""
+        except SacroplastyError as error:
+            self.ui.refusalLabel.text = f"✘ {error}"
         self.showReadout()
 
     def onArmButton(self):
@@ -279,6 +290,11 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
     def mix(self):
         if self._desk:
             self._desk.mix(time.monotonic(), time.time())
+
+    def learnViews(self):
+        """Learn the views without cement; from then on they are watched."""
+        if self._desk:
+            self._desk.learn_views()
 
     def setTemperature(self, celsius):
         now = time.monotonic()

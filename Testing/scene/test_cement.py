@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from sacroplasty.cement.monitor import MonitorReading
+from sacroplasty.devices.fluoroscope import Frame as DetectorFrame
 from sacroplasty.devices.fluoroscope import View
 from sacroplasty.devices.pump import PumpReading
 from sacroplasty.devices.pump_protocol import PumpState
-from sacroplasty.scene import cement, planning
+from sacroplasty.errors import AnatomyError
+from sacroplasty.scene import anatomy, cement, nodes, planning
 from sacroplasty.scene.navigation import REGISTRATION_NAME
 from sacroplasty.scene.records import write_record
-from scene.simple_case import make_ct, make_plan
+from sacroplasty.xray.geometry import CArm
+from scene.simple_case import make_anatomy, make_ct, make_plan
 
 WORKING_S = 300.0
 
@@ -53,6 +58,11 @@ class Devices:
     def __init__(self):
         self.pump = Pump()
         self.fluoroscope = SimpleNamespace(view=lambda plane, now_s: View(None, 0.0, True, ""))
+        self.frames = []
+
+    def take_frames(self):
+        frames, self.frames = self.frames, []
+        return frames
 
     def stop_pump(self, now_s):
         self.pump.stop(now_s)
@@ -73,8 +83,23 @@ def desk(scene, devices):
     return made
 
 
+class Monitor:
+    """A spread monitor that says what it is told to."""
+
+    views = ("Image_Detector",)
+
+    def __init__(self):
+        self.level, self.time_s = "none", 0.0
+
+    def update(self, frames, now_s):
+        level = None if self.level == "none" else self.level
+        health = "late (Image_Detector)" if level == "blind" or now_s - self.time_s > 0.4 else "ok"
+        return MonitorReading(now_s, 0.5, 0.1, 0.9, health, level, level == "leak", ())
+
+
 def see(desk, now_s, level="none"):
-    desk.observe_monitor(cement.MonitorView(now_s, level, "", 0.9))
+    desk._spread = desk._spread or Monitor()
+    desk._spread.level, desk._spread.time_s = level, now_s
 
 
 def armed(desk, now_s=WORKING_S):
@@ -176,3 +201,32 @@ def test_a_restored_case_knows_the_age_and_the_volume(scene, desk, devices):
     assert readout.age_s == pytest.approx(360.0)
     assert readout.given_ml["left"] == pytest.approx(0.4)
     assert cement.given_ml(scene) == {"left": pytest.approx(0.4)}
+
+
+def test_views_are_learned_from_frames_without_cement_and_then_watched(scene, desk, devices):
+    ct = make_ct()
+    ct_node = nodes.add_volume(scene, ct, "CT")
+    anatomy.show_anatomy(scene, make_anatomy(ct), ct_node)
+    planning.show_plan(scene, make_plan(ct))
+    desk.learn_views()
+    assert desk.readout(0.0).banner_text == "learning the views: hold still"
+    geometry = CArm().pose([-38.0, -15, 0], [0, 1, 0], [0, 0, 1]).resampled(128)
+    rng = np.random.default_rng(1)
+
+    def expose(time_s):
+        pixels = rng.poisson(4000, (128, 128)).astype(np.uint16)
+        frame = DetectorFrame("Image_Detector", pixels, geometry.to_dict(), 4000.0, 5.0, None, time_s, time_s)
+        devices.frames.append(frame)
+
+    for turn in range(12):
+        expose(0.2 * turn)
+        desk.tick(0.2 * turn, False)
+    readout = desk.readout(0.2 * turn)
+    assert readout.banner == "none" and "mL seen" in readout.banner_text
+    desk.tick(0.2 * turn + 1.0, False)
+    assert desk.readout(0.2 * turn + 1.0).banner == "blind"
+
+
+def test_views_cannot_be_learned_without_a_segmented_ct(desk):
+    with pytest.raises(AnatomyError, match="needs the segmented CT"):
+        desk.learn_views()

@@ -20,11 +20,16 @@ from ..cement.injection import (
     step,
 )
 from ..cement.interlock import Facts, Limits, Observed
-from ..devices.fluoroscope import PLANES
-from ..errors import PlanError
+from ..cement.monitor import Frame, MonitorSettings, SpreadMonitor
+from ..cement.zones import make_zones
+from ..devices.fluoroscope import Frame as DetectorFrame
+from ..errors import AnatomyError, GeometryError, ImageError, PlanError
 from ..planning.model import Side
+from ..xray.geometry import XrayGeometry
+from .anatomy import SEGMENTATION_NAME, anatomy_of
 from .devices import DeviceDesk
 from .navigation import registration_error_mm
+from .nodes import first_node
 from .planning import chosen, plan_of
 from .records import read_record, write_record
 from .workflow import write_step
@@ -32,6 +37,12 @@ from .workflow import write_step
 RECORD_NAME = "Sacroplasty cement"
 #: The record follows the volume in steps of this size, so that a lost session loses no more.
 _RECORD_STEP_ML = 0.05
+
+#: Frames without cement that the monitor learns from, of each plane.
+_REFERENCE_FRAMES = 8
+
+#: Without new frames the monitor is asked this often whether it still sees.
+_LOOK_S = 0.1
 
 BannerLevel = Literal["none", "watch", "warning", "leak", "blind"]
 
@@ -102,6 +113,9 @@ class CementDesk:
         self._state: InjectionState | None = None
         self._refusal = ""
         self._monitor: MonitorView | None = None
+        self._spread: SpreadMonitor | None = None
+        self._reference: dict[str, list[Frame]] | None = None
+        self._looked_s = -math.inf
         self._restore(now_s, unix_s)
         self.choose(self._side, now_s)
 
@@ -120,9 +134,29 @@ class CementDesk:
         """Take a reading of the room's temperature."""
         self._clock = self._clock.with_reading(now_s, temperature_c)
 
-    def observe_monitor(self, view: MonitorView) -> None:
-        """Take what the spread monitor says."""
-        self._monitor = view
+    def learn_views(self) -> None:
+        """Begin to learn what the views show without cement, with the trocar of this side in place.
+
+        From then on every frame is watched. After the C-arm, the table or the trocar was moved, learn again.
+
+        Raises:
+            AnatomyError: without a segmentation of a CT in the scene.
+            PlanError: when this side has no accepted trajectory.
+        """
+        segmentation = first_node(self._scene, "vtkMRMLSegmentationNode", SEGMENTATION_NAME)
+        role = "referenceImageGeometryRef"
+        ct_node = segmentation.GetNodeReference(role) if segmentation is not None else None
+        if segmentation is None or ct_node is None:
+            raise AnatomyError("the monitor needs the segmented CT; run the segmentation first")
+        plan = plan_of(self._scene)
+        trajectory = chosen(plan).get(self._side) if plan else None
+        if trajectory is None:
+            raise PlanError(f"no trajectory is accepted for the {self._side} ala, so no cement belongs there")
+        zones = make_zones(anatomy_of(self._scene, segmentation, ct_node), trajectory.target, (self._side,))
+        settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
+        self._spread = SpreadMonitor(zones, trajectory.target, settings)
+        self._monitor = None
+        self._reference = {}
 
     def choose(self, side: Side, now_s: float) -> None:
         """Turn to one ala. Not while cement flows or waits to flow."""
@@ -161,6 +195,7 @@ class CementDesk:
             held: whether a person holds the injection button now.
             request: what else was asked for at this turn.
         """
+        self._watch(now_s)
         if self._state is None:
             return
         if request is None and held:
@@ -173,7 +208,7 @@ class CementDesk:
                 after, commands = replace(before, given_ml=after.given_ml, reason="hold the button to go on"), []
             elif after.phase == "injecting":
                 # Given back to the step machine as a pause.
-                after = replace(after, phase="holding", since_s=now_s, reason="let go")
+                after = replace(after, phase="holding", since_s=now_s, device_since_s=now_s, reason="let go")
                 commands = [Command("hold")]
         self._state = after
         self._stopped = self._stopped or after.phase == "stopped"
@@ -225,8 +260,10 @@ class CementDesk:
         return {side: trajectory.planned_volume_ml for side, trajectory in chosen(plan).items()} if plan else {}
 
     def _banner(self, now_s: float) -> tuple[BannerLevel, str]:
+        if self._reference is not None:
+            return "blind", "learning the views: hold still"
         if self._monitor is None:
-            return "blind", "no spread monitor"
+            return "blind", "the views were not learned"
         if not 0 <= now_s - self._monitor.time_s <= self._limits.frame_age_s:
             return "blind", "the spread monitor is silent"
         return self._monitor.level, self._monitor.text
@@ -257,12 +294,54 @@ class CementDesk:
             request=request,
         )
 
+    def _watch(self, now_s: float) -> None:
+        """Let the monitor learn from, or look at, all frames that have come."""
+        frames = self._devices.take_frames()
+        if self._spread is None:
+            return
+        if self._reference is not None:
+            self._learn(frames)
+            return
+        if not frames and now_s - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now_s
+        try:
+            for taken in frames:
+                if taken.plane in self._spread.views:
+                    self._spread.update({taken.plane: _frame_of(taken)}, now_s)
+            reading = self._spread.update({}, now_s)
+        except ImageError as error:
+            self._monitor = MonitorView(now_s, "blind", str(error), math.nan)
+            return
+        level: BannerLevel = "blind" if not reading.healthy else (reading.level or "none")
+        text = (
+            reading.health if not reading.healthy else f"{reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen"
+        )
+        self._monitor = MonitorView(now_s, level, text, reading.concentricity)
+
+    def _learn(self, frames: list[DetectorFrame]) -> None:
+        """Collect reference frames; when every plane that sends has enough, the monitor knows its views."""
+        assert self._reference is not None and self._spread is not None
+        for taken in frames:
+            self._reference.setdefault(taken.plane, []).append(_frame_of(taken))
+        if not self._reference or min(map(len, self._reference.values())) < _REFERENCE_FRAMES:
+            return
+        try:
+            for plane, learned in self._reference.items():
+                self._spread.set_reference(plane, learned)
+            self._reference = None
+        except ImageError as error:
+            self._refusal = str(error)
+            self._spread, self._reference = None, None
+
     def _frames(self, now_s: float) -> dict[str, Observed[bool]] | None:
+        """Every plane that the monitor was started with must be live."""
         role = self._devices.fluoroscope
         if role is None:
             return None
-        view = role.view(PLANES[0], now_s)
-        return {PLANES[0]: Observed(view.changing, now_s - view.age_s)} if math.isfinite(view.age_s) else None
+        planes = self._spread.views if self._spread is not None else ()
+        views = {plane: role.view(plane, now_s) for plane in planes}
+        return {plane: Observed(view.changing, now_s - view.age_s) for plane, view in views.items()}
 
     def _send(self, command: Command, now_s: float) -> None:
         pump = self._devices.pump
@@ -298,6 +377,14 @@ class CementDesk:
             "stopped": self._stopped,
         }
         write_record(self._scene, RECORD_NAME, record)
+
+
+def _frame_of(taken: DetectorFrame) -> Frame:
+    try:
+        geometry = XrayGeometry.from_dict(taken.geometry or {})
+    except (GeometryError, KeyError, TypeError, ValueError):
+        geometry = None
+    return Frame(taken.pixels, taken.received_s, geometry)
 
 
 def given_ml(scene: vtkMRMLScene) -> dict[Side, float]:
