@@ -55,7 +55,7 @@ def block_anatomy(spacing_mm: float = 1.5) -> Anatomy:
     )
 
 
-def views(pixels: int = 192) -> dict[str, XrayGeometry]:
+def views(pixels: int) -> dict[str, XrayGeometry]:
     """AP and lateral around the tip, with pixels of 0.8 mm in the patient."""
     directions = {"ap": [0.0, -1.0, 0.0], "lateral": [1.0, 0.0, 0.0]}
     poses = {name: ARM.pose(CENTER, direction, [0.0, 0.0, 1.0]) for name, direction in directions.items()}
@@ -69,8 +69,12 @@ def sphere_line_integrals(geometry: XrayGeometry, center: np.ndarray, volume_ml:
     radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     columns, rows = geometry.detector_pixels
     source = geometry.source_ras
-    u, v = np.meshgrid(np.arange(columns, dtype=float), np.arange(rows, dtype=float))
     total = np.zeros((rows, columns))
+    # Only around the shadow: magnification is below two.
+    reach = int(2 * radius / min(geometry.pixel_spacing_mm)) + 3
+    at_u, at_v = np.rint(geometry.project(center)).astype(int)
+    window = (slice(max(at_v - reach, 0), max(at_v + reach, 0)), slice(max(at_u - reach, 0), max(at_u + reach, 0)))
+    v, u = np.mgrid[0:rows, 0:columns].astype(float)[(slice(None), *window)]
     for du in (-1 / 3, 0, 1 / 3):
         for dv in (-1 / 3, 0, 1 / 3):
             ray = geometry.pixel_ras(np.stack([u + du, v + dv], axis=-1)) - source
@@ -78,7 +82,7 @@ def sphere_line_integrals(geometry: XrayGeometry, center: np.ndarray, volume_ml:
             to_center = np.asarray(center, float) - source
             along = ray @ to_center
             squared = radius**2 - (to_center @ to_center - along**2)
-            total += 2 * np.sqrt(np.maximum(squared, 0))
+            total[window] += 2 * np.sqrt(np.maximum(squared, 0))
     return total / 9 * CEMENT_PER_MM
 
 

@@ -12,7 +12,7 @@ from sacroplasty.cement.monitor import Frame, MonitorSettings, SpreadMonitor
 from sacroplasty.cement.zones import make_zones
 from sacroplasty.errors import AnatomyError, ImageError
 
-VIEWS = views()
+VIEWS = views(144)
 PERIOD_S = 0.2
 
 

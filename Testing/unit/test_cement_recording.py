@@ -1,0 +1,184 @@
+"""Recordings on disk, their replay, and the commands on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cement_scene import CENTER, PLACES, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
+from click.testing import CliRunner
+from sacroplasty.anatomy.files import write_anatomy
+from sacroplasty.cement.monitor import SpreadMonitor
+from sacroplasty.cement.recording import Recording, find_views, read_recording, replay, write_recording
+from sacroplasty.cement.zones import make_zones
+from sacroplasty.cli import monitor as monitor_command
+from sacroplasty.cli import spread as spread_command
+from sacroplasty.documents import read_document
+from sacroplasty.errors import DocumentError, ImageError, PlanError, SacroplastyError
+from sacroplasty.image import read_volume
+from sacroplasty.planning.files import write_plan
+from sacroplasty.planning.model import Plan, Trajectory
+
+VIEWS = views(144)
+
+
+def record(view: str, leak: bool = False, seed: int = 3) -> Recording:
+    """Six frames before the injection, then 0.25 mL more in each; with a leak in the last four."""
+    rng = np.random.default_rng(seed)
+    geometry = VIEWS[view]
+    body = body_line_integrals(geometry)
+    volumes = np.concatenate([np.zeros(6), 0.25 * np.arange(1, 9)])
+    frames = []
+    for number, volume in enumerate(volumes):
+        total = body + (sphere_line_integrals(geometry, CENTER, volume) if volume else 0)
+        if leak and number >= 10:
+            total = total + sphere_line_integrals(geometry, PLACES["foramen_s1_left"], 0.15)
+        frames.append(expose(total, rng))
+    return Recording(
+        frames=np.stack(frames),
+        time_s=0.2 * np.arange(len(frames)),
+        frame_rate_hz=5.0,
+        geometries=(geometry,),
+        pump_volume_ml=volumes,
+        air_level=8000.0 * np.exp(4.5),
+    )
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A segmented patient with a plan for the left ala, and a recording of two views with a leak."""
+    folder = tmp_path_factory.mktemp("case")
+    anatomy = block_anatomy()
+    hounsfield = np.array([-1000, -40, 400, 400, 400], np.int16)
+    ct = anatomy.bones.like(hounsfield[anatomy.bones.voxels])
+    anatomy = replace(anatomy, image_hash=ct.content_hash())
+    write_anatomy(anatomy, ct, folder / "patient")
+    tip = Trajectory(
+        side="left",
+        technique="short-axis",
+        entry_skin=np.array([-35.0, -60.0, 10.0]),
+        entry_bone=np.array([-35.0, -20.0, 10.0]),
+        target=CENTER,
+        outer_diameter_mm=3.048,
+        length_mm=60.0,
+        clearance_mm={"sacral_canal": 20.0},
+        accepted=True,
+        reasons=(),
+        planned_volume_ml=3.0,
+    )
+    write_plan(Plan((tip,), anatomy.image_hash), folder / "patient" / "plan.json")
+    for view in VIEWS:
+        write_recording(record(view, leak=True), folder / "run" / view)
+    return folder
+
+
+def test_a_recording_survives_the_disk(tmp_path):
+    written = record("ap")
+    write_recording(written, tmp_path / "ap")
+    read = read_recording(tmp_path / "ap")
+    assert np.array_equal(read.frames, written.frames)
+    assert read.time_s == pytest.approx(written.time_s)
+    assert read.pump_volume_ml == pytest.approx(written.pump_volume_ml)
+    assert (read.frame_rate_hz, read.air_level) == (5.0, pytest.approx(written.air_level))
+    assert np.allclose(read.geometries[0].RASToDetector, written.geometries[0].RASToDetector)
+    assert read.reference_frames == 6
+
+
+def test_geometries_may_differ_from_frame_to_frame(tmp_path):
+    written = record("ap")
+    moved = replace(written, geometries=(*written.geometries * 13, VIEWS["lateral"]))
+    write_recording(moved, tmp_path / "ap")
+    read = read_recording(tmp_path / "ap")
+    assert np.allclose(read.frame(13).geometry.RASToDetector, VIEWS["lateral"].RASToDetector)
+    readings = replay(SpreadMonitor(tip_ras=CENTER), {"ap": read})
+    assert [reading.health for reading in readings[-2:]] == ["ok", "C-arm moved (ap)"]
+
+
+def test_replay_gives_the_pumps_volume():
+    readings = replay(SpreadMonitor(tip_ras=CENTER), {view: record(view) for view in VIEWS})
+    assert len(readings) == 8
+    assert [reading.volume_ml for reading in readings] == pytest.approx(0.25 * np.arange(1, 9), rel=0.03)
+
+
+def test_replay_finds_the_leak_at_its_second_frame():
+    zones = make_zones(block_anatomy(), CENTER, ("left",))
+    readings = replay(SpreadMonitor(zones, CENTER), {view: record(view, leak=True) for view in VIEWS})
+    assert [reading.leak for reading in readings] == [False] * 5 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda one: replace(one, time_s=one.time_s[::-1]), "rising times"),
+        (lambda one: replace(one, time_s=one.time_s[:-1]), "rising times"),
+        (lambda one: replace(one, geometries=one.geometries * 2), "one geometry"),
+        (lambda one: replace(one, pump_volume_ml=one.pump_volume_ml[:-1]), "pump_volume_ml"),
+        (lambda one: replace(one, frames=one.frames[:, :-1]), "do not fit the geometry"),
+    ],
+)
+def test_recordings_that_contradict_themselves_are_refused(tmp_path, spoil, word):
+    with pytest.raises(DocumentError, match=word):
+        write_recording(spoil(record("ap")), tmp_path / "ap")
+    assert not (tmp_path / "ap").exists()
+
+
+def test_damaged_recordings_are_refused(tmp_path):
+    write_recording(record("ap"), tmp_path / "ap")
+    (tmp_path / "ap" / "frames.mha").write_bytes(b"not an image")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_recording(tmp_path / "ap")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DocumentError, match="0 recorded views"):
+        find_views(tmp_path / "empty")
+    with pytest.raises(ImageError, match="before the injection"):
+        replay(SpreadMonitor(), {"ap": record("ap")}, reference_frames=2)
+
+
+def test_monitor_command_writes_the_leak(case):
+    arguments = [str(case / "run"), "--anatomy", str(case / "patient"), "--plan", str(case / "patient" / "plan.json")]
+    result = CliRunner().invoke(monitor_command.command, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary["volume_ml"] == pytest.approx(2.15, rel=0.04)
+    assert summary["first_stop"]["level"] == "leak"
+    assert summary["first_stop"]["route"] == "foramen_s1_left"
+    document = read_document(case / "run" / "events.json", "events")
+    assert len(document["frames"]) == 8
+    leak = next(event for event in document["events"] if event["level"] == "leak")
+    assert np.linalg.norm(np.array(leak["position_ras"]) - PLACES["foramen_s1_left"]) < 6.0
+
+
+def test_monitor_command_without_anatomy_says_that_leaks_were_not_judged(case, tmp_path):
+    arguments = [str(case / "run" / "ap"), "--out", str(tmp_path / "events.json")]
+    result = CliRunner().invoke(monitor_command.command, arguments, catch_exceptions=False)
+    assert "leaks were not judged" in result.stdout
+    assert (tmp_path / "events.json").exists()
+
+
+def test_spread_command_predicts_the_planned_volume(case, tmp_path):
+    arguments = [str(case / "patient"), "--out", str(tmp_path / "spread"), "--json"]
+    result = CliRunner().invoke(spread_command.command, arguments, catch_exceptions=False)
+    (tip,) = json.loads(result.stdout)["tips"]
+    assert tip["volume_ml"] == 3.0
+    # The ala ends 8 mm medial of the tip, where 1 mm more still counts to it; a ball of 3 mL has a radius of 9.4 mm.
+    assert 0.9 < tip["in_plan_fraction"] <= 1.0
+    assert tip["leak_risk"]["foramen_s1_left"]["volume_at_risk_ml"] == pytest.approx(1.0, abs=0.6)
+    cement = read_volume(tmp_path / "spread" / tip["cement_file"])
+    assert cement.voxels.sum(dtype=float) * cement.voxel_volume_ml == pytest.approx(3.0, abs=0.01)
+    read_document(tmp_path / "spread" / "spread.json", "spread")
+
+
+@pytest.mark.parametrize("volume", ["0", "-1", "nan", "99"])
+def test_spread_command_refuses_impossible_volumes(case, tmp_path, volume):
+    arguments = [str(case / "patient"), "--volume", volume, "--out", str(tmp_path / "spread")]
+    result = CliRunner().invoke(spread_command.command, arguments)
+    assert isinstance(result.exception, PlanError) and "--volume" in str(result.exception)
+    assert not (tmp_path / "spread").exists()
+
+
+def test_commands_refuse_what_is_not_there(tmp_path):
+    for command in (monitor_command.command, spread_command.command):
+        result = CliRunner().invoke(command, [str(tmp_path / "nowhere")])
+        assert isinstance(result.exception, SacroplastyError)
