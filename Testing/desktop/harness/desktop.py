@@ -92,6 +92,7 @@ class Desktop:
         self._host = host
         self._at_start_up: list[Callable[[], None]] = []
         self._modules: dict[str, SimpleNamespace] = {}
+        self._widgets: dict[str, Any] = {}
         self._restore = contextlib.ExitStack()
 
     # Putting the stand-ins in place and taking them away
@@ -119,21 +120,29 @@ class Desktop:
         self._put(slicer, "modules", _ModuleList(self._modules, self._host))
         self._put(slicer.util, "loadUI", load_ui)
         self._put(slicer.util, "mainWindow", lambda: None)
+        self._put(slicer.util, "getModuleWidget", self.module_widget)
+        self._put(slicer.util, "getModuleLogic", lambda name: self.module_widget(name).logic)
         for name in NOTED_CALLS:
             self._put(slicer.util, name, self._noting(name))
         for name in digest().classes:
             if name.startswith("slicer.q"):
                 self._put(slicer, name.partition(".")[2], widget_class(name))
         previous = sys.excepthook
-        sys.excepthook = lambda kind, error, trace: self.slot_errors.append(error)
-        self._restore.callback(lambda: setattr(sys, "excepthook", previous))
+
+        def note_error(kind: Any, error: BaseException, trace: Any) -> None:
+            self.slot_errors.append(error)
+            previous(kind, error, trace)
+
+        self._put(sys, "excepthook", note_error)
 
     def tear_down(self) -> None:
         self.clear()
         self._restore.close()
 
     def clear(self) -> None:
-        """An empty scene and no notes, as between two tests."""
+        """An empty scene, no open module and no notes, as between two tests."""
+        for widget in list(self._widgets.values()):
+            self.close(widget)
         self.scene.Clear(0)
         for notes in (self.calls, self.installs, self.samples, self.slot_errors, self._at_start_up):
             notes.clear()
@@ -166,13 +175,20 @@ class Desktop:
 
     def open_module(self, name: str) -> Any:
         """Load a module, build its widget and enter it; returns the Python widget object (its Qt part is `.parent`)."""
-        module = self.load_module(name)
-        panel = widget_class("slicer.qSlicerScriptedLoadableModuleWidget")()
-        panel.setMRMLScene(self.scene)
-        widget = getattr(module, f"{name}Widget")(panel)
-        widget.setup()
+        widget = self.module_widget(name)
         self.enter(widget)
         return widget
+
+    def module_widget(self, name: str) -> Any:
+        """The widget of a module, built when it is first asked for and not entered: slicer.util.getModuleWidget."""
+        if name not in self._widgets:
+            module = sys.modules[name] if name.lower() in self._modules else self.load_module(name)
+            panel = widget_class("slicer.qSlicerScriptedLoadableModuleWidget")()
+            panel.setMRMLScene(self.scene)
+            widget = getattr(module, f"{name}Widget")(panel)
+            widget.setup()
+            self._widgets[name] = widget
+        return self._widgets[name]
 
     def enter(self, widget: Any) -> None:
         widget.parent.isEntered = True
@@ -187,7 +203,9 @@ class Desktop:
 
     def close(self, widget: Any) -> None:
         """What Slicer does when it closes."""
-        self.leave(widget)
+        self._widgets.pop(widget.moduleName, None)
+        if widget.parent.isEntered:
+            self.leave(widget)
         widget.cleanup()
         widget.parent.deleteLater()
         self.application.sendPostedEvents(None, QtCore.QEvent.DeferredDelete.value)
