@@ -79,6 +79,7 @@ class DeviceDesk:
         self._session = session
         self._meters: dict[str, _Meter] = {}
         self._errors: dict[str, str] = {}
+        self._polled = False
         self.tracker: TrackerRole | None = None
         self.fluoroscope: FluoroscopeRole | None = None
         self.pump: PumpRole | None = None
@@ -102,6 +103,7 @@ class DeviceDesk:
         self.pump = PumpRole(Client(host, pump_port), self._session) if pump_port else None
         self._meters = {name: _Meter() for name in self._roles()}
         self._errors = {}
+        self._polled = False
 
     def disconnect(self) -> None:
         """Close all connections. A pump stops by itself without its controller."""
@@ -119,6 +121,7 @@ class DeviceDesk:
 
     def poll(self, now_s: float) -> None:
         """Receive, send, and bring the scene up to date."""
+        self._polled = True
         if self.pump is not None:
             self.pump.poll(now_s)
             self._mirror_pump()
@@ -144,7 +147,7 @@ class DeviceDesk:
                 continue
             client = role.client
             ok, text, age_s = self._judge(name, now_s)
-            if client.reason and client.connected is False:
+            if self._polled and client.reason and not client.connected:
                 self._errors[name] = client.reason
             counts = client.counts
             rows.append(
