@@ -197,7 +197,8 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.injectButton.enabled = readout.may_inject
         self.ui.leftRadioButton.checked = self.logic.side() == "left"
         self.ui.rightRadioButton.checked = self.logic.side() == "right"
-        if readout.reason:
+        # What was refused a moment ago must not stand there while cement flows.
+        if readout.reason or readout.injection == "injecting":
             self.ui.refusalLabel.text = readout.reason
 
     def showBanner(self, readout):

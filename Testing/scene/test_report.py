@@ -44,6 +44,8 @@ def test_a_recorded_visit_can_be_corrected(scene):
     report.set_pain(scene, "before", 9)
     report.set_pain(scene, "hours", 3)
     assert report.pain(scene) == {"before": 9, "hours": 3}
+    follow_up = {step.key: step for step in workflow_steps(scene)}["follow_up"]
+    assert (follow_up.state, follow_up.reason) == ("done", "visits: 24-48 h")
 
 
 def test_an_empty_case_says_what_was_not_done(scene):

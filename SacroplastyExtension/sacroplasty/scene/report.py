@@ -76,6 +76,9 @@ def set_pain(scene: vtkMRMLScene, visit: str, vas: int) -> None:
     if not 0 <= vas <= 10:
         raise DocumentError(f"the VAS goes from 0 to 10; {vas} is none")
     write_record(scene, FOLLOW_UP_NAME, {**pain(scene), visit: vas})
+    told = [known.text for known in VISITS if known.days > 0 and known.key in pain(scene)]
+    if told:
+        write_step(scene, "follow_up", True, [f"visits: {', '.join(told)}"])
 
 
 def pain(scene: vtkMRMLScene) -> dict[str, int]:
