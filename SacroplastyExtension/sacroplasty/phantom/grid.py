@@ -14,7 +14,7 @@ from ..geometry import FloatArray, invert_rigid, transform_points
 from .implicit import Field
 
 #: Voxels larger than this are averaged from finer samples, so that thin cortex looks as in a real scanner.
-_COARSEST_SAMPLE_MM = 1.3
+_COARSEST_SAMPLE_MM = 1.7
 _AIR_MARGIN_MM = 8.0
 _BLOCK_SAMPLES = 2_500_000
 

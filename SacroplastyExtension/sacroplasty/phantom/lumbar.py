@@ -52,6 +52,12 @@ class LowestLumbarVertebra:
         field = smooth_min(field, spine, 3.0)
         return smooth_max(field, -self.canal(x, y, z), 1.0)
 
+    def highest_points(self) -> FloatArray:
+        """Points (n, 3) of the upper edge: rim of the body and superior articular processes."""
+        w, d = self.width_scale, self.depth_scale
+        rim = [(0, -_HALF_DEPTH_MM * d, BODY_HEIGHT_MM), (0, _HALF_DEPTH_MM * d, BODY_HEIGHT_MM - 2)]
+        return np.array([*rim, (23 * w, 31 * d, 31), (-23 * w, 31 * d, 31)])
+
     def canal(self, x: Field, y: Field, z: Field) -> Field:
         """The vertebral canal at the level of L5 and of the disc below it."""
         k, d = self.canal_scale, self.depth_scale

@@ -141,10 +141,10 @@ def make_phantom(
 def _field_of_view(patient: Patient, body: Body) -> tuple[FloatArray, FloatArray]:
     """From below the sacral apex (acetabula in view) to the top of L5 and of the iliac crests; skin all around."""
     apex = transform_points(patient.SacrumToPatient, patient.sacrum.straight(0, patient.sacrum.end_mm, 0))
-    top = transform_points(patient.L5ToPatient, (0, 0, 34))[2]
+    top = transform_points(patient.L5ToPatient, patient.l5.highest_points())[:, 2] + 3
     crests = [hip.from_plate(70, 53, 10)[2] for hip in patient.hips.values()]
     roofs = [hip.from_plate(95, -70, 4)[2] for hip in patient.hips.values()]
-    return body.extent(float(min(apex[2] - 24, *roofs)), float(max(top, *crests)))
+    return body.extent(float(min(apex[2] - 24, *roofs)), float(max(*top, *crests)))
 
 
 class _Texture:

@@ -82,8 +82,8 @@ def draw_parameters(seed: int) -> PatientParameters:
     def normal(mean: float, deviation: float, limit: float = 2.0) -> float:
         return float(mean + deviation * np.clip(rng.standard_normal(), -limit, limit))
 
-    size = normal(0.0, 0.045)
-    width = 0.97 + size + normal(0.0, 0.03)
+    size = normal(0.0, 0.05)
+    width = 1.02 + size + normal(0.0, 0.045)
     asymmetry = normal(0.0, 0.012)
     foramina = {}
     for level in LEVELS:
@@ -103,13 +103,13 @@ def draw_parameters(seed: int) -> PatientParameters:
     return PatientParameters(
         seed=seed,
         width_scale=(width * (1 + asymmetry), width * (1 - asymmetry)),
-        depth_scale=1.0 + size + normal(0.0, 0.04),
+        depth_scale=1.0 + size + normal(0.0, 0.06),
         length_scale=0.98 + size + normal(0.0, 0.04),
         hip_scale=1.0 + 0.8 * size + normal(0.0, 0.015),
         sacral_slope_deg=slope,
         # The pelvis turns as one piece, but for the pelvic incidence by which people differ.
         hip_pitch_deg=slope - MEAN_SACRAL_SLOPE_DEG - incidence,
-        inlet_tilt_deg=normal(21.0, 2.5),
+        inlet_tilt_deg=normal(23.0, 5.0),
         kyphosis_deg=normal(65.0, 9.0),
         ala_slope=normal(1.0, 0.12),
         canal_scale=normal(1.0, 0.09),

@@ -130,7 +130,7 @@ class Sacrum:
         patient, scale = self.patient, self.length_scale
         s = np.arange(-60.0, 135.0, 0.25)
         # The axis leans back under the endplate, then bends forward, most at S3 and below.
-        turned = np.interp(s / scale, [-1, 20, 55, 72, 90, 112, 135], [0, 0, 0.12, 0.26, 0.6, 1, 1.1])
+        turned = np.interp(s / scale, [-1, 20, 55, 72, 90, 112, 135], [0, 0, 0.15, 0.28, 0.6, 1, 1.1])
         angle = np.radians(patient.inlet_tilt_deg - patient.kyphosis_deg * turned)
         start = int(np.searchsorted(s, 0.0))
         y, z = np.cumsum(np.sin(angle)) * 0.25, -np.cumsum(np.cos(angle)) * 0.25
