@@ -100,6 +100,8 @@ def leak_path(scene: Scene, route: str) -> np.ndarray | None:
     """Voxels (n, 3) of a leak by this route in the order of filling: a blob that grows where cement comes nearest."""
     from scipy.ndimage import distance_transform_edt
 
+    if route not in scene.zones.names:
+        return None
     place = np.argwhere(scene.zones.mask(route))
     if len(place) < 1000 * LARGEST_LEAK_ML:
         return None

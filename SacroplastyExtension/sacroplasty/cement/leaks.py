@@ -31,10 +31,8 @@ _FEWEST_PIXELS = 6
 #: The vote falls e-fold over this distance from the known cement [mm].
 _REACH_MM = 6.0
 
-#: A route wins the vote against bone outside the plan from this share of its votes on; the canal, where a leak is
-#: gravest, sooner.
-_DOUBT = 0.5
-_CANAL_DOUBT = 0.2
+#: The canal, where a leak is gravest, wins the vote against bone from this share of its votes on.
+_CANAL_SHARE = 0.2
 
 #: Voxels of a route that all views show as cement although the planned ala explains it too.
 _FEWEST_TOUCHED_VOXELS = 6
@@ -139,11 +137,11 @@ class LeakFinder:
         weight = np.exp(-distance / _REACH_MM) * candidates
         votes = np.bincount(self._labels, weights=weight, minlength=len(self.zones.names))
         zone = int(np.argmax(votes))
-        # Bone beside a protected structure is no excuse when the structure itself is about as likely.
-        if self.zones.names[zone] == "bone":
-            routes = votes[2:] / [_CANAL_DOUBT if route == "sacral_canal" else _DOUBT for route in self.zones.routes]
-            if routes.max() >= votes[zone]:
-                zone = 2 + int(np.argmax(routes))
+        if "sacral_canal" in self.zones.names:
+            canal = self.zones.names.index("sacral_canal")
+            # Only bone must yield: among the routes the most likely one is named.
+            if self.zones.names[zone] == "bone" and votes[canal] >= _CANAL_SHARE * votes[zone]:
+                zone = canal
         share = weight * (self._labels == zone)
         return self.zones.names[zone], (self._points * share[:, None]).sum(axis=0) / share.sum()
 
