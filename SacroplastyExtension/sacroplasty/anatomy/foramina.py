@@ -34,6 +34,8 @@ _LARGEST_RADIUS_MM = 9.0
 #: Where the posterior opening is thought to be relative to the anterior one, towards the midline and the tip [mm].
 _POSTERIOR_MEDIAL_MM, _POSTERIOR_DOWN_MM = 3.0, 3.0
 LOW_CONFIDENCE = 0.3
+#: Less evidence than this (0 to 1) may be the edge of a neighbour or a groove.
+_LEAST_EVIDENCE = 0.2
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,11 @@ def _levels(image: StraightImage, evidence: dict[str, FloatArray]) -> list[float
 def _foramen(image: StraightImage, evidence: FloatArray, side: str, down: float) -> StraightForamen:
     rows = np.abs(image.down_mm - down) <= _SIDE_SHIFT_MM + 4
     band = _columns(image, side)
-    front = _opening(image, image.front_pit_mm, band, rows, down)
-    back = _opening(image, image.back_pit_mm, band, rows, down)
+    seen = float(evidence[np.abs(image.down_mm - down) <= _SIDE_SHIFT_MM].max())
+    front, back = (
+        _opening(image, pit, band, rows, down) if seen >= _LEAST_EVIDENCE else None
+        for pit in (image.front_pit_mm, image.back_pit_mm)
+    )
     sign = 1.0 if side == "left" else -1.0
     if front is None and back is None:
         beside = sign * 20.0
@@ -130,7 +135,6 @@ def _foramen(image: StraightImage, evidence: FloatArray, side: str, down: float)
         else:
             back = (front[0] - sign * _POSTERIOR_MEDIAL_MM, front[1] + _POSTERIOR_DOWN_MM, _GUESSED_RADIUS_MM)
     else:
-        seen = float(evidence[np.abs(image.down_mm - down) <= _SIDE_SHIFT_MM].max())
         confidence = float(np.clip(0.4 + 0.6 * seen, 0, 1))
     assert back is not None and front is not None
     anterior = np.array([front[0], _surface_at(image, image.front_mm, *front[:2]), front[1]])

@@ -95,8 +95,9 @@ def _surfaces(bone: NDArray[np.bool_], deep: FloatArray) -> tuple[FloatArray, Fl
     hit = bone.any(axis=1)
     # A ray through a hole looks infinitely deep; the opening then closes the hole, but not the outside of the bone.
     far = float(deep[-1] - deep[0]) * 2
-    front = np.where(hit, deep[np.argmax(bone, axis=1)], far)
-    back = np.where(hit, deep[::-1][np.argmax(bone[:, ::-1], axis=1)], -far)
+    # The surface lies half a step outside the outermost grid point in the bone.
+    front = np.where(hit, deep[np.argmax(bone, axis=1)] - STEP_MM / 2, far)
+    back = np.where(hit, deep[::-1][np.argmax(bone[:, ::-1], axis=1)] + STEP_MM / 2, -far)
     smooth_front = ndimage.grey_opening(front, footprint=disc, mode="nearest")
     smooth_back = ndimage.grey_closing(back, footprint=disc, mode="nearest")
     outside = (smooth_front > deep[-1]) | (smooth_back < deep[0])

@@ -320,18 +320,13 @@ def _cement_ml(structures: Structures, entry: FloatArray, target: FloatArray, la
 def _distinct(candidates: _Candidates, order: NDArray[np.int_], most: int) -> list[int]:
     """The first of the ranking that differ from each other at the entry or at the target."""
     chosen: list[int] = []
-    for index in order:
-        apart = [
-            max(
-                np.linalg.norm(candidates.entry[index] - candidates.entry[other]),
-                np.linalg.norm(candidates.target[index] - candidates.target[other]),
-            )
-            for other in chosen
-        ]
-        if not apart or min(apart) >= _DISTINCT_MM:
-            chosen.append(int(index))
-        if len(chosen) == most:
-            break
+    remaining = order
+    while len(remaining) and len(chosen) < most:
+        best = int(remaining[0])
+        chosen.append(best)
+        entries_apart = np.linalg.norm(candidates.entry[remaining] - candidates.entry[best], axis=1)
+        targets_apart = np.linalg.norm(candidates.target[remaining] - candidates.target[best], axis=1)
+        remaining = remaining[np.maximum(entries_apart, targets_apart) >= _DISTINCT_MM]
     return chosen
 
 

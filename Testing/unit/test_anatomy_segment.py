@@ -1,0 +1,174 @@
+"""Anatomy from label maps, against a sacrum of known shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sacroplasty.anatomy.files import read_anatomy, read_segmented_ct, write_anatomy
+from sacroplasty.anatomy.foramina import LOW_CONFIDENCE
+from sacroplasty.anatomy.labels import LEVELS, SIDES
+from sacroplasty.anatomy.model import Anatomy
+from sacroplasty.anatomy.segment import segment_from_labels
+from sacroplasty.errors import AnatomyError
+from sacroplasty.geometry import angle_between_deg, rotation_about
+from sacroplasty.image import Volume
+from simple_sacrum import SACRUM_TO_RAS, SimpleSacrum, simple_sacrum
+
+
+@pytest.fixture(scope="module")
+def truth() -> SimpleSacrum:
+    return simple_sacrum()
+
+
+@pytest.fixture(scope="module")
+def anatomy(truth: SimpleSacrum) -> Anatomy:
+    return segment_from_labels(truth.ct, truth.bones)
+
+
+def _errors(anatomy: Anatomy, truth: SimpleSacrum) -> np.ndarray:
+    errors = []
+    for level in LEVELS:
+        for side in SIDES:
+            found = anatomy.foramina[f"foramen_{level}_{side}"]
+            errors.append(np.linalg.norm(found.anterior_center_ras - truth.opening(level, side, "anterior")))
+            errors.append(np.linalg.norm(found.posterior_center_ras - truth.opening(level, side, "posterior")))
+    return np.array(errors)
+
+
+def test_all_sixteen_openings_are_found_near_their_true_centres(anatomy: Anatomy, truth: SimpleSacrum) -> None:
+    errors = _errors(anatomy, truth)
+    assert len(errors) == 16
+    assert errors.mean() < 1.5
+    assert errors.max() < 3.0
+
+
+def test_the_sacral_frame_points_left_backwards_and_up_from_the_endplate(anatomy: Anatomy) -> None:
+    for axis in range(3):
+        assert angle_between_deg(anatomy.SacrumToRAS[:3, axis], SACRUM_TO_RAS[:3, axis]) < 2.0
+    assert anatomy.landmarks["promontory"].position_ras[1] > anatomy.SacrumToRAS[1, 3]
+
+
+def test_hardly_any_of_canal_and_foramina_is_left_unprotected(anatomy: Anatomy, truth: SimpleSacrum) -> None:
+    protected = (anatomy.regions.voxels > 0) & (anatomy.regions.voxels < 31)
+    for structure in (truth.canal, truth.foramina):
+        assert np.count_nonzero(structure & ~protected) < 0.06 * np.count_nonzero(structure)
+
+
+def test_the_ala_keeps_its_core_of_negative_hounsfield_units(anatomy: Anatomy, truth: SimpleSacrum) -> None:
+    for side in SIDES:
+        ala = anatomy.region(f"ala_{side}")
+        assert np.count_nonzero(truth.ct.voxels[ala] < 0) * truth.ct.voxel_volume_ml > 5
+        towards_left = (truth.ct.ras_of(np.argwhere(ala)) - SACRUM_TO_RAS[:3, 3]) @ SACRUM_TO_RAS[:3, 0]
+        assert (towards_left > 0).all() if side == "left" else (towards_left < 0).all()
+
+
+@pytest.mark.parametrize(
+    "directions",
+    [np.diag([-1.0, 1.0, 1.0]), rotation_about([1.0, 0.4, 0.2], 23.0)[:, [2, 0, 1]] @ np.diag([1.0, 1.0, -1.0])],
+    ids=["left-handed", "oblique, sagittal and left-handed"],
+)
+def test_the_orientation_of_the_grid_does_not_matter(directions: np.ndarray) -> None:
+    truth = simple_sacrum(spacing_mm=2.5, directions=directions)
+    anatomy = segment_from_labels(truth.ct, truth.bones)
+    assert anatomy.regions.same_grid(truth.ct)
+    assert _errors(anatomy, truth).max() < 3.0
+
+
+def test_a_foramen_that_cannot_be_seen_is_still_forbidden_and_says_so() -> None:
+    truth = simple_sacrum(spacing_mm=2.5, closed=("s3", "left"))
+    anatomy = segment_from_labels(truth.ct, truth.bones)
+    assert anatomy.confidence["foramen_s3_left"] <= LOW_CONFIDENCE
+    assert anatomy.confidence["foramen_s3_right"] > LOW_CONFIDENCE
+    assert anatomy.region("foramen_s3_left").sum() > anatomy.region("foramen_s3_right").sum()
+    found = anatomy.foramina["foramen_s3_left"].posterior_center_ras
+    assert np.linalg.norm(found - truth.opening("s3", "left", "posterior")) < 5
+    assert any("S3" in warning for warning in anatomy.warnings)
+
+
+def test_totalsegmentator_numbers_and_a_given_mapping_mean_the_same(anatomy: Anatomy, truth: SimpleSacrum) -> None:
+    lookup = np.array([0, 25, 27, 77, 78])
+    numbered = truth.bones.like(lookup[truth.bones.voxels])
+    assert np.array_equal(segment_from_labels(truth.ct, numbered).regions.voxels, anatomy.regions.voxels)
+    other = truth.bones.like(np.array([0, 9, 3, 5, 7])[truth.bones.voxels])
+    mapping = {9: "sacrum", 3: "l5", 5: "hip_left", 7: "hip_right"}
+    assert np.array_equal(segment_from_labels(truth.ct, other, mapping).bones.voxels, truth.bones.voxels)
+
+
+def test_labels_on_another_grid_are_brought_onto_that_of_the_ct(truth: SimpleSacrum) -> None:
+    shifted = truth.bones.IJKToRAS.copy()
+    shifted[:3, 3] += truth.bones.IJKToRAS[:3, :3] @ [10, 5, 3]
+    cropped = Volume(truth.bones.voxels[3:, 5:, 10:], shifted)
+    anatomy = segment_from_labels(truth.ct, cropped)
+    assert anatomy.bones.same_grid(truth.ct)
+    assert np.array_equal(anatomy.bone("sacrum"), truth.bones.voxels == 1)
+    assert any("another grid" in warning for warning in anatomy.warnings)
+
+
+def _without(truth: SimpleSacrum, label: int) -> Volume:
+    return truth.bones.like(np.where(truth.bones.voxels == label, 0, truth.bones.voxels))
+
+
+def test_what_is_missing_or_wrong_in_the_labels_is_refused_in_one_line(truth: SimpleSacrum) -> None:
+    far = replace(truth.bones, IJKToRAS=truth.bones.IJKToRAS + np.array([[0, 0, 0, 900.0]] + [[0] * 4] * 3))
+    swapped = truth.bones.like(np.array([0, 1, 2, 4, 3], np.uint8)[truth.bones.voxels])
+    cases = [
+        (_without(truth, 1), "no sacrum in the label map"),
+        (_without(truth, 2), "no l5"),
+        (swapped, "left and right are swapped"),
+        (far, "does not overlap the CT"),
+        (truth.bones.like(truth.bones.voxels * 0.5), "not whole"),
+        (truth.bones.like(truth.bones.voxels + np.uint8(50)), "no sacrum in the label map"),
+    ]
+    for labels, message in cases:
+        with pytest.raises(AnatomyError, match=message) as caught:
+            segment_from_labels(truth.ct, labels)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(AnatomyError, match="mapping names coccyx"):
+        segment_from_labels(truth.ct, truth.bones, {1: "coccyx"})
+
+
+def test_a_missing_hip_is_said_and_has_no_confidence(truth: SimpleSacrum) -> None:
+    anatomy = segment_from_labels(truth.ct, _without(truth, 4))
+    assert "hip_right" not in anatomy.confidence and "si_joint_right" not in anatomy.confidence
+    assert any("hip_right" in warning for warning in anatomy.warnings)
+
+
+def test_what_is_written_is_read_back(anatomy: Anatomy, truth: SimpleSacrum, tmp_path) -> None:
+    write_anatomy(anatomy, truth.ct, tmp_path / "out")
+    back = read_anatomy(tmp_path / "out")
+    assert np.array_equal(back.regions.voxels, anatomy.regions.voxels)
+    assert back.regions.same_grid(truth.ct)
+    assert back.confidence == pytest.approx(anatomy.confidence)
+    assert back.warnings == anatomy.warnings
+    assert np.allclose(back.SacrumToRAS, anatomy.SacrumToRAS)
+    for name, foramen in anatomy.foramina.items():
+        assert np.allclose(back.foramina[name].lateral_edge_ras, foramen.lateral_edge_ras)
+    assert read_segmented_ct(tmp_path / "out", back).content_hash() == truth.ct.content_hash()
+    other = truth.ct.like(truth.ct.voxels + np.int16(1))
+    with pytest.raises(AnatomyError, match="another CT"):
+        write_anatomy(anatomy, other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(AnatomyError, match="sacroplasty segment"):
+        read_anatomy(tmp_path)
+
+
+def test_the_slicer_segmentation_names_every_structure_with_its_label_and_layer(
+    anatomy: Anatomy, truth: SimpleSacrum, tmp_path
+) -> None:
+    import SimpleITK as sitk
+
+    write_anatomy(anatomy, truth.ct, tmp_path)
+    image = sitk.ReadImage(str(tmp_path / "segmentation.seg.nrrd"))
+    fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    layers = np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
+    names = {}
+    number = 0
+    while f"Segment{number}_ID" in fields:
+        layer, label = int(fields[f"Segment{number}_Layer"]), int(fields[f"Segment{number}_LabelValue"])
+        names[fields[f"Segment{number}_ID"]] = layers[layer] == label
+        number += 1
+    assert set(names) == {name for name in anatomy.confidence if not name.startswith("si_joint")}
+    assert np.array_equal(names["ala_left"], anatomy.region("ala_left"))
+    assert np.array_equal(names["sacrum"], anatomy.bone("sacrum"))
