@@ -87,7 +87,8 @@ def draw_parameters(seed: int) -> PatientParameters:
     asymmetry = normal(0.0, 0.012)
     foramina = {}
     for level in LEVELS:
-        lateral, caudal = normal(0.0, 1.5), normal(0.0, 1.2)
+        # Near the narrow apex there is less room to vary.
+        lateral, caudal = normal(0.0, 1.5 if level in ("s1", "s2") else 0.7), normal(0.0, 1.2)
         for side in SIDES:
             anterior, posterior = _OPENINGS_MM[level]
             growth = (normal(1.0, 0.09), normal(1.0, 0.09))

@@ -91,6 +91,8 @@ _CHANNEL_REACH_MM = 18.0
 #: Stands for "nowhere near" in a field.
 FAR_MM = np.float32(30.0)
 _HIATUS_MM = 97.0
+#: Lean of the axis under the endplate of the average sacrum, on which the tables were read.
+_AVERAGE_TILT_DEG = 21.0
 _STEP_MM = 0.5
 #: How far the line between central zone and ala lies from the midline above the S1 foramen.
 _ALA_START_MM = 27.0
@@ -233,7 +235,9 @@ class Sacrum:
         depth = np.clip(-z, 0, 30)
         half_x = (26.5 - 0.3 * depth) * np.where(x > 0, *(np.float32(scale) for scale in patient.width_scale))
         half_y = np.float32(16.0 * patient.depth_scale) - 0.2 * depth
-        center = 0.22 * depth - 3.5 * patient.depth_scale
+        # The front of the body recedes with the axis of the bone.
+        recession = 0.22 + float(np.tan(np.radians(patient.inlet_tilt_deg)) - np.tan(np.radians(_AVERAGE_TILT_DEG)))
+        center = recession * depth - 3.5 * patient.depth_scale
         column = superellipse(x, y - center - 0.006 * x * x, half_x, half_y, 2.2)
         rim = np.minimum((x / half_x) ** 2 + ((y - center) / half_y) ** 2, 1.0)
         return smooth_max(smooth_max(column, z - 1.2 * rim, 2.0), -30 - z, 3.0)
