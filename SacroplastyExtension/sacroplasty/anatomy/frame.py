@@ -38,15 +38,19 @@ class SacralFrame:
 
 def sample_mask(mask: Volume, points_ras: FloatArray) -> NDArray[np.float32]:
     """Share of the mask at RAS points (..., 3), interpolated linearly between voxel centres, 0 outside."""
+    return sample_voxels(mask.voxels, np.moveaxis(mask.kji_of(points_ras), -1, 0))
+
+
+def sample_voxels(voxels: NDArray, coordinates: FloatArray) -> NDArray[np.float32]:
+    """Linear interpolation at array coordinates (3, ...) in the order k, j, i; 0 outside."""
     from scipy import ndimage
 
-    coordinates = np.moveaxis(mask.kji_of(points_ras), -1, 0)
     # Only the box in use: a whole CT as float would cost gigabytes.
     lower = np.maximum(np.floor(coordinates.reshape(3, -1).min(axis=1)).astype(int) - 1, 0)
-    upper = np.minimum(np.ceil(coordinates.reshape(3, -1).max(axis=1)).astype(int) + 2, mask.voxels.shape)
+    upper = np.minimum(np.ceil(coordinates.reshape(3, -1).max(axis=1)).astype(int) + 2, voxels.shape)
     if (upper <= lower).any():
-        return np.zeros(points_ras.shape[:-1], np.float32)
-    crop = mask.voxels[tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))].astype(np.float32)
+        return np.zeros(coordinates.shape[1:], np.float32)
+    crop = voxels[tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))].astype(np.float32)
     shifted = coordinates - lower.reshape(3, *[1] * (coordinates.ndim - 1))
     return ndimage.map_coordinates(crop, shifted, order=1, mode="constant", prefilter=False)
 

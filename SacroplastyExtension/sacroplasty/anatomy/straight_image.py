@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..geometry import FloatArray, invert_rigid, transform_points
 from ..image import Volume
-from .frame import sample_mask
+from .frame import sample_voxels
 from .straighten import Straightening
 
 STEP_MM = 1.0
@@ -64,20 +64,21 @@ class StraightImage:
 
 
 def straight_image(ct: Volume, sacrum: Volume, canal: Volume, curve: Straightening) -> StraightImage:
-    """Sample CT and labels along the sacrum's curve."""
+    """Sample the CT, and masks on its grid, along the sacrum's curve."""
     left = np.arange(-_LEFT_MM, _LEFT_MM + 0.5, STEP_MM)
     deep = np.arange(_FRONT_MM, _BACK_MM + 0.5, STEP_MM)
     down = np.arange(_TOP_MM, min(curve.tip_mm + 10, _LONGEST_MM), STEP_MM)
     points = curve.to_ras(np.stack(np.meshgrid(left, deep, down, indexing="ij"), axis=-1))
-    bone = sample_mask(sacrum, points) > 0.5
+    coordinates = np.moveaxis(ct.kji_of(points), -1, 0)
+    bone = sample_voxels(sacrum.voxels, coordinates) > 0.5
     front, back, front_pit, back_pit = _surfaces(bone, deep)
     return StraightImage(
         left_mm=left,
         deep_mm=deep,
         down_mm=down,
         bone=bone,
-        hounsfield=sample_mask(ct, points),
-        canal_label=sample_mask(canal, points) > 0.5,
+        hounsfield=sample_voxels(ct.voxels, coordinates),
+        canal_label=sample_voxels(canal.voxels, coordinates) > 0.5,
         below_endplate=transform_points(invert_rigid(curve.SacrumToRAS), points)[..., 2] <= 0,
         front_mm=front,
         back_mm=back,
