@@ -18,8 +18,9 @@ STEP_MM = 1.0
 #: Rim of the working grid around the sacrum: to the sides and in front, behind (up to the iliac spines), and how far
 #: below the S4 foramina it ends [mm].
 _RIM_MM, _BEHIND_MM, _BELOW_S4_MM = 10.0, 35.0, 25.0
-#: Sacroiliac joint: space this near to both bones [mm]. The joint is 1 to 5 mm wide on CT; labels shrink from it.
-_JOINT_REACH_MM = 5.0
+#: Sacroiliac joint: space this near to both bones [mm], so gaps up to twice this. Joints are a few millimetres wide on
+#: CT; more would take in the ligaments behind the joint, through which the way to the ala leads.
+_JOINT_REACH_MM = 3.0
 #: Gaps in a sacrum label up to twice this are closed: osteoporotic alae hold negative HU, and labels have holes there.
 _LABEL_GAP_MM = 2.0
 #: Larger distances decide nothing [mm].
