@@ -66,7 +66,7 @@ class Volume:
     def content_hash(self) -> str:
         """SHA-256 over voxels and geometry: tells whether a plan belongs to this very image."""
         digest = hashlib.sha256(np.ascontiguousarray(self.voxels).tobytes())
-        digest.update(np.round(self.IJKToRAS, 4).tobytes())
+        digest.update((np.round(self.IJKToRAS, 4) + 0.0).tobytes())  # -0.0 and 0.0 are one place
         return digest.hexdigest()
 
 

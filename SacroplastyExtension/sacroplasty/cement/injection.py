@@ -237,14 +237,16 @@ def _armed(state: InjectionState, facts: InjectionFacts, decision: Decision, now
 def _injecting(state: InjectionState, facts: InjectionFacts, decision: Decision, now: _Now) -> _Outcome:
     if not decision.allowed:
         return _stop(state, decision.text, now)
-    if state.given_ml >= state.step_until_ml - _VOLUME_TOLERANCE_ML:
+    pump_state = facts.pump_state.value if facts.pump_state is not None else "unknown"
+    obeyed_long_ago = now.device_s - state.device_since_s > _OBEY_S
+    # The plunger has done its part; what the line's stretch still holds back comes out while the pump holds.
+    plunger_done = pump_state == "holding" and obeyed_long_ago and _is_mostly_given(state)
+    if plunger_done or state.given_ml >= state.step_until_ml - _VOLUME_TOLERANCE_ML:
         state = replace(state, steps_done=state.steps_done + 1)
-        complete = _next_step_ml(state) <= _VOLUME_TOLERANCE_ML
-        return _enter(state, "finished" if complete else "holding", now), [HOLD]
+        return _enter(state, "finished" if _is_complete(state) else "holding", now), [HOLD]
     if facts.request == "finish":
         return _enter(state, "finished", now, "finished by the operator"), [HOLD]
-    pump_state = facts.pump_state.value if facts.pump_state is not None else "unknown"
-    if pump_state != "running" and now.device_s - state.device_since_s > _OBEY_S:
+    if pump_state != "running" and obeyed_long_ago:
         return _stop(state, f"the pump does not run though it was told to (it is {pump_state})", now)
     return state, []
 
@@ -255,7 +257,7 @@ def _holding(state: InjectionState, facts: InjectionFacts, decision: Decision, n
         return _stop(state, "; ".join(reason.text for reason in serious), now)
     if facts.request == "withdraw":
         return state, [WITHDRAW]
-    if facts.request == "finish" or _next_step_ml(state) <= _VOLUME_TOLERANCE_ML:
+    if facts.request == "finish" or _is_complete(state):
         return _enter(state, "finished", now), []
     if not now.procedure_s - state.since_s >= state.prescription.wait_s:
         return replace(state, reason=""), []
@@ -294,6 +296,16 @@ def _stop(state: InjectionState, reason: str, now: _Now) -> _Outcome:
     if state.phase == "stopped":
         return state, [STOP]
     return _enter(state, "stopped", now, reason), [STOP]
+
+
+def _is_mostly_given(state: InjectionState) -> bool:
+    """Whether no more is missing from this step than the line may hold back."""
+    return state.step_until_ml - state.given_ml <= 2 * _AFTER_FLOW_ML
+
+
+def _is_complete(state: InjectionState) -> bool:
+    """Whether so little is missing from the plan that the after-flow makes up for it."""
+    return _next_step_ml(state) <= _AFTER_FLOW_ML
 
 
 def _next_step_ml(state: InjectionState) -> float:

@@ -48,9 +48,8 @@ def cli() -> None:
 def main() -> None:
     """Run a command. Bad input ends in one line and exit code 2, Ctrl-C in 130."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # Without click's own mode a command's exit code comes back as the result.
+        sys.exit(cli(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -8,28 +8,34 @@ from ..cement.aging import CementClock
 from ..cement.injection import Prescription, Request
 from ..cement.interlock import Limits
 from ..errors import SacroplastyError
-from ..navigation.clearance import ShaftClearance
 from .case import Case
 from .equipment import Clocks, Equipment
-from .inject import FRAME_RATE_HZ, Fluoroscopy, inject, mix_cement, set_views
+from .inject import FRAME_RATE_HZ, Fluoroscopy, inject, mix_cement, set_views, take_pictures
 from .journal import Journal
 from .navigate import calibrate_tool, guide_trocar, register_patient
+from .prepare import Preparation
 from .prompts import Prompt
 
-#: Cement flows this fast, 0.05 mL/s, as in measurements of vertebroplasty cannulas (Krebs 2005).
+#: A slow injection; cannula measurements in the literature are made at this flow.
 RATE_ML_S = 0.05
+#: Several times what high-viscosity cement needs through an 11G cannula at that flow, and below what syringes bear.
+PRESSURE_LIMIT_KPA = 2000.0
 
 
 def conduct(
     case: Case,
     landmarks: Sequence[str],
-    fluoroscopy: Fluoroscopy,
+    preparation: Preparation,
+    live: Fluoroscopy,
+    final: Fluoroscopy,
     equipment: Equipment,
     clocks: Clocks,
     journal: Journal,
     limits: Limits | None = None,
 ) -> Generator[Prompt, Request | None, None]:
     """Calibrate, register, place the trocars, inject side by side, until done or stopped; the case holds the result.
+
+    `live` are the views during the injection, `final` those of the verification.
 
     A stopped injection ends the treatment of all sides: what leaked once is looked at by a person first.
     An error that forbids going on ends it too and is recorded as the reason in `case.refused`. However it ends, even by
@@ -41,19 +47,25 @@ def conduct(
         for tool in ("Stylus", "Trocar"):
             yield from calibrate_tool(tool, case, equipment, clocks, journal)
         yield from register_patient(landmarks, case, equipment, clocks, journal)
-        clearance = ShaftClearance.of_anatomy(case.anatomy)
         for side in case.targets:
-            yield from guide_trocar(side, case, clearance, equipment, clocks, journal)
-        yield from set_views(fluoroscopy, equipment, clocks, journal)
+            yield from guide_trocar(side, case, preparation.clearance, equipment, clocks, journal)
+        yield from set_views(live, equipment, clocks, journal)
         cement = CementClock()
         for side, trajectory in case.targets.items():
             prescription = Prescription(
-                side, trajectory.planned_volume_ml, other_volume_ml=case.given_ml, rate_ml_s=RATE_ML_S
+                side,
+                trajectory.planned_volume_ml,
+                other_volume_ml=case.given_ml,
+                rate_ml_s=RATE_ML_S,
+                pressure_limit_kpa=PRESSURE_LIMIT_KPA,
             )
             cement = yield from mix_cement(cement, expected_duration_s(prescription), clocks, journal)
-            record = yield from inject(prescription, case, cement, fluoroscopy, equipment, clocks, journal, limits)
+            record = yield from inject(
+                prescription, case, preparation.zones[side], cement, live, equipment, clocks, journal, limits
+            )
             if record.stopped:
                 break
+        yield from take_pictures(final, equipment, clocks, journal)
     except SacroplastyError as error:
         case.refused = str(error)
         journal.write(clocks.procedure.now(), "procedure_refused", reason=case.refused)

@@ -12,9 +12,9 @@ from ..cement.aging import CementClock
 from ..cement.injection import InjectionFacts, InjectionState, Prescription, Request, begin, decide, step
 from ..cement.interlock import Facts, Limits, Observed
 from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
-from ..cement.zones import make_zones
+from ..cement.zones import Zones
+from ..devices.fluoroscope import PLANES, View
 from ..devices.fluoroscope import Frame as DetectorFrame
-from ..devices.fluoroscope import View
 from ..devices.pump_protocol import PumpState
 from ..errors import DeviceError, GeometryError, ImageError
 from ..planning.model import Side
@@ -28,9 +28,6 @@ from .prompts import ConnectLine, Press, Prompt, Wait, Watch
 FRAME_RATE_HZ = 5.0
 COLUMNS = 256
 
-#: Planes of a biplane unit by the view that they show.
-PLANE_OF_VIEW = {"ap": "Image_Detector", "lateral": "Image_Detector2"}
-
 _REFERENCE_FRAMES = 8
 _DEVICE_PATIENCE_S = 30.0
 #: The injection of one side is only begun when the cement lasts this much longer than it should take.
@@ -42,13 +39,30 @@ _SAMPLE_S = 0.2
 
 @dataclass
 class Fluoroscopy:
-    """Live views of a biplane unit, and what of them is kept for the record."""
+    """Live views of a biplane unit, one for each plane, and what of them is kept for the record.
+
+    Attributes:
+        geometries: by view, the first view on the first plane.
+        kept: every frame received, by view.
+    """
 
     geometries: dict[str, XrayGeometry]
     kept: dict[str, list[DetectorFrame]] = field(default_factory=dict)
 
-    def view_of(self, plane: str) -> str | None:
-        return next((view for view in self.geometries if PLANE_OF_VIEW[view] == plane), None)
+    @property
+    def planes(self) -> dict[str, str]:
+        """The plane of each view."""
+        return dict(zip(self.geometries, PLANES, strict=False))
+
+    def take(self, equipment: Equipment) -> list[tuple[str, DetectorFrame]]:
+        """Frames that have come since the last call, by view, in order; they are kept."""
+        view_of = {plane: view for view, plane in self.planes.items()}
+        taken = [
+            (view_of[frame.plane], frame) for frame in equipment.fluoroscope.take_frames() if frame.plane in view_of
+        ]
+        for view, frame in taken:
+            self.kept.setdefault(view, []).append(frame)
+        return taken
 
 
 def set_views(
@@ -69,13 +83,23 @@ def set_views(
         answer = equipment.fluoroscope.answer(order)
         if answer is not None and not answer.accepted:
             raise DeviceError(f"the C-arm refuses: {answer.reason}")
-        views = [equipment.fluoroscope.view(PLANE_OF_VIEW[view], now_s) for view in fluoroscopy.geometries]
+        views = [equipment.fluoroscope.view(plane, now_s) for plane in fluoroscopy.planes.values()]
         if all(view.frame is not None for view in views):
             break
         if now_s > give_up_s:
             raise DeviceError(next(view.reason for view in views if view.reason))
         yield Prompt("positioning", f"C-arm to {' and '.join(fluoroscopy.geometries)}", Watch())
     journal.write(clocks.procedure.now(), "views_set", views=list(fluoroscopy.geometries))
+
+
+def take_pictures(
+    fluoroscopy: Fluoroscopy, equipment: Equipment, clocks: Clocks, journal: Journal
+) -> Generator[Prompt, Request | None, None]:
+    """Step 10: one picture in each view of `fluoroscopy`; then the beam is off."""
+    yield from set_views(fluoroscopy, equipment, clocks, journal)
+    fluoroscopy.take(equipment)
+    records = [geometry.to_dict() for geometry in fluoroscopy.geometries.values()]
+    equipment.fluoroscope.move(records, FRAME_RATE_HZ, COLUMNS, expose=False)
 
 
 def mix_cement(
@@ -102,6 +126,7 @@ def mix_cement(
 def inject(
     prescription: Prescription,
     case: Case,
+    zones: Zones,
     cement: CementClock,
     fluoroscopy: Fluoroscopy,
     equipment: Equipment,
@@ -113,7 +138,7 @@ def inject(
     side = prescription.side
     while (yield Prompt("injection", f"{side}: connect the pump's line and confirm", ConnectLine(side))) != "continue":
         pass
-    run = _InjectionRun(prescription, case, cement, fluoroscopy, equipment, clocks, journal, limits)
+    run = _InjectionRun(prescription, case, zones, cement, fluoroscopy, equipment, clocks, journal, limits)
     yield from run.learn_reference()
     yield from run.follow()
     yield from run.settle()
@@ -127,6 +152,7 @@ class _InjectionRun:
         self,
         prescription: Prescription,
         case: Case,
+        zones: Zones,
         cement: CementClock,
         fluoroscopy: Fluoroscopy,
         equipment: Equipment,
@@ -145,12 +171,12 @@ class _InjectionRun:
         self._journal = journal
         self._error_mm = trocar.predicted_error_mm
         self._state: InjectionState = begin(prescription, limits, clocks.procedure.now(), clocks.device.now())
-        zones = make_zones(case.anatomy, trocar.tip_ras, (side,))
         self._monitor = SpreadMonitor(zones, trocar.tip_ras, MonitorSettings(frame_period_s=limits.frame_period_s))
         self._reading: MonitorReading | None = None
         self._pump: PumpState | None = None
         self._pump_time_s = float("-inf")
         self._next_sample_s = float("-inf")
+        self._refusal = ""
 
     def learn_reference(self) -> Generator[Prompt, Request | None, None]:
         """Take the frames before cement. Old frames are dropped first: the trocar may have been in the hand still."""
@@ -171,6 +197,7 @@ class _InjectionRun:
         """Tick until finished or stopped."""
         request: Request | None = None
         phase = ""
+        give_up_s = self._clocks.device.now() + _DEVICE_PATIENCE_S
         while self._state.phase not in ("finished", "stopped"):
             now_s, device_s = self._clocks.procedure.now(), self._clocks.device.now()
             self._observe(now_s, device_s)
@@ -188,9 +215,11 @@ class _InjectionRun:
                     seen_ml=self._reading.volume_ml if self._reading else None,
                     reason=self._state.reason,
                 )
+            if self._state.phase in ("prepare", "armed") and device_s > give_up_s:
+                raise DeviceError(f"the injection on the {self.record.side} could not begin: {self._state.reason}")
             request = yield self._prompt(facts, device_s)
         self.record.steps = self._state.steps_done
-        self.record.stopped = self._state.reason if self._state.phase == "stopped" else ""
+        self.record.stopped = self._state.reason + self._refusal if self._state.phase == "stopped" else ""
 
     def settle(self) -> Generator[Prompt, Request | None, None]:
         """Watch the after-flow; a stopped pump is told so until it has confirmed."""
@@ -217,14 +246,10 @@ class _InjectionRun:
 
     def _new_frames(self) -> list[tuple[str, Frame]]:
         """Frames that have come since the last call, by view."""
-        found = []
-        for taken in self._equipment.fluoroscope.take_frames():
-            view = self._fluoroscopy.view_of(taken.plane)
-            if view is None:
-                continue
-            self._fluoroscopy.kept.setdefault(view, []).append(taken)
-            found.append((view, Frame(taken.pixels, taken.received_s, _geometry_of(taken))))
-        return found
+        return [
+            (view, Frame(taken.pixels, taken.received_s, _geometry_of(taken)))
+            for view, taken in self._fluoroscopy.take(self._equipment)
+        ]
 
     def _observe(self, now_s: float, device_s: float) -> None:
         """Let the monitor see all new frames, or that time has passed without any."""
@@ -263,10 +288,15 @@ class _InjectionRun:
             )
 
     def _facts(self, now_s: float, device_s: float, request: Request | None) -> InjectionFacts:
+        for answer in self._equipment.pump.take_answers():
+            if not answer.accepted:
+                self._refusal = f"; the pump refused to {answer.command}: {answer.reason}"
+                self._journal.write(now_s, "pump_refused", order=answer.command, code=answer.code, reason=answer.reason)
         pump = self._equipment.pump.reading(device_s)
         if pump.state is not None:
             self._pump, self._pump_time_s = pump.state, device_s - pump.age_s
-        views = {view: self._equipment.fluoroscope.view(plane, device_s) for view, plane in self._planes().items()}
+        planes = self._fluoroscopy.planes
+        views = {view: self._equipment.fluoroscope.view(plane, device_s) for view, plane in planes.items()}
         reading = self._reading
         facts = Facts(
             operator_stop=Observed(request == "stop", device_s),
@@ -287,9 +317,6 @@ class _InjectionRun:
             concentricity=None if reading is None else Observed(reading.concentricity, reading.time_s),
             request=request,
         )
-
-    def _planes(self) -> dict[str, str]:
-        return {view: PLANE_OF_VIEW[view] for view in self._fluoroscopy.geometries}
 
     def _of_pump(self, value):  # type: ignore[no-untyped-def]
         return None if self._pump is None else Observed(value(self._pump), self._pump_time_s)

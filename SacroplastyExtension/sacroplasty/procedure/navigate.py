@@ -26,15 +26,15 @@ from .prompts import LeaveTrocar, Pivot, Prompt, Steer, Touch
 #: An expected error at the target beyond this forbids guidance: the usual accuracy claim of surgical navigation, 2 mm.
 LARGEST_TARGET_ERROR_MM = 2.0
 
-#: A calibration is tried again each time this many more poses have come in.
+#: A calibration is tried again each time this many more poses have come in, until the tip is known this well.
 _POSES_PER_TRY = 60
+_CERTAIN_TIP_MM = 0.1
 #: A person who has not managed a step after this long has another problem [s].
 _PATIENCE_S = 120.0
-#: A touch counts when the tip has rested within a radius for so many poses in a row.
-_STEADY_MM = 0.6
-_STEADY_POSES = 30
-#: Between two touches the tip must have moved at least this far: the same touch is not taken for the next landmark.
-_MOVED_MM = 5.0
+#: A touch counts when over so many poses in a row the tip did not drift and scattered no more than tracking does.
+_STEADY_POSES = 40
+_SCATTER_MM = 1.5
+_DRIFT_MM = 0.5
 #: The trocar is in place when it is this near and this straight, seen over so many poses in a row.
 _PLACED_MM = 1.5
 _PLACED_DEG = 2.0
@@ -64,8 +64,8 @@ def calibrate_tool(
             try:
                 calibration = calibrate_pivot(np.array(poses))
             except CalibrationError as error:
-                refusal = str(error)
-            else:
+                calibration, refusal = None, str(error)
+            if calibration is not None and calibration.tip_uncertainty_mm <= _CERTAIN_TIP_MM:
                 case.calibrations[tool] = calibration
                 journal.write(
                     clocks.procedure.now(),
@@ -97,7 +97,7 @@ def register_patient(
     tip = case.calibrations["Stylus"].tip_in_tool_mm
     touched: list[FloatArray] = []
     for name in landmarks:
-        point = yield from _touch(name, len(touched) / len(landmarks), tip, touched, equipment, clocks)
+        point = yield from _touch(name, len(touched) / len(landmarks), tip, equipment, clocks)
         touched.append(point)
         journal.write(clocks.procedure.now(), "landmark_touched", landmark=name, reference_mm=point)
     fixed = [case.anatomy.landmarks[name].position_ras for name in landmarks]
@@ -112,9 +112,10 @@ def register_patient(
     )
     for side, error_mm in errors.items():
         if not error_mm <= LARGEST_TARGET_ERROR_MM:
+            worst = registration.names[int(registration.residuals_mm.argmax())]
             raise CalibrationError(
-                f"the expected error at the {side} target is {error_mm:.1f} mm (limit {LARGEST_TARGET_ERROR_MM:.1f} mm); "
-                f"touch the landmarks again, first {registration.names[int(registration.residuals_mm.argmax())]!r}"
+                f"the expected error at the {side} target is {error_mm:.1f} mm, limit {LARGEST_TARGET_ERROR_MM:.1f}; "
+                f"touch the landmarks again, {worst!r} first"
             )
     case.registration = registration
     return registration
@@ -192,36 +193,43 @@ def guide_trocar(
         angle_deg=placed.angle_deg,
         expected_error_mm=error_mm,
     )
-    while (
-        yield Prompt("trocar", f"{side}: in place; leave the trocar and confirm", LeaveTrocar(side), 1.0)
-    ) != "continue":
+    leave = Prompt("trocar", f"{side}: in place; leave the trocar and confirm", LeaveTrocar(side), 1.0)
+    while (yield leave) != "continue":
         pass
     return placed
 
 
 def _touch(
-    name: str, fraction: float, tip: FloatArray, before: list[FloatArray], equipment: Equipment, clocks: Clocks
+    name: str, fraction: float, tip: FloatArray, equipment: Equipment, clocks: Clocks
 ) -> Generator[Prompt, Request | None, FloatArray]:
     """The stylus tip in the reference's frame, resting on a landmark."""
     points: list[FloatArray] = []
+    confirmed = False
     give_up_s = clocks.device.now() + _PATIENCE_S
-    while len(points) < _STEADY_POSES:
+    while not _is_steady(points):
         now_s = clocks.device.now()
         pose, reading, reference = equipment.tool_to_reference("Stylus", now_s)
-        if pose is not None:
+        # Only a person knows that the tip is on the landmark: a stylus that rests elsewhere is steady too.
+        if confirmed and pose is not None:
             point = transform_points(pose, tip)
-            if points and np.linalg.norm(point - np.mean(points, axis=0)) > _STEADY_MM:
-                points.clear()
-            moved = not before or np.linalg.norm(point - before[-1]) > _MOVED_MM
-            if moved and not (points and np.array_equal(points[-1], point)):
-                points.append(point)
+            if not (points and np.array_equal(points[-1], point)):
+                points = [*points[1 - _STEADY_POSES :], point]
         if now_s > give_up_s:
-            raise CalibrationError(
-                f"{name} was not touched ({reading.reason or reference.reason or 'never held still'})"
-            )
+            reason = reading.reason or reference.reason or ("never held still" if confirmed else "not confirmed")
+            raise CalibrationError(f"{name} was not touched ({reason})")
         shown = name.replace("_", " ")
-        yield Prompt("registration", f"Touch {shown} with the stylus and hold still", Touch(name), fraction)
+        text = f"Touch {shown} with the stylus, hold still and confirm"
+        confirmed |= (yield Prompt("registration", text, Touch(name), fraction)) == "continue"
     return np.mean(points, axis=0)
+
+
+def _is_steady(points: list[FloatArray]) -> bool:
+    if len(points) < _STEADY_POSES:
+        return False
+    half = _STEADY_POSES // 2
+    scatter_mm = np.linalg.norm(np.std(points, axis=0))
+    drift_mm = np.linalg.norm(np.mean(points[:half], axis=0) - np.mean(points[half:], axis=0))
+    return bool(scatter_mm <= _SCATTER_MM and drift_mm <= _DRIFT_MM)
 
 
 def _is_in_place(TipToRAS: FloatArray, trajectory: Trajectory) -> bool:

@@ -26,7 +26,6 @@ from ..scene.planning import show_plan
 from ..scene.records import write_record
 from ..simulation.cement import CementTruth, paint_cement, post_operative_ct
 from ..xray.detector import display_image, log_image
-from ..xray.geometry import XrayGeometry
 from .run import Rehearsal
 from .scenario import Scenario
 from .truth import Truth
@@ -118,7 +117,7 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
         masks = {name: mask.voxels for name, mask in cement.items()}
         cement_node = nodes.add_segmentation(scene, masks, case.ct, "Cement")
         cement_node.CreateClosedSurfaceRepresentation()
-    for view, frames in rehearsal.fluoroscopy.kept.items():
+    for view, frames in rehearsal.live.kept.items():
         some = frames[:: max(1, len(frames) // _KEPT_FRAMES)]
         times = [frame.received_s - frames[0].received_s for frame in some]
         volumes = [Volume(frame.pixels[None].astype(np.uint16), np.diag([-1.0, -1.0, 1.0, 1.0])) for frame in some]
@@ -140,12 +139,12 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
         path = folder / f"axial_{side}.png"
         camera.slice(path, after, "Axial", placed.tip_ras, width_mm=170)
         figures.append(Figure(path, f"Post-operative CT through the {side} tip"))
-    for view, frames in rehearsal.fluoroscopy.kept.items():
-        last = frames[-1]
-        geometry = XrayGeometry.from_dict(last.geometry or {})
-        path = folder / f"xray_{view}.png"
-        save_gray_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
-        figures.append(Figure(path, f"Last live picture, {view} ({geometry.detector_pixels[0]} columns)"))
+    for fluoroscopy, what in ((rehearsal.live, "Last live picture"), (rehearsal.final, "Verification")):
+        for view, frames in fluoroscopy.kept.items():
+            last = frames[-1]
+            path = folder / f"xray_{'live' if fluoroscopy is rehearsal.live else 'final'}_{view}.png"
+            save_gray_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
+            figures.append(Figure(path, f"{what}, {view}"))
     path = folder / "injection.svg"
     with atomic_file(path) as draft:
         draft.write_text(_injection_svg(case), encoding="utf-8")

@@ -25,6 +25,7 @@ from ..procedure.conduct import conduct
 from ..procedure.equipment import Clocks, Equipment
 from ..procedure.inject import Fluoroscopy
 from ..procedure.journal import Journal
+from ..procedure.prepare import Preparation
 from ..procedure.prompts import Prompt, Wait
 from ..simulation.serve import ROLES, Service, end, read_ready, start
 from ..xray.geometry import CArm
@@ -33,6 +34,10 @@ from .surgeon import SimulatedSurgeon
 
 #: The procedure's loop runs this often; a real one hangs on a timer of 5 ms.
 _TICK_S = 0.005
+
+#: The outlet shows the foramina apart from the alae, which neither AP nor lateral does.
+_LIVE_VIEWS = ("outlet", "lateral")
+_FINAL_VIEWS = ("ap", "lateral")
 
 #: Bony points that a stylus reaches through the skin of a prone patient, the widely spaced ones first.
 _TOUCHABLE = ("psis_left", "psis_right", "median_crest_s1", "median_crest_s2", "median_crest_s3", "median_crest_s4")
@@ -44,7 +49,8 @@ class Rehearsal:
     """What a rehearsal leaves for the report."""
 
     case: Case
-    fluoroscopy: Fluoroscopy
+    live: Fluoroscopy
+    final: Fluoroscopy
     duration_s: float
 
 
@@ -76,6 +82,7 @@ def landmarks_to_touch(anatomy: Anatomy) -> list[str]:
 def rehearse(
     case: Case,
     landmarks: list[str],
+    preparation: Preparation,
     world: Path,
     scenario: Scenario,
     journal: Journal,
@@ -98,7 +105,10 @@ def rehearse(
     wall = WallClock()
     clocks = Clocks(device=wall, procedure=ScaledClock(wall, speed))
     c_arm = CArm()
-    fluoroscopy = Fluoroscopy({view: c_arm.view(view, case.anatomy.SacrumToRAS) for view in ("ap", "lateral")})
+    live, final = (
+        Fluoroscopy({view: c_arm.view(view, case.anatomy.SacrumToRAS) for view in views})
+        for views in (_LIVE_VIEWS, _FINAL_VIEWS)
+    )
     begun_s = clocks.procedure.now()
     with _simulators(world, scenario, seed, speed, first_port) as ports, _clients(ports) as clients:
         equipment = Equipment(
@@ -107,7 +117,7 @@ def rehearse(
             PumpRole(clients["pump"], session=f"rehearsal-{uuid.uuid4().hex[:12]}"),
         )
         surgeon = SimulatedSurgeon(clients["hand"], np.random.default_rng([seed, 2]))
-        procedure = conduct(case, landmarks, fluoroscopy, equipment, clocks, journal)
+        procedure = conduct(case, landmarks, preparation, live, final, equipment, clocks, journal)
         request = None
         try:
             while True:
@@ -126,7 +136,7 @@ def rehearse(
                 time.sleep(_TICK_S)
         finally:
             procedure.close()
-    return Rehearsal(case, fluoroscopy, clocks.procedure.now() - begun_s)
+    return Rehearsal(case, live, final, clocks.procedure.now() - begun_s)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..image import read_ct, read_volume
 from ..planning.search import plan_trajectories
 from ..procedure.case import Case
 from ..procedure.journal import Journal
-from ..procedure.prompts import Prompt
+from ..procedure.prepare import prepare
 from ..procedure.report import Report
 from ..sample import fetch_sample
 from .results import verify, write_results
@@ -56,19 +57,25 @@ def rehearse_case(
     display("anatomy", "Reading the CT", 0.0)
     image = read_ct(ct, series)
     label_map = read_volume(labels)
-    anatomy = segment_from_labels(
-        image, label_map, progress=lambda done: display("anatomy", "Canal, foramina, alae", done)
-    )
-    plan = plan_trajectories(
-        image, anatomy, events.sides, progress=lambda done: display("plan", "Searching trajectories", done)
-    )
+    anatomy = segment_from_labels(image, label_map, progress=partial(display, "anatomy", "Canal, foramina, alae"))
+    plan = plan_trajectories(image, anatomy, events.sides, progress=partial(display, "plan", "Searching trajectories"))
     case = Case(image, anatomy, plan, choose_targets(plan, events))
     landmarks = landmarks_to_touch(anatomy)
+    preparation = prepare(case, partial(display, "preparation", "Distances and zones around the targets"))
     with staged_directory(out) as stage, tempfile.TemporaryDirectory(prefix="sacroplasty-world-") as place:
         world = make_world(Path(place), case, landmarks, events, seed)
         with Journal(stage / "journal.jsonl") as journal:
             result = rehearse(
-                case, landmarks, world, events, journal, seed, speed, first_port, lambda prompt: _show(display, prompt)
+                case,
+                landmarks,
+                preparation,
+                world,
+                events,
+                journal,
+                seed,
+                speed,
+                first_port,
+                show=lambda prompt: display(prompt.step, prompt.text, prompt.fraction),
             )
         display("verification", "Post-operative CT", 0.1)
         verification = verify(case, true_cement(world), np.random.default_rng([seed, 3]))
@@ -98,7 +105,3 @@ def _find_scenario(name: str) -> Scenario:
     if not Path(name).exists():
         raise SacroplastyError(f"there is no scenario {name}; give a scenario document, or one of normal, leak")
     return read_scenario(Path(name))
-
-
-def _show(display: Display, prompt: Prompt) -> None:
-    display(prompt.step, prompt.text, prompt.fraction)

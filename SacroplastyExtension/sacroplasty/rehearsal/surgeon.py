@@ -71,7 +71,7 @@ class SimulatedSurgeon:
         if isinstance(task, Pivot):
             self._order({"tool": task.tool, "pivot_s": _PIVOT_S}, now_s)
         elif isinstance(task, Touch):
-            self._once(("touch", task.landmark), {"tool": "Stylus", "touch": task.landmark}, now_s)
+            return self._confirmed(("touch", task.landmark), {"tool": "Stylus", "touch": task.landmark}, now_s)
         elif isinstance(task, Steer):
             self._steer(task, now_s)
         elif isinstance(task, LeaveTrocar):
@@ -102,16 +102,12 @@ class SimulatedSurgeon:
             return
         self._order({"tool": "Trocar", "move": {"translate_mm": shift.tolist(), "rotate_deg": turn.tolist()}}, now_s)
 
-    def _once(self, key: tuple[str, ...], body: dict[str, Any], now_s: float) -> None:
-        if key not in self._done:
-            self._done.add(key)
-            self._order(body, now_s)
-
     def _confirmed(self, key: tuple[str, ...], body: dict[str, Any], now_s: float) -> Request | None:
         """Do it, and say so when it is done."""
         if key in self._done:
             return "continue"
-        self._once(key, body, now_s)
+        self._done.add(key)
+        self._order(body, now_s)
         return None
 
     def _order(self, body: dict[str, Any], now_s: float) -> None:
