@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.image import Volume

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from sacroplasty.geometry import FloatArray, invert_rigid, rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
 

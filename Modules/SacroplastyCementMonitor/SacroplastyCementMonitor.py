@@ -5,7 +5,6 @@ import time
 from typing import Annotated
 
 import qt
-import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -17,6 +16,8 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+import slicer
 
 # Installed, the engine lies beside the modules. In a source checkout it has a folder of its own.
 if importlib.util.find_spec("sacroplasty") is None:

@@ -3,9 +3,7 @@ import os
 import sys
 from typing import Annotated
 
-import slicer
 import vtk
-from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -16,6 +14,9 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+import slicer
+from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 # Installed, the engine lies beside the modules. In a source checkout it has a folder of its own.
 if importlib.util.find_spec("sacroplasty") is None:
@@ -255,6 +256,7 @@ class SacroplastyFluoroscopyTest(ScriptedLoadableModuleTest):
     def test_BoneIsDarkerThanSoftTissue(self):
         """A block of bone in a block of water throws a darker shadow, in the middle of the AP view."""
         import numpy as np
+
         from sacroplasty.image import Volume
         from sacroplasty.scene import nodes
 

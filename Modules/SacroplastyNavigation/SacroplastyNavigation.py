@@ -4,15 +4,7 @@ import sys
 import time
 
 import qt
-import slicer
 import vtk
-from slicer import (
-    vtkMRMLLinearTransformNode,
-    vtkMRMLMarkupsFiducialNode,
-    vtkMRMLMarkupsLineNode,
-    vtkMRMLScalarVolumeNode,
-    vtkMRMLSegmentationNode,
-)
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import parameterNodeWrapper
@@ -23,6 +15,15 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+import slicer
+from slicer import (
+    vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsLineNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+)
 
 # Installed, the engine lies beside the modules. In a source checkout it has a folder of its own.
 if importlib.util.find_spec("sacroplasty") is None:
@@ -436,6 +437,7 @@ class SacroplastyNavigationTest(ScriptedLoadableModuleTest):
     def test_PivotFindsTheTip(self):
         """A tool turned about a fixed point has its tip there; one that stands still is refused."""
         import numpy as np
+
         from sacroplasty.errors import CalibrationError
         from sacroplasty.geometry import rigid, rotation_about
         from sacroplasty.scene import nodes

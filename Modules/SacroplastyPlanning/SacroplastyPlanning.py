@@ -5,9 +5,7 @@ import sys
 from typing import Annotated
 
 import qt
-import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
@@ -18,6 +16,9 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+import slicer
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 # Installed, the engine lies beside the modules. In a source checkout it has a folder of its own.
 if importlib.util.find_spec("sacroplasty") is None:
@@ -392,6 +393,7 @@ class SacroplastyPlanningTest(ScriptedLoadableModuleTest):
     def test_ClearanceOfALine(self):
         """A line beside a canal of known place has the clearance that a ruler gives."""
         import numpy as np
+
         from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
         from sacroplasty.anatomy.model import Anatomy, Foramen
         from sacroplasty.image import Volume

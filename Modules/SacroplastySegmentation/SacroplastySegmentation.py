@@ -3,9 +3,7 @@ import os
 import sys
 
 import qt
-import slicer
 import vtk
-from slicer import vtkMRMLDisplayableNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import parameterNodeWrapper
@@ -16,6 +14,9 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+import slicer
+from slicer import vtkMRMLDisplayableNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 # Installed, the engine lies beside the modules. In a source checkout it has a folder of its own.
 if importlib.util.find_spec("sacroplasty") is None:
@@ -268,6 +269,7 @@ class SacroplastySegmentationTest(ScriptedLoadableModuleTest):
     def test_LabelsWithoutASacrumAreRefused(self):
         """Labels of something else are refused in plain words, and the scene is left without a result."""
         import numpy as np
+
         from sacroplasty.errors import AnatomyError
         from sacroplasty.image import Volume
         from sacroplasty.scene import nodes

@@ -81,7 +81,8 @@ def _validate(document: dict[str, Any], name: str, where: str) -> None:
     try:
         _validator(name)(document)
     except fastjsonschema.JsonSchemaValueException as error:
-        raise DocumentError(f"{where}: {error.message.replace('data.', '').replace('data ', 'the document ')}") from None
+        reason = error.message.replace("data.", "").replace("data ", "the document ")
+        raise DocumentError(f"{where}: {reason}") from None
 
 
 def _plain(value: Any) -> Any:

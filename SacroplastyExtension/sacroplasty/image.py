@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import ImageError
 from .files import atomic_file
 from .geometry import FloatArray, LPSToRAS, transform_points
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 #: A CT must show at least this much of the body for a pelvis to be in it [mm].
 _SMALLEST_EXTENT_MM = 60.0
@@ -33,7 +37,7 @@ class Volume:
     @property
     def spacing_mm(self) -> FloatArray:
         """Voxel size along i, j, k."""
-        return np.linalg.norm(self.IJKToRAS[:3, :3], axis=0)
+        return np.sqrt((self.IJKToRAS[:3, :3] ** 2).sum(axis=0))
 
     @property
     def voxel_volume_ml(self) -> float:
@@ -88,10 +92,10 @@ def read_volume(path: Path, series: str | None = None) -> Volume:
         image = _read_dicom(path, series) if path.is_dir() else sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise ImageError(f"{path} cannot be read as an image: {_reason(error)}") from None
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    dimensions, values = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    if (dimensions, values) != (3, 1):
         raise ImageError(
-            f"{path} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values per voxel; "
-            "a volume has three dimensions and one value"
+            f"{path} has {dimensions} dimensions and {values} values per voxel; a volume has three dimensions and one value"
         )
     return volume_from_itk(image)
 
@@ -128,22 +132,22 @@ def check_ct(volume: Volume, where: str) -> None:
     if low > -200 or middle > 400 or high < 200:
         hint = "stored without the rescale offset" if low >= 0 and high > 1000 else "not a CT"
         raise ImageError(
-            f"{where} does not hold Hounsfield units (1 % below {low:.0f}, median {middle:.0f}, 0.1 % above {high:.0f}): "
-            f"{hint}? Air is -1000, soft tissue about 0, bone above 200"
+            f"{where} does not hold Hounsfield units (1 % below {low:.0f}, median {middle:.0f}, 0.1 % above "
+            f"{high:.0f}): {hint}? Air is -1000, soft tissue about 0, bone above 200"
         )
 
 
-def volume_from_itk(image: object) -> Volume:
+def volume_from_itk(image: sitk.Image) -> Volume:
     """A Volume of a SimpleITK image (LPS)."""
     import SimpleITK as sitk
 
     IJKToLPS = np.eye(4)
-    IJKToLPS[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()  # type: ignore[attr-defined]
-    IJKToLPS[:3, 3] = image.GetOrigin()  # type: ignore[attr-defined]
+    IJKToLPS[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    IJKToLPS[:3, 3] = image.GetOrigin()
     return Volume(sitk.GetArrayFromImage(image), LPSToRAS @ IJKToLPS)
 
 
-def itk_from_volume(volume: Volume) -> object:
+def itk_from_volume(volume: Volume) -> sitk.Image:
     """A SimpleITK image (LPS) of a Volume."""
     import SimpleITK as sitk
 
@@ -166,7 +170,7 @@ def write_volume(volume: Volume, path: Path) -> None:
             raise ImageError(f"{path} cannot be written: {_reason(error)}") from None
 
 
-def _read_dicom(folder: Path, series: str | None) -> object:
+def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
     import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader()
@@ -210,5 +214,6 @@ def _check_even(gaps_mm: NDArray, folder: Path) -> None:
 def _reason(error: RuntimeError) -> str:
     """The part of an ITK exception that a person can read."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = next((line for line in reversed(lines) if line.lower().startswith("itk::error")), lines[-1] if lines else "?")
+    said = [line for line in lines if line.lower().startswith("itk::error")]
+    text = (said or lines or ["no reason given"])[-1]
     return text.split("): ", 1)[-1].removeprefix("ITK ERROR: ").strip()

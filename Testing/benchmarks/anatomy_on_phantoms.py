@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+
 from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.geometry import angle_between_deg

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.cement.grid import sample
 from sacroplasty.cement.monitor import Frame, SpreadMonitor

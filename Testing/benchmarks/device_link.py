@@ -13,6 +13,7 @@ import crcmod
 import numpy as np
 import pyigtl
 from pyigtl.messages import MessageBase
+
 from sacroplasty.devices.crc64 import crc64
 from sacroplasty.devices.link import Client, Server
 from sacroplasty.devices.messages import Command, Image, Transform

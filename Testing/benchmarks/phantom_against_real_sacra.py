@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
 from sacroplasty.phantom.parameters import draw_parameters
 from sacroplasty.phantom.sacrum import Sacrum
-from scipy.spatial import cKDTree
 
 ATLAS = Path(__file__).resolve().parents[3] / "shared" / "data" / "surfaces" / "jhu_pelvis_atlas"
 COUNT = 30

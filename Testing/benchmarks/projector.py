@@ -12,11 +12,12 @@ from time import perf_counter
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.ndimage import map_coordinates
+
 from sacroplasty.geometry import rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
 from sacroplasty.xray.geometry import CArm, XrayGeometry
 from sacroplasty.xray.project import line_integrals
-from scipy.ndimage import map_coordinates
 
 SEED = 7
 VIEWS = {"along an axis": [0, 1, 0], "45 deg": [0, 1, -1], "diagonal": [1, 1, 1]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import pytest
+
 from desktop.harness.desktop import load_ui
 from desktop.harness.digest import digest
 from desktop.harness.parameter_node import Choice, WithinRange, parameterNodeWrapper

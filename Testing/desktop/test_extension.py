@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from desktop.harness.desktop import module_names
 from desktop.harness.digest import digest
 from desktop.harness.usage import problems

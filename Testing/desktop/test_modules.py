@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+
 from desktop.harness.desktop import form_file, module_file, module_names
 from desktop.harness.digest import digest
 from desktop.harness.usage import heavy_imports, problems, read_form, untranslated_texts

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from sacroplasty.devices import pump_protocol
 from sacroplasty.devices.messages import Command, CommandReply, Status, String
 from sacroplasty.devices.pump_protocol import Answer, Order, PumpState, parse_answer, parse_order, parse_state

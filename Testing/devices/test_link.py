@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pyigtl
 import pytest
+
 from sacroplasty.devices.link import KEEP_ALIVE_S, SILENCE_S, Client, Server
 from sacroplasty.devices.messages import Command, Image, Status, String, Transform
 from sacroplasty.devices.wire import encode

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+
 from sacroplasty.devices.fluoroscope import FluoroscopeRole
 from sacroplasty.devices.freshness import Freshness
 from sacroplasty.devices.link import Client, Received, Server

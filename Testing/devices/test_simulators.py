@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from sacroplasty.devices.fluoroscope import FluoroscopeRole
 from sacroplasty.devices.link import Client
 from sacroplasty.devices.messages import Command, CommandReply

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyigtl.messages import MessageBase
+
 from sacroplasty.devices.crc64 import crc64
 from sacroplasty.devices.messages import (
     Capability,

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from sacroplasty.errors import AnatomyError, DocumentError
 from sacroplasty.scene import anatomy as scene_anatomy
 from sacroplasty.scene import nodes, records

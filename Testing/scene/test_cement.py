@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from sacroplasty.cement.monitor import MonitorReading
 from sacroplasty.devices.fluoroscope import Frame as DetectorFrame
 from sacroplasty.devices.fluoroscope import View

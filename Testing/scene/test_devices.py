@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+
 from sacroplasty.devices.link import Server
 from sacroplasty.devices.messages import Image, Transform
 from sacroplasty.errors import DeviceError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from sacroplasty.errors import GeometryError, PlanError
 from sacroplasty.scene import anatomy, fluoroscopy, nodes, planning
 from scene.simple_case import make_anatomy, make_ct, make_plan

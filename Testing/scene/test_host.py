@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.image import Volume, write_volume
 
@@ -132,9 +133,10 @@ def test_damaged_files_are_refused_in_words(a_host: HeadlessHost, tmp_path: Path
 def test_pictures_show_the_bone_from_the_side_asked_for(
     a_host: HeadlessHost, a_small_ct: Volume, tmp_path: Path
 ) -> None:
-    from sacroplasty.scene.pictures import Photographer
     from vtk import vtkPNGReader
     from vtk.util.numpy_support import vtk_to_numpy
+
+    from sacroplasty.scene.pictures import Photographer
 
     def pixels(path: Path) -> np.ndarray:
         reader = vtkPNGReader()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from sacroplasty.errors import CalibrationError
 from sacroplasty.geometry import invert_rigid, rigid, rotation_about, rotation_between, transform_points
 from sacroplasty.scene import devices, navigation, nodes, planning

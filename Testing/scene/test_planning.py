@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import vtk
+
 from sacroplasty.errors import PlanError
 from sacroplasty.scene import nodes
 from sacroplasty.scene import planning as scene_planning

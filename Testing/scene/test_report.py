@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from sacroplasty.errors import DocumentError
 from sacroplasty.procedure.indication import QUESTIONS
 from sacroplasty.scene import anatomy, nodes, planning, report

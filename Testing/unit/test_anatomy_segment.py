@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from sacroplasty.anatomy.bones import bones_from_labels
 from sacroplasty.anatomy.files import read_anatomy, read_segmented_ct, write_anatomy
 from sacroplasty.anatomy.foramina import LOW_CONFIDENCE

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sacroplasty.cement.aging import (
     ASSUMED_TEMPERATURE_C,
     GENERIC_HIGH_VISCOSITY,

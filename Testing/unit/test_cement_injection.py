@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sacroplasty.cement.injection import InjectionFacts, Prescription, begin, step
 from sacroplasty.cement.interlock import Facts, Limits, Observed
 from sacroplasty.errors import PlanError

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sacroplasty.cement.interlock import Facts, Limits, Observed, interlock
 
 NOW = 100.0

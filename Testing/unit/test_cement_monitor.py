@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from cement_scene import CENTER, PLACES, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
 from sacroplasty.cement.monitor import Frame, MonitorSettings, SpreadMonitor
 from sacroplasty.cement.zones import make_zones

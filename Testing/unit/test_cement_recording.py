@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cement_scene import CENTER, PLACES, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
 from click.testing import CliRunner
+
+from cement_scene import CENTER, PLACES, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
 from sacroplasty.anatomy.files import write_anatomy
 from sacroplasty.cement.monitor import SpreadMonitor
 from sacroplasty.cement.recording import Recording, find_views, read_recording, replay, write_recording

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sacroplasty.cement.grid import grid_points, local_grid
 from sacroplasty.cement.spread import CANCELLOUS_POROSITY, invade, resistance_from_hu
 from sacroplasty.errors import PlanError

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from make_dicom import write_ct_series
 
+from make_dicom import write_ct_series
 from sacroplasty.errors import ImageError
 from sacroplasty.image import Volume, check_ct, read_ct, read_volume, write_volume
 
@@ -76,9 +76,7 @@ def scaled(ct: Volume, factor: float) -> Volume:
         (lambda ct: ct.like(ct.voxels * 0), "not a CT"),
     ],
 )
-def test_what_is_no_ct_is_refused_in_words(
-    a_small_ct: Volume, spoil: Callable[[Volume], Volume], reason: str
-) -> None:
+def test_what_is_no_ct_is_refused_in_words(a_small_ct: Volume, spoil: Callable[[Volume], Volume], reason: str) -> None:
     with pytest.raises(ImageError, match=f"scan.nrrd.*{reason}") as refusal:
         check_ct(spoil(a_small_ct), "scan.nrrd")
     assert "\n" not in str(refusal.value)

@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 import pytest
+
 from sacroplasty.anatomy.labels import BONE_LABEL, LEVELS, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy, Foramen
 from sacroplasty.errors import PlanError

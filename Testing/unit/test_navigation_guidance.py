@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+
 from sacroplasty.geometry import rigid, rotation_about
 from sacroplasty.navigation.clearance import DistanceOf, ShaftClearance
 from sacroplasty.navigation.guidance import GuidanceReading, guide

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from sacroplasty.cli import pivot as pivot_command
 from sacroplasty.errors import CalibrationError
 from sacroplasty.geometry import invert_rigid, rigid, rotation_about

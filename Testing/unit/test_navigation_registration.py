@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sacroplasty.errors import CalibrationError
 from sacroplasty.geometry import invert_rigid, rigid, rotation_about, transform_points
 from sacroplasty.navigation.registration import register_landmarks

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sacroplasty.geometry import distance_to_segment
 from sacroplasty.phantom.implicit import (
     HeightMap,

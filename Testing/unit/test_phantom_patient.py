@@ -6,6 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy import ndimage
+
 from sacroplasty.anatomy.labels import BONE_LABEL, LEVELS, REGION_LABEL, SIDES
 from sacroplasty.cli.phantom import command
 from sacroplasty.errors import AnatomyError, DocumentError, ImageError
@@ -16,7 +18,6 @@ from sacroplasty.phantom.files import read_phantom, write_phantom
 from sacroplasty.phantom.grid import make_grid
 from sacroplasty.phantom.parameters import draw_parameters
 from sacroplasty.phantom.sacrum import Sacrum
-from scipy import ndimage
 
 COARSE_MM = (1.7, 1.7, 1.7)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from sacroplasty.anatomy.files import write_anatomy
 from sacroplasty.anatomy.labels import SIDES
 from sacroplasty.anatomy.model import Anatomy

@@ -81,7 +81,10 @@ def test_plots_contain_all_their_points(highest: float) -> None:
     import re
 
     svg = plot_svg(
-        [Curve("volume", "#111111", [0, highest], [0, highest], points=True)], [Marker(highest, "stop", "#f00")], "x", "y"
+        [Curve("volume", "#111111", [0, highest], [0, highest], points=True)],
+        [Marker(highest, "stop", "#f00")],
+        "x",
+        "y",
     )
     circles = [(float(x), float(y)) for x, y in re.findall(r"<circle cx='([\d.]+)' cy='([\d.]+)'", svg)]
     assert len(circles) == 2

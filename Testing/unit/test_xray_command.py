@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+
 from sacroplasty.cli import xray
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.geometry import rigid

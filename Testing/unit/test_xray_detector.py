@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from sacroplasty.errors import ImageError
 from sacroplasty.xray.detector import EXPOSURE_TARGET, automatic_air_level, display_image, expose, log_image
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sacroplasty.errors import DocumentError, GeometryError
 from sacroplasty.geometry import angle_between_deg, rigid, rotation_about, transform_points
 from sacroplasty.image import Volume

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from sacroplasty.errors import GeometryError, ImageError
 from sacroplasty.geometry import rigid, rotation_about, transform_points
 from sacroplasty.image import Volume

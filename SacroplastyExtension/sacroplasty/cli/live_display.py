@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _WIDTH = 96
 
@@ -22,7 +26,7 @@ class LiveDisplay:
         )
         self._bar = Progress(*columns, console=Console(stderr=True))
         self._step = ""
-        self._task = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> LiveDisplay:
         self._bar.start()
@@ -42,7 +46,7 @@ class LiveDisplay:
             step: name of the step; a new one begins a new line.
             fraction: how much of it is done, 0 to 1.
         """
-        if step != self._step:
+        if self._task is None or step != self._step:
             if self._task is not None:
                 self._bar.update(self._task, completed=1.0, text="")
                 self._bar.stop_task(self._task)

@@ -21,7 +21,7 @@ _PACKAGED = ("normal", "leak")
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of world, hands and noise.")
 @click.option(
-    "--speed", type=click.FloatRange(0.1, 20), default=4.0, show_default=True, help="How much faster than life."
+    "--speed", type=click.FloatRange(0.1, 20), default=5.0, show_default=True, help="How much faster than life."
 )
 @click.option(
     "--port", type=click.IntRange(0, 65533), default=0, help="First of three ports on 127.0.0.1; default: free ones."

@@ -156,10 +156,10 @@ def plot_svg(
     for number, curve in enumerate(curves):
         at = [(px(x), py(y)) for x, y in zip(curve.x, curve.y, strict=True)]
         if curve.points:
-            parts.extend(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.6' fill='{curve.color}'/>" for x, y in at)
+            parts.extend(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.6' fill='{curve.color}'/>" for x, y in at)
         else:
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-            parts.append(f"<polyline points='{line}' fill='none' stroke='{curve.color}' stroke-width='2.5'/>")
+            parts.append(f"<polyline points='{line}' fill='none' stroke='{curve.color}' stroke-width='2'/>")
         parts.append(
             f"<rect x='{left + 10 + 200 * number}' y='14' width='22' height='5' fill='{curve.color}'/>"
             f"<text x='{left + 38 + 200 * number}' y='22'>{escape(curve.name)}</text>"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from slicer import vtkMRMLSegmentationNode
+
 from ..cement.monitor import SpreadEvent
 from ..cement.zones import make_zones
 from ..errors import ImageError
@@ -18,7 +20,7 @@ from ..procedure.case import Case
 from ..procedure.report import Curve, Figure, Marker, Outcome, Report, Table, plot_svg, write_report
 from ..procedure.verify import VerifiedCement, find_cement
 from ..scene import nodes
-from ..scene.anatomy import readable, show_anatomy
+from ..scene.anatomy import LANDMARKS_NAME, readable, show_anatomy
 from ..scene.files import add_image_sequence
 from ..scene.host import HeadlessHost
 from ..scene.pictures import Photographer, save_gray_png
@@ -32,6 +34,8 @@ from .truth import Truth
 
 _CT_NOISE_HU = 15.0
 _KEPT_FRAMES = 40
+_EVERY_SEEN = 5
+_VIEW_NAMES = {"ap": "AP"}
 _SIDE_COLORS = {"left": "#1f7a4d", "right": "#1f5fa8"}
 _SEEN_COLOR, _ALARM_COLOR = "#d07a00", "#a3261f"
 
@@ -128,12 +132,15 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
     figures = []
     camera = Photographer(host)
     bones.CreateClosedSurfaceRepresentation()
-    _show_for_3d(bones, has_cement=bool(cement))
+    _show_for_3d(bones)
+    landmarks = nodes.first_node(scene, "vtkMRMLMarkupsFiducialNode", LANDMARKS_NAME)
+    if landmarks is not None:
+        landmarks.SetDisplayVisibility(False)
     frame = case.anatomy.SacrumToRAS
     middle = frame[:3, 3] - 30 * frame[:3, 2] + 25 * frame[:3, 1]
     posterior, superior = frame[:3, 1], frame[:3, 2]
     path = folder / "three_d.png"
-    camera.three_d(path, middle, posterior + 0.35 * superior, superior, height_mm=190)
+    camera.three_d(path, middle, posterior + 0.35 * superior, superior, height_mm=160)
     figures.append(Figure(path, "Sacrum from behind with foramina, trocars as placed, and cement on the CT after it"))
     for side, placed in case.trocars.items():
         path = folder / f"axial_{side}.png"
@@ -144,7 +151,7 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
             last = frames[-1]
             path = folder / f"xray_{'live' if fluoroscopy is rehearsal.live else 'final'}_{view}.png"
             save_gray_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
-            figures.append(Figure(path, f"{what}, {view}"))
+            figures.append(Figure(path, f"{what}, {_VIEW_NAMES.get(view, view)}"))
     path = folder / "injection.svg"
     with atomic_file(path) as draft:
         draft.write_text(_injection_svg(case), encoding="utf-8")
@@ -152,12 +159,13 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
     return figures
 
 
-def _show_for_3d(bones: object, has_cement: bool) -> None:
-    display = bones.GetDisplayNode()  # type: ignore[attr-defined]
+def _show_for_3d(bones: vtkMRMLSegmentationNode) -> None:
+    """Translucent sacrum with the protected structures in it."""
+    display = bones.GetDisplayNode()
     for name in nodes.segment_names(bones):
         visible = name == "sacrum" or name.startswith(("foramen_", "sacral_canal"))
         display.SetSegmentVisibility3D(name, visible)
-    display.SetSegmentOpacity3D("sacrum", 0.35 if has_cement else 0.8)
+    display.SetSegmentOpacity3D("sacrum", 0.4)
 
 
 def _injection_svg(case: Case) -> str:
@@ -165,11 +173,11 @@ def _injection_svg(case: Case) -> str:
     curves, markers = [], []
     for side, record in case.injections.items():
         times = [sample.time_s - started for sample in record.samples]
-        curves.append(Curve(f"pump, {side}", _SIDE_COLORS[side], times, [max(s.pump_ml, 0) for s in record.samples]))
         seen = [(t, s.seen_ml) for t, s in zip(times, record.samples, strict=True) if np.isfinite(s.seen_ml)]
         if seen:
-            x, y = zip(*seen, strict=True)
+            x, y = zip(*seen[::_EVERY_SEEN], strict=True)
             curves.append(Curve(f"seen, {side}", _SEEN_COLOR, x, y, points=True))
+        curves.append(Curve(f"pump, {side}", _SIDE_COLORS[side], times, [max(s.pump_ml, 0) for s in record.samples]))
         if record.stopped and times:
             markers.append(Marker(times[-1], "stop", _ALARM_COLOR))
     return plot_svg(curves, markers, "time since the first injection began [s]", "cement [mL]")

@@ -103,7 +103,8 @@ def rehearse(
         SacroplastyError: when a simulator cannot start.
     """
     wall = WallClock()
-    clocks = Clocks(device=wall, procedure=ScaledClock(wall, speed))
+    procedure_clock = ScaledClock(wall, speed)
+    clocks = Clocks(device=wall, procedure=procedure_clock)
     c_arm = CArm()
     live, final = (
         Fluoroscopy({view: c_arm.view(view, case.anatomy.SacrumToRAS) for view in views})
@@ -131,7 +132,7 @@ def rehearse(
                 show(prompt)
                 if isinstance(prompt.task, Wait):
                     # Where people would only wait, the rehearsal does not.
-                    clocks.procedure.skip(max(0.0, prompt.task.until_s - clocks.procedure.now()))
+                    procedure_clock.skip(max(0.0, prompt.task.until_s - procedure_clock.now()))
                 request = surgeon.act(prompt, now_s)
                 time.sleep(_TICK_S)
         finally:

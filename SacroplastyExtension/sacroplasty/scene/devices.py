@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from slicer import vtkMRMLScene, vtkMRMLTransformNode
 
 from ..devices.fluoroscope import PLANES, FluoroscopeRole, Frame

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from slicer import (
     vtkMRMLMarkupsLineNode,
     vtkMRMLScalarVolumeNode,

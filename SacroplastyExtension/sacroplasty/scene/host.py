@@ -27,8 +27,9 @@ class HeadlessHost:
                 raise SacroplastyError(
                     f"the headless Slicer is not installed ({error}); run: pip install 'sacroplasty[headless]'"
                 ) from error
-            import slicer
             import vtk
+
+            import slicer
 
             self.app = SlicerApp()
             # What the C++ side says goes into a string: reading it is for who looks for the cause of a failure.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import slicer
 import vtk
 from numpy.typing import ArrayLike, NDArray
+from vtk.util.numpy_support import numpy_to_vtk
+
+import slicer
 from slicer import (
     vtkMRMLLinearTransformNode,
     vtkMRMLMarkupsFiducialNode,
@@ -19,7 +21,6 @@ from slicer import (
     vtkMRMLSegmentationNode,
     vtkMRMLTextNode,
 )
-from vtk.util.numpy_support import numpy_to_vtk
 
 from ..errors import SacroplastyError
 from ..geometry import FloatArray

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import vtk
 from numpy.typing import ArrayLike, NDArray
-from slicer import vtkMRMLScalarVolumeNode
 from vtk.util.numpy_support import numpy_to_vtk
+
+from slicer import vtkMRMLScalarVolumeNode
 
 from ..errors import SacroplastyError
 from ..files import atomic_file
@@ -36,6 +37,9 @@ class Photographer:
             raise SacroplastyError("no off-screen view could be made; install libegl1 or libosmesa6")
         for view in (self._three_d, self._slice):
             view.render_window().SetSize(*size)
+        # Depth peeling, which translucent bone needs, works on windows with an alpha channel and one sample a pixel.
+        self._three_d.render_window().SetAlphaBitPlanes(1)
+        self._three_d.render_window().SetMultiSamples(0)
         # The slice node of a window that was never on a screen keeps its default size.
         self._slice.get_view_node().SetDimensions(*size, 1)
 

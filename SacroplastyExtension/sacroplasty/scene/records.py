@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+
 from slicer import vtkMRMLScene
 
 from ..errors import DocumentError

@@ -98,8 +98,9 @@ class Desktop:
     # Putting the stand-ins in place and taking them away
 
     def set_up(self) -> None:
-        import slicer
         import slicer.util
+
+        import slicer
 
         self._settings_folder = tempfile.mkdtemp()
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
