@@ -37,7 +37,7 @@ class Volume:
     @property
     def spacing_mm(self) -> FloatArray:
         """Voxel size along i, j, k."""
-        return np.sqrt((self.IJKToRAS[:3, :3] ** 2).sum(axis=0))
+        return np.linalg.norm(self.IJKToRAS[:3, :3], axis=0)
 
     @property
     def voxel_volume_ml(self) -> float:
@@ -45,7 +45,7 @@ class Volume:
 
     @property
     def RASToIJK(self) -> FloatArray:
-        return np.linalg.inv(self.IJKToRAS)
+        return np.linalg.inv(self.IJKToRAS).astype(np.float64)
 
     def ras_of(self, indices_kji: ArrayLike) -> FloatArray:
         """RAS points (n, 3) of voxel indices (n, 3) in array order k, j, i."""
@@ -94,9 +94,7 @@ def read_volume(path: Path, series: str | None = None) -> Volume:
         raise ImageError(f"{path} cannot be read as an image: {_reason(error)}") from None
     dimensions, values = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if (dimensions, values) != (3, 1):
-        raise ImageError(
-            f"{path} has {dimensions} dimensions and {values} values per voxel; a volume has three dimensions and one value"
-        )
+        raise ImageError(f"{path} has {dimensions} dimensions and {values} values per voxel; a volume has 3 and 1")
     return volume_from_itk(image)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .cement_map import CementMap, large_pieces
+from .cement_map import CementMap, large_pieces, widened
 from .grid import grid_points
 from .zones import Zones
 
@@ -73,7 +73,7 @@ class LeakFinder:
 
     def findings(self, maps: dict[str, CementMap], attenuation_per_mm: float) -> list[Finding]:
         """All pieces of cement that the planned ala does not explain, of every view."""
-        from scipy.ndimage import binary_dilation, label
+        from scipy.ndimage import label
 
         square = np.ones((3, 3), bool)
         possible = {
@@ -84,24 +84,24 @@ class LeakFinder:
             allowed = self._planned.copy()
             for other in maps:
                 if other != name:
-                    wide = binary_dilation(possible[other], square, iterations=self._reach[other])
+                    wide = widened(possible[other], self._reach[other])
                     allowed &= self._at(wide, other)
-            explained = binary_dilation(self._shadow(allowed, name), square, iterations=self._reach[name])
+            explained = widened(self._shadow(allowed, name), self._reach[name])
             unexplained[name] = large_pieces(seen.core & ~explained, _FEWEST_PIXELS)
         found = []
         for name, seen in maps.items():
             pieces, count = label(unexplained[name], structure=square)
             for piece in range(1, count + 1):
                 here = pieces == piece
-                candidates = ~self._planned & self._at(binary_dilation(here, square), name)
+                candidates = ~self._planned & self._at(widened(here, 1), name)
                 for other in maps:
                     if other != name:
-                        candidates &= self._at(binary_dilation(possible[other], square), other)
+                        candidates &= self._at(widened(possible[other], 1), other)
                 # Where another view shows unexplained cement too, the rays cross: that is the place.
                 crossing = candidates.copy()
                 for other in maps:
                     if other != name:
-                        crossing &= self._at(binary_dilation(unexplained[other], square), other)
+                        crossing &= self._at(widened(unexplained[other], 1), other)
                 zone, position = self._vote(crossing if crossing.any() else candidates, maps)
                 area = self._pixel_mm[name] ** 2
                 volume_ml = float(seen.attenuation[here].sum()) / attenuation_per_mm * area / 1000

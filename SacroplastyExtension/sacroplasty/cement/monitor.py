@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
-from .cement_map import Background, CementMap, learn_background, map_cement
+from .cement_map import Background, CementMap, learn_background, map_cement, widened
 from .leaks import Finding, LeakFinder, pixel_size_mm
 from .zones import Zones
 
@@ -146,6 +146,7 @@ class SpreadMonitor:
         self._finder: LeakFinder | None = None
         self._leak = False
         self._told: set[tuple[str, str]] = set()
+        self._last: MonitorReading | None = None
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -166,6 +167,7 @@ class SpreadMonitor:
         background = learn_background([frame.pixels for frame in frames], geometry)
         self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
         self._finder = None
+        self._last = None
         if self.zones is not None and self.tip_ras is not None:
             geometries = {name: known.background.geometry for name, known in self._views.items()}
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
@@ -173,6 +175,7 @@ class SpreadMonitor:
     def acknowledge_leak(self) -> None:
         """A person has seen the leak; the next frames judge anew."""
         self._leak = False
+        self._last = None
         self._told.clear()
         for view in self._views.values():
             view.leaking_frames = 0
@@ -193,7 +196,10 @@ class SpreadMonitor:
         health = self._health(now_s)
         if health != "ok":
             events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
-            return MonitorReading(now_s, math.nan, math.nan, math.nan, health, "blind", self._leak, events)
+            self._last = MonitorReading(now_s, math.nan, math.nan, math.nan, health, "blind", self._leak, events)
+            return self._last
+        if not frames and self._last is not None and self._last.healthy:
+            return replace(self._last, time_s=now_s, events=())
         maps = {name: view.seen for name, view in self._views.items() if view.seen is not None}
         found = self._judge(maps, frames, now_s)
         level = _gravest(found)
@@ -202,7 +208,7 @@ class SpreadMonitor:
         weights = np.array([1 / sd**2 for _, sd in volumes.values()])
         volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
         sd_ml = math.hypot(float(weights.sum() ** -0.5), _RELATIVE_VOLUME_SD * volume_ml)
-        return MonitorReading(
+        self._last = MonitorReading(
             time_s=now_s,
             volume_ml=volume_ml,
             volume_ml_sd=sd_ml,
@@ -213,6 +219,7 @@ class SpreadMonitor:
             events=self._tell(found),
             per_view_volume_ml={name: volume for name, (volume, _) in volumes.items()},
         )
+        return self._last
 
     def cement_image(self, view: str) -> NDArray[np.float64] | None:
         """Cement in mm along the rays of the last frame (binned pixels), for display; None when there is none."""
@@ -279,14 +286,12 @@ class SpreadMonitor:
 
     def _volume(self, view: _View, center_ras: FloatArray | None) -> tuple[float, float]:
         """Volume in mL and its standard deviation from noise: path length times pixel area in the cement's plane."""
-        from scipy.ndimage import binary_dilation
-
         assert view.seen is not None
         geometry = view.background.geometry
         where = center_ras if center_ras is not None else self._middle(geometry)
         area_mm2 = pixel_size_mm(geometry, where) ** 2
         # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
-        region = binary_dilation(view.seen.detected, np.ones((3, 3), bool), iterations=2) & view.background.usable
+        region = widened(view.seen.detected, 2) & view.background.usable
         to_ml = area_mm2 / self.settings.cement_per_mm / 1000
         volume = float((view.seen.sharp * _cosine(geometry))[region].sum()) * to_ml
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.

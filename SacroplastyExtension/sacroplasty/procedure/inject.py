@@ -264,6 +264,8 @@ class _InjectionRun:
                 else:
                     batch[view] = frame
             self._update(batch, now_s, device_s)
+            # Looking at frames takes longest of all: the pump must not wait for its heartbeat meanwhile.
+            self._equipment.poll(self._clocks.device.now())
             frames = rest
         self._update({}, now_s, device_s)
 
