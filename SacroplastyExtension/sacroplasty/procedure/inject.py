@@ -192,6 +192,8 @@ class _InjectionRun:
             yield Prompt("positioning", f"{self.record.side}: reference pictures, hold still", Watch(), share)
         for view, taken in frames.items():
             self._monitor.set_reference(view, taken)
+            # One view at a tick: learning takes long enough for the pump to miss its heartbeat.
+            yield Prompt("positioning", f"{self.record.side}: learning the {view} view", Watch(), 1.0)
 
     def follow(self) -> Generator[Prompt, Request | None, None]:
         """Tick until finished or stopped."""
@@ -199,16 +201,11 @@ class _InjectionRun:
         phase = ""
         give_up_s = self._clocks.device.now() + _DEVICE_PATIENCE_S
         while self._state.phase not in ("finished", "stopped"):
-            now_s, device_s = self._clocks.procedure.now(), self._clocks.device.now()
-            self._observe(now_s, device_s)
-            facts = self._facts(now_s, device_s, request)
-            self._state, commands = step(self._state, facts, now_s, device_s)
-            for command in commands:
-                self._order(command.name, command.arguments, device_s)
+            facts, device_s = self._tick(request)
             if self._state.phase != phase:
                 phase = self._state.phase
                 self._journal.write(
-                    now_s,
+                    self._clocks.procedure.now(),
                     f"injection_{phase}",
                     side=self.record.side,
                     given_ml=self._state.given_ml,
@@ -224,12 +221,8 @@ class _InjectionRun:
     def settle(self) -> Generator[Prompt, Request | None, None]:
         """Watch the after-flow; a stopped pump is told so until it has confirmed."""
         until_s = self._clocks.device.now() + _SETTLE_S
-        while (now_s := self._clocks.device.now()) < until_s:
-            self._observe(self._clocks.procedure.now(), now_s)
-            facts = self._facts(self._clocks.procedure.now(), now_s, None)
-            self._state, commands = step(self._state, facts, self._clocks.procedure.now(), now_s)
-            for command in commands:
-                self._order(command.name, command.arguments, now_s)
+        while self._clocks.device.now() < until_s:
+            self._tick(None)
             yield Prompt("withdrawal", f"{self.record.side}: turn the trocar, scrape at the cortex", Watch())
         self.record.given_ml = self._state.given_ml
         if self._reading is not None:
@@ -243,6 +236,17 @@ class _InjectionRun:
             steps=self.record.steps,
             stopped=self.record.stopped,
         )
+
+    def _tick(self, request: Request | None) -> tuple[InjectionFacts, float]:
+        """Look, decide, order. Returns what the decision rested on, and the device time of it."""
+        self._observe(self._clocks.procedure.now(), self._clocks.device.now())
+        # Looking takes time, and facts are judged by their age now.
+        now_s, device_s = self._clocks.procedure.now(), self._clocks.device.now()
+        facts = self._facts(now_s, device_s, request)
+        self._state, commands = step(self._state, facts, now_s, device_s)
+        for command in commands:
+            self._order(command.name, command.arguments, device_s)
+        return facts, device_s
 
     def _new_frames(self) -> list[tuple[str, Frame]]:
         """Frames that have come since the last call, by view."""
