@@ -168,9 +168,6 @@ class SpreadMonitor:
         self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
         self._finder = None
         self._last = None
-        if self.zones is not None and self.tip_ras is not None:
-            geometries = {name: known.background.geometry for name, known in self._views.items()}
-            self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
 
     def acknowledge_leak(self) -> None:
         """A person has seen the leak; the next frames judge anew."""
@@ -193,6 +190,10 @@ class SpreadMonitor:
             if name not in self._views:
                 raise ImageError(f"view {name} has no reference frames; call set_reference first")
             self._take(self._views[name], frame)
+        if self._finder is None and self._views and self.zones is not None and self.tip_ras is not None:
+            # Once for all views: matching pixels and voxels takes a while.
+            geometries = {name: known.background.geometry for name, known in self._views.items()}
+            self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
         health = self._health(now_s)
         if health != "ok":
             events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])

@@ -224,6 +224,8 @@ class _InjectionRun:
         while self._clocks.device.now() < until_s:
             self._tick(None)
             yield Prompt("withdrawal", f"{self.record.side}: turn the trocar, scrape at the cortex", Watch())
+        if self._state.phase == "finished":
+            yield from self._disarm()
         self.record.given_ml = self._state.given_ml
         if self._reading is not None:
             self.record.seen_ml, self.record.seen_sd_ml = self._reading.volume_ml, self._reading.volume_ml_sd
@@ -236,6 +238,24 @@ class _InjectionRun:
             steps=self.record.steps,
             stopped=self.record.stopped,
         )
+
+    def _disarm(self) -> Generator[Prompt, Request | None, None]:
+        """Bring the pump from holding to idle: nobody handles the line of an armed pump."""
+        pump = self._equipment.pump
+        pump.stop(self._clocks.device.now())
+        give_up_s = self._clocks.device.now() + _DEVICE_PATIENCE_S
+        released = False
+        while True:
+            now_s = self._clocks.device.now()
+            state = pump.reading(now_s).state
+            if released and state is not None and state.state == "idle":
+                return
+            if not released and not pump.stop_pending:
+                pump.reset(now_s)
+                released = True
+            if now_s > give_up_s:
+                raise DeviceError("the pump cannot be disarmed; switch it off before the line is touched")
+            yield Prompt("withdrawal", f"{self.record.side}: disarming the pump", Watch())
 
     def _tick(self, request: Request | None) -> tuple[InjectionFacts, float]:
         """Look, decide, order. Returns what the decision rested on, and the device time of it."""
