@@ -33,5 +33,8 @@ test: lint
 benchmarks: $(VENV)/.ready
 	$(RUN)python Testing/benchmarks/run.py
 
+docs: $(VENV)/.ready
+	$(RUN)python -m pip install --quiet -c requirements/constraints.txt '.[docs]' && $(RUN)mkdocs build --strict
+
 clean:
 	rm -rf "$(VENV)" "$(OUT)"
