@@ -1,0 +1,50 @@
+"""Runs the benchmarks one after the other and prints their tables.
+
+Run: python Testing/benchmarks/run.py [--only NAME] [--quick]
+Each benchmark is a script beside this one. It runs in a process of its own, so that none warms up the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+#: Arguments that make a long benchmark short. The figures in docs/validation.md come from the full runs.
+QUICK = {"anatomy_on_phantoms": ["1"], "cement_monitor": ["1"], "navigation": ["20"]}
+
+#: Take minutes each and have no short form.
+LONG = {"rehearsals"}
+
+
+def benchmarks() -> list[str]:
+    """Names of all benchmarks."""
+    return sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run")
+
+
+def main() -> int:
+    """Run what was asked for; returns 1 when one of them failed."""
+    parser = argparse.ArgumentParser(description="Run the benchmarks and print their tables.")
+    parser.add_argument("--only", action="append", choices=benchmarks(), help="run this one; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, and without the longest benchmarks")
+    asked = parser.parse_args()
+    names = asked.only or [name for name in benchmarks() if not (asked.quick and name in LONG)]
+    failed = []
+    for name in names:
+        print(f"\n== {name}", flush=True)
+        began = time.monotonic()
+        arguments = QUICK.get(name, []) if asked.quick else []
+        if subprocess.run([sys.executable, str(HERE / f"{name}.py"), *arguments]).returncode:
+            failed.append(name)
+        print(f"-- {time.monotonic() - began:.0f} s", flush=True)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
