@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import DocumentError
 from .files import atomic_file
+from .json_schema import problem_of
 
 
 def write_document(path: Path, name: str, content: dict[str, Any]) -> None:
@@ -68,21 +69,10 @@ def _schema(name: str) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-@cache
-def _validator(name: str) -> Any:
-    import fastjsonschema
-
-    return fastjsonschema.compile(_schema(name))
-
-
 def _validate(document: dict[str, Any], name: str, where: str) -> None:
-    import fastjsonschema
-
-    try:
-        _validator(name)(document)
-    except fastjsonschema.JsonSchemaValueException as error:
-        reason = error.message.replace("data.", "").replace("data ", "the document ")
-        raise DocumentError(f"{where}: {reason}") from None
+    problem = problem_of(document, _schema(name))
+    if problem:
+        raise DocumentError(f"{where}: {problem}")
 
 
 def _plain(value: Any) -> Any:
