@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,19 @@ from .straighten import Straightening
 
 #: A hip whose front touches the border of the image within this distance shows no anterior superior spine [mm].
 _BORDER_MM = 4.0
+
+#: What a stylus reaches through the skin of a prone patient, the widely spaced points first.
+_TOUCHABLE = (
+    *(f"psis_{side}" for side in SIDES),
+    *(f"median_crest_{level}" for level in LEVELS),
+    *(f"foramen_s2_{side}_lateral_edge" for side in SIDES),
+)
+
+
+def touchable(landmarks: Iterable[str]) -> list[str]:
+    """Those of the named landmarks that can be touched for registration, in the order of touching."""
+    known = set(landmarks)
+    return [name for name in _TOUCHABLE if name in known]
 
 
 def find_landmarks(

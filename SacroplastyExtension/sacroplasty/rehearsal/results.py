@@ -20,12 +20,13 @@ from ..procedure.case import Case
 from ..procedure.report import Curve, Figure, Marker, Outcome, Report, Table, plot_svg, write_report
 from ..procedure.verify import VerifiedCement, find_cement
 from ..scene import nodes
-from ..scene.anatomy import LANDMARKS_NAME, readable, show_anatomy
+from ..scene.anatomy import LANDMARKS_NAME, readable
+from ..scene.case import show_case
 from ..scene.files import add_image_sequence
 from ..scene.host import HeadlessHost
 from ..scene.pictures import Photographer, save_gray_png
-from ..scene.planning import show_plan
 from ..scene.records import write_record
+from ..scene.verification import show_cement
 from ..simulation.cement import CementTruth, paint_cement, post_operative_ct
 from ..xray.detector import display_image, log_image
 from .run import Rehearsal
@@ -109,18 +110,10 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
     case = rehearsal.case
     host = HeadlessHost()
     scene = host.scene
-    ct = nodes.add_volume(scene, case.ct, "CT")
-    bones = show_anatomy(scene, case.anatomy, ct)
-    show_plan(scene, case.plan)
-    for side, placed in case.trocars.items():
-        diameter = case.targets[side].outer_diameter_mm
-        nodes.add_trocar(scene, placed.hub_ras, placed.tip_ras, diameter, f"Trocar {side}")
-    cement = {f"cement_{number}": found.mask for number, found in enumerate(verification.cement.values(), start=1)}
+    bones = show_case(scene, case)
     after = nodes.add_volume(scene, verification.after, "Post-operative CT")
-    if cement:
-        masks = {name: mask.voxels for name, mask in cement.items()}
-        cement_node = nodes.add_segmentation(scene, masks, case.ct, "Cement")
-        cement_node.CreateClosedSurfaceRepresentation()
+    if verification.cement:
+        show_cement(scene, case.ct, verification.cement)
     for view, frames in rehearsal.live.kept.items():
         some = frames[:: max(1, len(frames) // _KEPT_FRAMES)]
         times = [frame.received_s - frames[0].received_s for frame in some]
@@ -255,8 +248,12 @@ def _tables(case: Case, verification: Verification, truth: dict[Side, Truth]) ->
                     record.stopped or f"finished in {record.steps} steps",
                 ]
             )
-        columns = ["side", "planned", "pump", "monitor", "CT after", "true", "truly leaked", "end"]
-        tables.append(Table("Cement in mL", columns, rows, "True figures are the simulators' own."))
+        columns = ["side", "planned", "pump", "monitor", "CT after*", "true", "truly leaked", "end"]
+        note = (
+            "True figures are the simulators' own. *The CT shows cement together with the bone that it fills, "
+            "so it reads more than was given."
+        )
+        tables.append(Table("Cement in mL", columns, rows, note))
         tables.append(_where_table(verification))
     events = [event for record in case.injections.values() for event in record.events]
     if events:

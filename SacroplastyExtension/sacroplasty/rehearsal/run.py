@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy.model import Anatomy
 from ..clock import ScaledClock, WallClock
 from ..devices.fluoroscope import FluoroscopeRole
 from ..devices.link import Client
@@ -38,10 +37,6 @@ _TICK_S = 0.005
 #: The outlet shows the foramina apart from the alae, which neither AP nor lateral does.
 _LIVE_VIEWS = ("outlet", "lateral")
 _FINAL_VIEWS = ("ap", "lateral")
-
-#: Bony points that a stylus reaches through the skin of a prone patient, the widely spaced ones first.
-_TOUCHABLE = ("psis_left", "psis_right", "median_crest_s1", "median_crest_s2", "median_crest_s3", "median_crest_s4")
-_TOUCHABLE_EDGES = tuple(f"foramen_s2_{side}_lateral_edge" for side in ("left", "right"))
 
 
 @dataclass(frozen=True)
@@ -72,11 +67,6 @@ def choose_targets(plan: Plan, scenario: Scenario) -> dict[Side, Trajectory]:
         volume_ml = scenario.volume_ml or best.planned_volume_ml
         targets[side] = replace(best, planned_volume_ml=volume_ml)
     return targets
-
-
-def landmarks_to_touch(anatomy: Anatomy) -> list[str]:
-    """Landmarks for registration that this anatomy has."""
-    return [name for name in (*_TOUCHABLE, *_TOUCHABLE_EDGES) if name in anatomy.landmarks]
 
 
 def rehearse(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..anatomy.landmarks import touchable
 from ..anatomy.segment import segment_from_labels
 from ..documents import write_document
 from ..errors import AnatomyError, SacroplastyError
@@ -23,7 +24,7 @@ from ..procedure.prepare import prepare
 from ..procedure.report import Report
 from ..sample import fetch_sample
 from .results import verify, write_results
-from .run import choose_targets, landmarks_to_touch, rehearse
+from .run import choose_targets, rehearse
 from .scenario import Scenario, read_scenario
 from .truth import make_world, true_cement, true_outcome
 
@@ -60,7 +61,7 @@ def rehearse_case(
     anatomy = segment_from_labels(image, label_map, progress=partial(display, "anatomy", "Canal, foramina, alae"))
     plan = plan_trajectories(image, anatomy, events.sides, progress=partial(display, "plan", "Searching trajectories"))
     case = Case(image, anatomy, plan, choose_targets(plan, events))
-    landmarks = landmarks_to_touch(anatomy)
+    landmarks = touchable(anatomy.landmarks)
     preparation = prepare(case, partial(display, "preparation", "Distances and zones around the targets"))
     with staged_directory(out) as stage, tempfile.TemporaryDirectory(prefix="sacroplasty-world-") as place:
         world = make_world(Path(place), case, landmarks, events, seed)

@@ -81,6 +81,7 @@ class DeviceDesk:
         self._meters: dict[str, _Meter] = {}
         self._errors: dict[str, str] = {}
         self._polled = False
+        self._shown: dict[str, FloatArray] = {}
         self.tracker: TrackerRole | None = None
         self.fluoroscope: FluoroscopeRole | None = None
         self.pump: PumpRole | None = None
@@ -105,6 +106,7 @@ class DeviceDesk:
         self._meters = {name: _Meter() for name in self._roles()}
         self._errors = {}
         self._polled = False
+        self._shown = {}
 
     def disconnect(self) -> None:
         """Close all connections. A pump stops by itself without its controller."""
@@ -207,11 +209,14 @@ class DeviceDesk:
             if matrix is None:
                 return
             node = add_transform(self._scene, matrix, name)
+            self._shown[name] = matrix
             registration = first_node(self._scene, "vtkMRMLLinearTransformNode", REFERENCE_TO_RAS)
             if registration is not None and name.endswith("ToReference"):
                 node.SetAndObserveTransformNodeID(registration.GetID())
-        elif matrix is not None:
+        elif matrix is not None and not (name in self._shown and np.array_equal(matrix, self._shown[name])):
+            # Only what is new: a node that is touched counts as fresh, and every view draws it again.
             set_transform(node, matrix)
+            self._shown[name] = matrix
         _mark(node, matrix is not None, reason)
 
     def _mirror_frame(self, frame: Frame) -> None:
@@ -270,14 +275,17 @@ class SimulatorProcess:
         """Start it. `python` is an interpreter without a window (PythonSlicer in 3D Slicer)."""
         engine = Path(__file__).resolve().parents[2]
         path = os.pathsep.join([str(engine), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [python, "-m", "sacroplasty.cli", "simulate", "all", "--port", "0", "--until-stdin-closes"]
+        # Not the command line: it needs packages that the Python of 3D Slicer lacks.
+        told = json.dumps({"role": "all", "until_stdin_closes": True})
         try:
             self._process = subprocess.Popen(
-                command,
+                [python, "-m", "sacroplasty.simulation", told],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": path},
+                # On Windows a console program would open a window of its own.
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
             raise DeviceError(f"the simulators cannot be started with {python}: {error.strerror}") from error
@@ -305,7 +313,11 @@ class SimulatorProcess:
                 continue
         if not self.running and not self.problem:
             said = (self._process.stderr.read() or b"").decode(errors="replace").strip().splitlines()
-            self.problem = said[-1] if said else f"the simulators ended with code {self._process.returncode}"
+            self.problem = (
+                said[-1].removeprefix("sacroplasty: ")
+                if said
+                else f"the simulators ended with code {self._process.returncode}"
+            )
 
     def stop(self, patience_s: float = 3.0) -> None:
         """End it: by closing its input, and if it does not listen, by force."""

@@ -7,8 +7,8 @@ So the tip's transform to the world is guidance's input, whoever sends the poses
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import vtk
@@ -21,10 +21,16 @@ from slicer import (
     vtkMRMLScene,
 )
 
+from ..anatomy.landmarks import touchable
 from ..errors import CalibrationError
 from ..geometry import FloatArray, rigid, transform_points
+from ..planning.model import Side
+from ..procedure.case import PlacedTrocar
+from ..procedure.navigate import LARGEST_TARGET_ERROR_MM
+from .anatomy import RECORD_NAME as ANATOMY_RECORD
+from .anatomy import readable
 from .devices import REASON, REFERENCE_TO_RAS, is_valid
-from .nodes import add_transform, first_node, matrix_of, points_of, set_transform
+from .nodes import add_transform, add_trocar, first_node, matrix_of, points_of, set_transform
 from .planning import chosen, plan_of, trajectory_of
 from .records import read_record, write_record
 from .workflow import write_step
@@ -33,12 +39,35 @@ if TYPE_CHECKING:
     from ..navigation.clearance import ShaftClearance
     from ..navigation.guidance import GuidanceReading
     from ..navigation.pivot import PivotCalibration
+    from ..navigation.registration import Registration
 
 REGISTRATION_NAME = "Sacroplasty registration"
 TOUCHED_NAME = "Sacroplasty touched points"
+TROCARS_NAME = "Sacroplasty trocars"
 _TIPS_NAME = "Sacroplasty tool tips"
 #: Tilting by this much makes a pivot calibration well conditioned, so that is what the progress bar counts to.
 _WANTED_TILT_DEG = 60.0
+
+
+class PoseWatch:
+    """Age of a tool's pose, by when its node or one above it last changed. Poses from before the watch are old."""
+
+    def __init__(self, tool: vtkMRMLLinearTransformNode, clock: Callable[[], float]) -> None:
+        self.tool = tool
+        self._clock = clock
+        self._moved_s = -np.inf
+        self._tag = tool.AddObserver(slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._on_moved)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.tool.RemoveObserver(self._tag)
+
+    def age_s(self) -> float:
+        """Seconds since the last pose; infinite when none came yet."""
+        return self._clock() - self._moved_s
+
+    def _on_moved(self, caller: object, event: object) -> None:
+        self._moved_s = self._clock()
 
 
 class PivotCollector:
@@ -92,19 +121,24 @@ def calibrate(scene: vtkMRMLScene, tool: vtkMRMLLinearTransformNode, collector: 
     else:
         set_transform(node, TipToTool)
     node.SetAndObserveTransformNodeID(tool.GetID())
+    show_calibration(scene, _tool_name(tool), calibration)
+    return calibration
+
+
+def show_calibration(scene: vtkMRMLScene, tool: str, calibration: PivotCalibration) -> None:
+    """Record how well the tip of a tool (`Stylus`) is known."""
     write_record(
         scene,
         _TIPS_NAME,
         {
             **(read_record(scene, _TIPS_NAME) or {}),
-            _tool_name(tool): {
+            tool: {
                 "tip_in_tool_mm": calibration.tip_in_tool_mm,
                 "rms_error_mm": calibration.rms_error_mm,
                 "holdout_error_mm": calibration.holdout_error_mm,
             },
         },
     )
-    return calibration
 
 
 def tip_name(tool: vtkMRMLLinearTransformNode) -> str:
@@ -118,17 +152,22 @@ def tip_error_mm(scene: vtkMRMLScene, tool: vtkMRMLLinearTransformNode) -> float
     return None if record is None else float(record["holdout_error_mm"])
 
 
-def touch(scene: vtkMRMLScene, landmark: str, tool: vtkMRMLLinearTransformNode) -> FloatArray:
+def touch(scene: vtkMRMLScene, landmark: str, watch: PoseWatch) -> FloatArray:
     """Record the tip of a calibrated tool as a landmark, in the frame of the reference on the patient.
 
     Raises:
-        CalibrationError: when the tool is not calibrated or not seen.
+        CalibrationError: when the tool is not calibrated, not seen, or its pose is an old one.
     """
+    from ..navigation.guidance import OLDEST_POSE_S
+
+    tool = watch.tool
     tip = first_node(scene, "vtkMRMLLinearTransformNode", tip_name(tool))
     if tip is None:
         raise CalibrationError(f"{_tool_name(tool)} has no calibrated tip; pivot it first")
     if not is_valid(tool):
         raise CalibrationError(f"{_tool_name(tool)} is not seen: {tool.GetAttribute(REASON) or 'no valid pose'}")
+    if not watch.age_s() <= OLDEST_POSE_S:
+        raise CalibrationError(f"{_tool_name(tool)} sends no poses now; is the tracker connected?")
     point = transform_points(matrix_of(tool), matrix_of(tip)[:3, 3])
     write_record(scene, TOUCHED_NAME, {**touched(scene), landmark: point})
     return point
@@ -155,10 +194,19 @@ class LandmarkRow:
 
 
 def landmark_rows(scene: vtkMRMLScene, landmarks: vtkMRMLMarkupsFiducialNode) -> list[LandmarkRow]:
-    """One row for each landmark on the CT."""
+    """One row for each landmark on the CT that a stylus can reach through the skin, and for each that was touched.
+
+    Landmarks that a person placed count as within reach.
+    """
     record = read_record(scene, REGISTRATION_NAME) or {}
     residuals, left_out, known = record.get("residuals_mm", {}), record.get("left_out_mm", {}), touched(scene)
-    return [LandmarkRow(name, name in known, residuals.get(name), left_out.get(name)) for name in points_of(landmarks)]
+    on_ct = points_of(landmarks)
+    found = (read_record(scene, ANATOMY_RECORD) or {}).get("landmarks", {})
+    deep = set(found) - set(touchable(found)) - set(known)
+    order = [*(name for name in touchable(on_ct)), *(name for name in on_ct if name not in touchable(on_ct))]
+    return [
+        LandmarkRow(name, name in known, residuals.get(name), left_out.get(name)) for name in order if name not in deep
+    ]
 
 
 def register(scene: vtkMRMLScene, landmarks: vtkMRMLMarkupsFiducialNode) -> dict[str, Any]:
@@ -181,20 +229,35 @@ def register(scene: vtkMRMLScene, landmarks: vtkMRMLMarkupsFiducialNode) -> dict
             names,
         )
     except CalibrationError as error:
-        # A registration that no longer follows from the points must not guide anybody.
-        _forget_registration(scene)
-        write_step(scene, "registration", False, [str(error)])
+        _refuse_registration(scene, error)
         raise
     plan = plan_of(scene)
     targets = [trajectory.target for trajectory in chosen(plan).values()] if plan else []
     errors = [float(registration.predicted_tre_mm(target)) for target in targets or list(on_ct.values())]
+    if not max(errors) <= LARGEST_TARGET_ERROR_MM:
+        worst = registration.names[int(registration.residuals_mm.argmax())]
+        refusal = CalibrationError(
+            f"the expected error at the target is {max(errors):.1f} mm, limit {LARGEST_TARGET_ERROR_MM:.1f}; "
+            f"touch the landmarks again, {readable(worst)} first"
+        )
+        _refuse_registration(scene, refusal)
+        raise refusal
+    return show_registration(scene, registration, max(errors))
+
+
+def show_registration(scene: vtkMRMLScene, registration: Registration, error_mm: float) -> dict[str, Any]:
+    """Put an accepted registration into the scene, above every tool seen from the reference; returns its record.
+
+    Args:
+        error_mm: expected at the worst target.
+    """
     left_out = [float(error) if np.isfinite(error) else None for error in registration.leave_one_out_mm]
     record = {
         "ReferenceToRAS": registration.MovingToFixed,
         "rms_mm": registration.rms_mm,
-        "error_mm": max(errors),
-        "residuals_mm": dict(zip(names, registration.residuals_mm.tolist(), strict=True)),
-        "left_out_mm": dict(zip(names, left_out, strict=True)),
+        "error_mm": error_mm,
+        "residuals_mm": dict(zip(registration.names, registration.residuals_mm.tolist(), strict=True)),
+        "left_out_mm": dict(zip(registration.names, left_out, strict=True)),
         "warnings": list(registration.warnings),
     }
     write_record(scene, REGISTRATION_NAME, record)
@@ -228,6 +291,33 @@ def registration_text(scene: vtkMRMLScene) -> str:
     )
 
 
+def show_trocar(scene: vtkMRMLScene, side: Side, placed: PlacedTrocar, outer_diameter_mm: float) -> None:
+    """Record where a trocar was left and show it, in place of an older one on that side."""
+    record = read_record(scene, TROCARS_NAME) or {}
+    write_record(scene, TROCARS_NAME, {**record, side: asdict(placed)})
+    name = f"Trocar {side}"
+    old = first_node(scene, "vtkMRMLModelNode", name)
+    if old is not None:
+        scene.RemoveNode(old)
+    add_trocar(scene, placed.hub_ras, placed.tip_ras, outer_diameter_mm, name)
+    texts = [
+        f"{placed_side} {trocar.target_error_mm:.1f} mm off the target"
+        for placed_side, trocar in trocars(scene).items()
+    ]
+    write_step(scene, "trocar", True, texts)
+
+
+def trocars(scene: vtkMRMLScene) -> dict[Side, PlacedTrocar]:
+    """Trocars as they were left, by side."""
+    record: dict[str, dict[str, Any]] = read_record(scene, TROCARS_NAME) or {}
+    placed: dict[Side, PlacedTrocar] = {}
+    for side in get_args(Side):
+        if side in record:
+            points = {key: np.asarray(record[side][key], float) for key in ("tip_ras", "hub_ras")}
+            placed[side] = PlacedTrocar(**record[side] | points)
+    return placed
+
+
 class Guide:
     """Guidance of one tip along one planned line, with the age of the pose judged by when its node last changed."""
 
@@ -241,33 +331,58 @@ class Guide:
     ) -> None:
         """
         Args:
-            clock: seconds, of the same source as `reading`'s `now_s`. Poses that were there before count as never seen.
+            clock: seconds. Poses that were there before count as never seen.
             clearance: of this patient; without it the clearance is not known.
         """
-        self._scene, self._tip, self._line, self._clock = scene, tip, line, clock
+        self._scene, self._tip, self._line = scene, tip, line
         self._clearance = clearance
-        self._moved_s = -np.inf
-        self._tag = tip.AddObserver(slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._on_moved)
+        self._watch = PoseWatch(tip, clock)
 
     def close(self) -> None:
         """Stop following the tip."""
-        self._tip.RemoveObserver(self._tag)
+        self._watch.close()
 
-    def reading(self, now_s: float) -> GuidanceReading:
+    def reading(self) -> GuidanceReading:
         """Where the tip is against the plan; not valid, with the reason, when that is not known."""
         from ..navigation.guidance import guide
 
         error_mm = registration_error_mm(self._scene)
         return guide(
             self._tip_to_ras() if self._is_chain_valid() else None,
-            now_s - self._moved_s,
+            self._watch.age_s(),
             trajectory_of(self._scene, self._line),
             self._clearance,
             np.nan if error_mm is None else error_mm,
         )
 
-    def _on_moved(self, caller: object, event: object) -> None:
-        self._moved_s = self._clock()
+    def place(self) -> PlacedTrocar:
+        """Record that the trocar is left where it is now.
+
+        Raises:
+            CalibrationError: when its place is not known, not the target, or not surely clear of what is protected.
+        """
+        seen = self.reading()
+        if not seen.valid:
+            raise CalibrationError(f"the place of the trocar is not known: {seen.reason}")
+        if seen.phase != "at-target":
+            raise CalibrationError(
+                f"the trocar is not at its target: {seen.depth_to_target_mm:.0f} mm left, "
+                f"{seen.offset_from_line_mm:.1f} mm off the line"
+            )
+        if seen.assured_clearance_mm is None or not seen.assured_clearance_mm >= 0:
+            nearest = readable(seen.nearest_structure) if seen.nearest_structure else "a protected structure"
+            raise CalibrationError(f"the shaft may touch {nearest}; draw back and look")
+        trajectory = trajectory_of(self._scene, self._line)
+        pose = self._tip_to_ras()
+        placed = PlacedTrocar(
+            tip_ras=pose[:3, 3],
+            hub_ras=pose[:3, 3] - pose[:3, 2] * trajectory.length_mm,
+            target_error_mm=float(np.linalg.norm(pose[:3, 3] - trajectory.target)),
+            angle_deg=float(seen.angle_deg or 0.0),
+            predicted_error_mm=float(seen.predicted_error_mm or 0.0),
+        )
+        show_trocar(self._scene, trajectory.side, placed, trajectory.outer_diameter_mm)
+        return placed
 
     def _is_chain_valid(self) -> bool:
         """Every transform from the tip to the patient must be valid, and the last of them be the registration."""
@@ -284,7 +399,9 @@ class Guide:
         return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def _forget_registration(scene: vtkMRMLScene) -> None:
+def _refuse_registration(scene: vtkMRMLScene, reason: CalibrationError) -> None:
+    """A registration that no longer follows from the points must not guide anybody."""
+    write_step(scene, "registration", False, [str(reason)])
     write_record(scene, REGISTRATION_NAME, {})
     node = first_node(scene, "vtkMRMLLinearTransformNode", REFERENCE_TO_RAS)
     if node is not None:

@@ -1,4 +1,7 @@
-"""One simulator as a process: `python -m sacroplasty.simulation '{"role": "tracker", ...}'` (see `serve.Service`)."""
+"""Simulators as a process: `python -m sacroplasty.simulation '{"role": "tracker", ...}'` (see `serve.Service`).
+
+The role `all` stands for one of each. Needs nothing that the Python of 3D Slicer lacks.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import json
 import sys
 
 from ..errors import SacroplastyError
-from .serve import Service, serve
+from .serve import ROLES, Service, serve, serve_all
 
 if __name__ == "__main__":
     record = json.loads(sys.argv[1])
+    record["faults"] = tuple(record.get("faults", ()))
     try:
-        serve(Service(**record | {"faults": tuple(record.get("faults", ()))}))
+        if record["role"] == "all":
+            serve_all(Service(**record | {"role": role}) for role in ROLES)
+        else:
+            serve(Service(**record))
     except SacroplastyError as error:
         print(f"sacroplasty: {error}", file=sys.stderr)
         sys.exit(2)
