@@ -31,14 +31,13 @@ _POSES_PER_TRY = 60
 _CERTAIN_TIP_MM = 0.1
 #: A person who has not managed a step after this long has another problem [s].
 _PATIENCE_S = 120.0
-#: A touch counts when over so many poses in a row the tip did not drift and scattered no more than tracking does.
+#: A tip rests when over so many poses in a row it did not drift and scattered no more than tracking does.
 _STEADY_POSES = 40
 _SCATTER_MM = 1.5
-_DRIFT_MM = 0.5
-#: The trocar is in place when it is this near and this straight, seen over so many poses in a row.
+_DRIFT_MM = 0.4
+#: The trocar is in place when it rests this near and this straight.
 _PLACED_MM = 1.5
 _PLACED_DEG = 2.0
-_PLACED_POSES = 20
 
 Run = Generator[Prompt, Request | None, None]
 
@@ -143,7 +142,7 @@ def guide_trocar(
     in_place: list[FloatArray] = []
     give_up_s = clocks.device.now() + _PATIENCE_S
     phase = ""
-    while len(in_place) < _PLACED_POSES:
+    while not _is_steady([pose[:3, 3] for pose in in_place]):
         now_s = clocks.device.now()
         tool, reading, reference = equipment.tool_to_reference("Trocar", now_s)
         pose = None if tool is None else case.registration.MovingToFixed @ tool @ TipToTrocar
@@ -163,16 +162,16 @@ def guide_trocar(
         may_touch = seen.assured_clearance_mm is None or seen.assured_clearance_mm < 0
         if pose is not None and seen.valid and not may_touch and _is_in_place(pose, trajectory):
             if not (in_place and np.array_equal(in_place[-1], pose)):
-                in_place.append(pose)
+                in_place = [*in_place[1 - _STEADY_POSES :], pose]
         else:
-            in_place.clear()
+            in_place = []
         if now_s > give_up_s:
             raise CalibrationError(f"the {side} target was not reached ({seen.reason or f'{phase}, not in place'})")
         yield Prompt(
             "trocar",
             f"{side}: {_guidance_text(seen)}",
             Steer(side, trajectory, seen, pose),
-            len(in_place) / _PLACED_POSES,
+            len(in_place) / _STEADY_POSES,
         )
     tip = np.mean([pose[:3, 3] for pose in in_place], axis=0)
     ahead = np.mean([pose[:3, 2] for pose in in_place], axis=0)

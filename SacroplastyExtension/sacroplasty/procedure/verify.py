@@ -24,7 +24,7 @@ class VerifiedCement:
 
     Attributes:
         mask: voxels that are at least half cement, on the CT's grid.
-        volume_ml: partial voxels counted by their part.
+        volume_ml: of the space that cement fills, the trabeculae in it included; partial voxels count by their part.
         by_zone_ml: the volume by zone of `Zones`; only zones that hold some.
     """
 

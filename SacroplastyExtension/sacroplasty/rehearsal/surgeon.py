@@ -72,7 +72,8 @@ class SimulatedSurgeon:
             self._order({"tool": task.tool, "pivot_s": _PIVOT_S}, now_s)
         elif isinstance(task, Touch):
             return self._confirmed(("touch", task.landmark), {"tool": "Stylus", "touch": task.landmark}, now_s)
-        elif isinstance(task, Steer):
+        elif isinstance(task, Steer) and prompt.fraction == 0.0:
+            # Once it is in place, the trocar is held still.
             self._steer(task, now_s)
         elif isinstance(task, LeaveTrocar):
             return self._confirmed(("leave", task.side), {"tool": "Trocar", "release": task.side}, now_s)
