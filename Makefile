@@ -34,7 +34,7 @@ benchmarks: $(VENV)/.ready
 	$(RUN)python Testing/benchmarks/run.py
 
 docs: $(VENV)/.ready
-	$(RUN)python -m pip install --quiet -c requirements/constraints.txt '.[docs]' && $(RUN)mkdocs build --strict
+	$(RUN)python -m pip install --quiet -c requirements/constraints.txt -e '.[docs]' && $(RUN)mkdocs build --strict
 
 clean:
 	rm -rf "$(VENV)" "$(OUT)"
