@@ -58,7 +58,8 @@ class CementPreset:
     flow_index: float
 
 
-#: No product. Times: injected 3 to 6 min after mixing when like toothpaste, and finished within 10 min (Chandra 2019).
+#: No product. Times: injected 3 to 6 min after mixing when like toothpaste, and finished within 10 min (Tabilo,
+#: Norambuena and Joaquim, technical description of percutaneous sacroplasty).
 #: Flow: orders of magnitude of doughy PMMA, chosen so that K grows fivefold over the working time.
 GENERIC_HIGH_VISCOSITY = CementPreset(
     name="generic high-viscosity cement (not a verified product)",

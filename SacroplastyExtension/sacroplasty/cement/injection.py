@@ -53,9 +53,9 @@ class Prescription:
     """What is to be given through one cannula.
 
     Attributes:
-        planned_volume_ml: usually 3 to 8 mL per ala (Chandra 2019).
+        planned_volume_ml: usually 3 to 8 mL per ala (Tabilo, Norambuena and Joaquim, technical description).
         other_volume_ml: cement already given elsewhere, which counts to the total.
-        step_volume_ml, wait_s: 1 mL and 20 s in the stepwise technique (Chandra 2019).
+        step_volume_ml, wait_s: 1 mL and 20 s in the stepwise technique (Tabilo, Norambuena and Joaquim, technical description).
         lowest_concentricity: below it the next step waits for a person's decision.
     """
 

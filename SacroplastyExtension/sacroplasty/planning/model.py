@@ -13,7 +13,7 @@ Technique = Literal["short-axis", "long-axis", "double-needle", "body"]
 
 @dataclass(frozen=True)
 class Needle:
-    """A trocar by its numbers; diameters in mm (gauge chart of REFERENCES [R29])."""
+    """A trocar by its numbers; diameters in mm (hypodermic gauge chart, regular wall; brands differ)."""
 
     gauge: int
     outer_diameter_mm: float
