@@ -55,7 +55,7 @@ class Prescription:
     Attributes:
         planned_volume_ml: usually 3 to 8 mL per ala (Tabilo, Norambuena and Joaquim, technical description).
         other_volume_ml: cement already given elsewhere, which counts to the total.
-        step_volume_ml, wait_s: 1 mL and 20 s in the stepwise technique (Tabilo, Norambuena and Joaquim, technical description).
+        step_volume_ml, wait_s: 1 mL and 20 s in the stepwise technique of the same source.
         lowest_concentricity: below it the next step waits for a person's decision.
     """
 

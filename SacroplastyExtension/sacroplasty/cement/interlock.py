@@ -60,7 +60,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the facts must keep to. Volumes in mL: 8 per ala, 12 in all, steps of 1 (Tabilo, Norambuena and Joaquim, technical description).
+    """What the facts must keep to.
+
+    Volumes in mL: 8 per ala, 12 in all, steps of 1 (Tabilo, Norambuena and Joaquim, technical description).
 
     Attributes:
         step_volume_ml: with the share that still flows after the pump has stopped.
