@@ -150,7 +150,6 @@ class SacroplastyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self._buildSteps()
         self.ui.sampleButton.connect("clicked(bool)", self.onSampleButton)
-        self.ui.packagesButton.connect("clicked(bool)", self.onPackagesButton)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -206,11 +205,6 @@ class SacroplastyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with slicer.util.tryWithErrorDisplay(_("The sample patient could not be loaded."), waitCursor=True):
             self.logic.loadSamplePatient()
 
-    def onPackagesButton(self):
-        with slicer.util.tryWithErrorDisplay(_("The packages could not be installed.")):
-            self.logic.installPackages(self.resourcePath("requirements.txt"))
-        self.refresh()
-
     def onStepButton(self, moduleName):
         with slicer.util.tryWithErrorDisplay(_("The module could not be opened.")):
             slicer.util.selectModule(moduleName)
@@ -231,13 +225,6 @@ class SacroplastyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             button.toolTip = _("Open the module {name}").format(name=step.module)
             for shown in (symbol, title, explanation, button):
                 shown.visible = not (hideDone and step.state == "done")
-        missing = self.logic.missingPackages(self.resourcePath("requirements.txt"))
-        self.ui.packagesLabel.text = (
-            _("Missing: {names}. Devices and plan files need them.").format(names=", ".join(missing))
-            if missing
-            else _("All needed packages are installed.")
-        )
-        self.ui.packagesButton.enabled = bool(missing)
 
     def _buildSteps(self):
         grid = self.ui.stepsWidget.layout()
@@ -304,19 +291,6 @@ class SacroplastyLogic(ScriptedLoadableModuleLogic):
         import SampleData
 
         return SampleData.downloadSample(SAMPLE_CT), SampleData.downloadSample(SAMPLE_BONES)
-
-    def missingPackages(self, requirementsFile):
-        """Names of the Python packages that the extension needs and this Slicer lacks."""
-        import slicer.packaging
-
-        requirements = slicer.packaging.load_requirements(requirementsFile)
-        return [requirement.name for requirement in requirements if not slicer.packaging.pip_check([requirement])]
-
-    def installPackages(self, requirementsFile):
-        """Install the missing packages; Slicer asks the person first."""
-        import slicer.packaging
-
-        slicer.packaging.pip_ensure(slicer.packaging.load_requirements(requirementsFile), requester="Sacroplasty")
 
 
 #

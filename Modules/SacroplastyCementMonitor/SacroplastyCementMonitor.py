@@ -92,6 +92,9 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.leftRadioButton.connect("clicked(bool)", lambda checked=False: self.onSideChosen("left"))
         self.ui.rightRadioButton.connect("clicked(bool)", lambda checked=False: self.onSideChosen("right"))
 
+        self.ui.withdrawnButton.connect("clicked(bool)", lambda checked=False: self.onWithdrawn(True))
+        self.ui.tailButton.connect("clicked(bool)", lambda checked=False: self.onWithdrawn(False))
+
         self._timer = qt.QTimer()
         self._timer.setInterval(100)
         self._timer.connect("timeout()", self.showReadout)
@@ -171,6 +174,15 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.logic.arm()
         self.showReadout()
 
+    def onWithdrawn(self, withoutTail):
+        from sacroplasty.errors import SacroplastyError
+
+        try:
+            self.logic.recordWithdrawal(withoutTail)
+            self.ui.withdrawalLabel.text = _("✔ Recorded.")
+        except SacroplastyError as error:
+            self.ui.withdrawalLabel.text = f"✘ {error}"
+
     def onSideChosen(self, side):
         self.logic.choose(side)
         self.showReadout()
@@ -182,6 +194,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.logic.setTemperature(self._parameterNode.temperatureC)
         readout = self.logic.readout()
         if readout is None:
+            self.ui.bannerLabel.text = _("✘ The module Sacroplasty Devices is not loaded.")
             return
         self.showBanner(readout)
         self.ui.clockLabel.text = self.minutes(readout.age_s)
@@ -260,12 +273,13 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
         :param isHeld: function that tells whether a person holds the injection button now.
         """
         self._isHeld = isHeld
-        if self._desk is not None or not hasattr(slicer.modules, "sacroplastydevices"):
+        if not hasattr(slicer.modules, "sacroplastydevices"):
             return
         from sacroplasty.scene.cement import CementDesk
 
         self._devices = slicer.util.getModuleLogic("SacroplastyDevices")
-        self._desk = CementDesk(slicer.mrmlScene, self._devices.desk(), time.monotonic(), time.time())
+        if self._desk is None:
+            self._desk = CementDesk(slicer.mrmlScene, self._devices.desk(), time.monotonic(), time.time())
         self._devices.addListener(self.tick)
 
     def tick(self, now):
@@ -297,6 +311,11 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
         """Learn the views without cement; from then on they are watched."""
         if self._desk:
             self._desk.learn_views()
+
+    def recordWithdrawal(self, withoutTail):
+        from sacroplasty.scene import cement
+
+        cement.record_withdrawal(slicer.mrmlScene, withoutTail)
 
     def setTemperature(self, celsius):
         now = time.monotonic()

@@ -298,16 +298,20 @@ class SacroplastyDevicesLogic(ScriptedLoadableModuleLogic):
             self._listeners.remove(listener)
 
     def tick(self):
-        """One turn: decisions first, so that the heartbeat that goes out with poll() stands for them."""
+        """One turn: decisions first, so that the heartbeat that goes out with poll() stands for them.
+
+        A listener that fails stops the pump and is not called again until it is added anew.
+        """
         now = time.monotonic()
-        try:
-            for listener in list(self._listeners):
+        for listener in list(self._listeners):
+            try:
                 listener(now)
-        except Exception:
-            self.desk().stop_pump(now)
-            raise
-        finally:
-            self.desk().poll(now)
+            except Exception:
+                self.removeListener(listener)
+                self.desk().stop_pump(now)
+                self.desk().poll(now)
+                raise
+        self.desk().poll(now)
 
     def startSimulators(self):
         from sacroplasty.scene.devices import SimulatorProcess

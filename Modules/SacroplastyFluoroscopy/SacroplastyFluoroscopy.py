@@ -53,6 +53,7 @@ class SacroplastyFluoroscopyParameterNode:
     """
     ct, segmentation - The patient.
     trajectory - The planned line to look along.
+    after - CT after the procedure.
     sourceToDetectorMm, sourceToIsocenterMm, pixels - The C-arm.
     showPlan, showStructures - What is drawn over the X-ray.
     """
@@ -60,6 +61,7 @@ class SacroplastyFluoroscopyParameterNode:
     ct: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
     trajectory: vtkMRMLMarkupsLineNode
+    after: vtkMRMLScalarVolumeNode
     sourceToDetectorMm: Annotated[float, WithinRange(600.0, 1500.0)] = 1020.0
     sourceToIsocenterMm: Annotated[float, WithinRange(300.0, 1200.0)] = 620.0
     pixels: Annotated[int, WithinRange(64, 1024)] = 384
@@ -105,6 +107,9 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
         for view, button in self._viewButtons.items():
             button.connect("clicked(bool)", lambda checked=False, view=view: self.onViewButton(view))
         self.ui.barrelButton.connect("clicked(bool)", self.onBarrelButton)
+        self.ui.showCTButton.connect("clicked(bool)", self.onShowCTButton)
+        self.ui.acceptButton.connect("clicked(bool)", self.onAcceptButton)
+        self.ui.verifyButton.connect("clicked(bool)", self.onVerifyButton)
 
         self.initializeParameterNode()
 
@@ -133,11 +138,11 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def initializeParameterNode(self):
         """Ensure that the parameter node exists and is observed."""
         self.setParameterNode(self.logic.getParameterNode())
-        for name, className in (("ct", "vtkMRMLScalarVolumeNode"), ("segmentation", "vtkMRMLSegmentationNode")):
-            if not self._parameterNode.getValue(name):
-                firstNode = slicer.mrmlScene.GetFirstNodeByClass(className)
-                if firstNode:
-                    self._parameterNode.setValue(name, firstNode)
+        ct, segmentation = self.logic.segmentedCT()
+        if not self._parameterNode.segmentation:
+            self._parameterNode.segmentation = segmentation
+        if not self._parameterNode.ct:
+            self._parameterNode.ct = ct
 
     def setParameterNode(self, inputParameterNode):
         """Set and observe the parameter node; None to let go of it."""
@@ -155,15 +160,21 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
         for button in self._viewButtons.values():
             button.enabled = ready
         self.ui.barrelButton.enabled = ready and self._parameterNode.trajectory is not None
+        self.ui.showCTButton.enabled = ready
+        self.ui.acceptButton.enabled = ready
+        parameters = self._parameterNode
+        known = parameters.segmentation is not None and parameters.after not in (None, parameters.ct)
+        self.ui.verifyButton.enabled = ready and known
+        self.showVerification()
 
     def onViewButton(self, view):
         parameters = self._parameterNode
-        self.takeView(lambda cArm: self.logic.viewGeometry(view, parameters.ct, cArm))
+        self.takeView(lambda cArm: self.logic.viewGeometry(view, parameters.ct, cArm), view)
 
     def onBarrelButton(self):
         self.takeView(lambda cArm: self.logic.barrelGeometry(self._parameterNode.trajectory, cArm))
 
-    def takeView(self, geometryFor):
+    def takeView(self, geometryFor, name=""):
         """Simulate the X-ray of one view; a refusal is said in the panel, not in a dialog."""
         from sacroplasty.errors import SacroplastyError
 
@@ -178,8 +189,11 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
                 parameters.segmentation if parameters.showStructures else None,
                 parameters.showPlan,
                 self.showProgress,
+                name,
             )
-            self.ui.statusLabel.text = self.anglesText(*self.logic.angles(geometry))
+            self.ui.statusLabel.text = _("✔ Detector at {angles} (from straight in front of the patient).").format(
+                angles=self.logic.anglesText(geometry)
+            )
         except SacroplastyError as error:
             self.ui.statusLabel.text = f"✘ {error}"
         finally:
@@ -189,14 +203,38 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.ui.progressBar.value = round(100 * fraction)
         self.ui.progressBar.repaint()
 
-    @staticmethod
-    def anglesText(primary, secondary):
-        """The angles as the operator of a C-arm calls them."""
-        around = _("LAO") if primary >= 0 else _("RAO")
-        along = _("CRA") if secondary >= 0 else _("CAU")
-        return _(
-            "✔ Detector at {around} {primary}°, {along} {secondary}° (from straight in front of the patient)."
-        ).format(around=around, primary=f"{abs(primary):.0f}", along=along, secondary=f"{abs(secondary):.0f}")
+    def onShowCTButton(self):
+        self.logic.showCT(self._parameterNode.ct)
+
+    def onAcceptButton(self):
+        """A person finds the views right; what was not looked at is said in the panel."""
+        from sacroplasty.errors import SacroplastyError
+
+        try:
+            self.ui.statusLabel.text = _("✔ Recorded: {views}").format(views=self.logic.acceptPosition())
+        except SacroplastyError as error:
+            self.ui.statusLabel.text = f"✘ {error}"
+
+    def onVerifyButton(self):
+        """Measure the cement, which takes a moment; a refusal is said in the panel."""
+        from sacroplasty.errors import SacroplastyError
+
+        parameters = self._parameterNode
+        try:
+            with slicer.util.WaitCursor():
+                self.logic.verify(parameters.segmentation, parameters.ct, parameters.after)
+            self.showVerification()
+        except SacroplastyError as error:
+            self.ui.verificationLabel.text = f"✘ {error}"
+
+    def showVerification(self):
+        """Where the cement is, largest part first."""
+        lines = []
+        for side, zones in self.logic.measuredCement().items():
+            heading = _("Left") if side == "left" else _("Right")
+            parts = sorted(zones.items(), key=lambda part: -part[1])
+            lines.append(f"{heading}: " + ", ".join(f"{self.logic.readable(zone)} {ml:.2f} mL" for zone, ml in parts))
+        self.ui.verificationLabel.text = "\n".join(lines) or _("Nothing was measured yet.")
 
 
 #
@@ -226,16 +264,48 @@ class SacroplastyFluoroscopyLogic(ScriptedLoadableModuleLogic):
 
         return fluoroscopy.barrel_geometry(slicer.mrmlScene, line, cArm)
 
-    def angles(self, geometry):
+    def anglesText(self, geometry):
         from sacroplasty.scene import fluoroscopy
 
-        return fluoroscopy.angles_deg(geometry)
+        return fluoroscopy.angles_text(geometry)
 
-    def simulate(self, ct, geometry, pixels, segmentation=None, withPlan=True, progress=None):
+    def segmentedCT(self):
+        """CT and segmentation that the case goes on with; None for what is not there."""
+        from sacroplasty.scene import anatomy
+
+        return anatomy.segmented_ct(slicer.mrmlScene)
+
+    def readable(self, name):
+        from sacroplasty.scene import anatomy
+
+        return anatomy.readable(name)
+
+    def showCT(self, ct):
+        from sacroplasty.scene import fluoroscopy
+
+        return fluoroscopy.show_ct_in_slice_view(slicer.mrmlScene, ct)
+
+    def acceptPosition(self):
+        from sacroplasty.scene import fluoroscopy
+
+        return fluoroscopy.accept_position(slicer.mrmlScene)
+
+    def verify(self, segmentation, before, after):
+        """mL of cement by zone, by side."""
+        from sacroplasty.scene import verification
+
+        return verification.verify(slicer.mrmlScene, segmentation, before, after)
+
+    def measuredCement(self):
+        from sacroplasty.scene import verification
+
+        return verification.measured(slicer.mrmlScene)
+
+    def simulate(self, ct, geometry, pixels, segmentation=None, withPlan=True, progress=None, name=""):
         """Simulate the X-ray and turn the red slice view to it."""
         from sacroplasty.scene import fluoroscopy
 
-        view = fluoroscopy.simulate(slicer.mrmlScene, ct, geometry, pixels, segmentation, withPlan, progress)
+        view = fluoroscopy.simulate(slicer.mrmlScene, ct, geometry, pixels, segmentation, withPlan, progress, name)
         fluoroscopy.show_in_slice_view(slicer.mrmlScene, view)
         return view
 

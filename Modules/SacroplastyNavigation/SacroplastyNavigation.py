@@ -50,6 +50,10 @@ class SacroplastyNavigation(ScriptedLoadableModule):
         self.parent.acknowledgementText = _("Developed by the Sacroplasty contributors.")
 
 
+class Canceled(Exception):
+    """The person pressed Cancel in the progress dialog."""
+
+
 #
 # SacroplastyNavigationParameterNode
 #
@@ -88,6 +92,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self._parameterNodeGuiTag = None
         self._timer = None
         self._rows = []
+        self._placedText = ""
 
     def setup(self):
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -109,6 +114,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.ui.clearTouchButton.connect("clicked(bool)", self.onClearTouchButton)
         self.ui.registerButton.connect("clicked(bool)", self.onRegisterButton)
         self.ui.guideButton.connect("clicked(bool)", self.onGuideButton)
+        self.ui.placedButton.connect("clicked(bool)", self.onPlacedButton)
         self.ui.landmarksTable.connect("itemSelectionChanged()", self.onLandmarkSelected)
 
         self._timer = qt.QTimer()
@@ -146,15 +152,13 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def initializeParameterNode(self):
         """Ensure that the parameter node exists and is observed."""
         self.setParameterNode(self.logic.getParameterNode())
-        for name, className in (
-            ("ct", "vtkMRMLScalarVolumeNode"),
-            ("segmentation", "vtkMRMLSegmentationNode"),
-            ("landmarks", "vtkMRMLMarkupsFiducialNode"),
-        ):
-            if not self._parameterNode.getValue(name):
-                firstNode = slicer.mrmlScene.GetFirstNodeByClass(className)
-                if firstNode:
-                    self._parameterNode.setValue(name, firstNode)
+        ct, segmentation = self.logic.segmentedCT()
+        if not self._parameterNode.segmentation:
+            self._parameterNode.segmentation = segmentation
+        if not self._parameterNode.ct:
+            self._parameterNode.ct = ct
+        if not self._parameterNode.landmarks:
+            self._parameterNode.landmarks = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLMarkupsFiducialNode")
 
     def setParameterNode(self, inputParameterNode):
         """Set and observe the parameter node; None to let go of it."""
@@ -162,6 +166,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.logic.stopGuiding()
+        self.logic.watch(None)
         self._parameterNode = inputParameterNode
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
@@ -173,23 +178,61 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.ui.pivotButton.enabled = parameters.toolToReference is not None
         self.ui.guideButton.enabled = parameters.tipToRAS is not None and parameters.trajectory is not None
         self.logic.stopGuiding()
+        self.logic.watch(parameters.toolToReference)
+        self._placedText = ""
         self.showTool()
         self.showLandmarks()
         self.showGuidance()
 
     def onGuideButton(self):
-        """Begin guidance; computing the clearance fields takes a moment, so it is asked for."""
+        """Begin guidance; at the first time for a patient, computing distances takes some seconds."""
         from sacroplasty.errors import SacroplastyError
 
         parameters = self._parameterNode
+        dialog = slicer.util.createProgressDialog(
+            labelText=_("Computing distances…"),
+            windowTitle=_("Sacroplasty Navigation"),
+            windowModality=qt.Qt.WindowModal,
+        )
         try:
-            with slicer.util.WaitCursor():
-                self.logic.guideAlong(
-                    parameters.tipToRAS, parameters.trajectory, parameters.ct, parameters.segmentation
-                )
-            self.showGuidance()
+            self.logic.guideAlong(
+                parameters.tipToRAS,
+                parameters.trajectory,
+                parameters.ct,
+                parameters.segmentation,
+                lambda fraction: self.showProgress(dialog, fraction),
+            )
+            # Room for digits that can be read from afar.
+            self.ui.pivotCollapsibleButton.collapsed = True
+            self.ui.registrationCollapsibleButton.collapsed = True
+            self._placedText = ""
+        except Canceled:
+            self.logic.stopGuiding()
         except SacroplastyError as error:
-            self.ui.guidanceStatusLabel.text = f"✘ {error}"
+            self._placedText = f"✘ {error}"
+        finally:
+            dialog.close()
+        self.showGuidance()
+
+    def showProgress(self, dialog, fraction):
+        """Tell how far it is, let Slicer breathe, and end it if the person wants that."""
+        dialog.value = round(100 * fraction)
+        slicer.app.processEvents()
+        if dialog.wasCanceled:
+            raise Canceled
+
+    def onPlacedButton(self):
+        """Record where the trocar is left; a refusal is said in the panel."""
+        from sacroplasty.errors import SacroplastyError
+
+        try:
+            placed = self.logic.placeTrocar()
+            self._placedText = _("✔ Recorded, {distance} mm off the target.").format(
+                distance=f"{placed.target_error_mm:.1f}"
+            )
+        except SacroplastyError as error:
+            self._placedText = f"✘ {error}"
+        self.showGuidance()
 
     def onTimer(self):
         """Collect while pivoting, and bring guidance up to date; blank when it cannot be."""
@@ -255,7 +298,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.ui.registerButton.enabled = sum(row.is_touched for row in self._rows) >= 3
 
     def onTouchButton(self):
-        self.attempt(lambda name: self.logic.touch(name, self._parameterNode.toolToReference))
+        self.attempt(self.logic.touch)
 
     def onClearTouchButton(self):
         self.attempt(self.logic.forget)
@@ -294,8 +337,9 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             for label in (self.ui.offsetLabel, self.ui.angleLabel, self.ui.depthLabel, self.ui.nearestLabel):
                 label.text = "–"
             self.ui.phaseLabel.text = _("✘ NO GUIDANCE")
-            self.ui.phaseLabel.styleSheet = "font-size: 18pt; font-weight: bold; color: #b00020;"
-            self.ui.guidanceStatusLabel.text = reason
+            self.ui.phaseLabel.styleSheet = "font-size: 22pt; font-weight: bold; color: #d32f2f;"
+            self.ui.guidanceStatusLabel.text = "\n".join(filter(None, (reason, self._placedText)))
+            self.ui.placedButton.enabled = False
             return
         self.ui.offsetLabel.text = f"{reading.offset_from_line_mm:.1f} mm"
         self.ui.angleLabel.text = f"{reading.angle_deg:.1f}°"
@@ -308,9 +352,10 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             "past-target": _("✘ BEYOND THE TARGET"),
         }
         self.ui.phaseLabel.text = phases.get(reading.phase, reading.phase)
-        self.ui.phaseLabel.styleSheet = "font-size: 18pt; font-weight: bold;"
+        self.ui.phaseLabel.styleSheet = "font-size: 22pt; font-weight: bold;"
         self.ui.nearestLabel.text = self.logic.nearestText(reading)
-        self.ui.guidanceStatusLabel.text = self.logic.registrationText()
+        self.ui.guidanceStatusLabel.text = "\n".join(filter(None, (self.logic.registrationText(), self._placedText)))
+        self.ui.placedButton.enabled = reading.phase == "at-target"
 
 
 #
@@ -328,6 +373,9 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self._collector = None
         self._guide = None
+        self._watch = None
+        self._clearance = None
+        self._clearanceOf = None
 
     def getParameterNode(self):
         return SacroplastyNavigationParameterNode(super().getParameterNode())
@@ -362,10 +410,27 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
         return navigation.landmark_rows(slicer.mrmlScene, landmarks)
 
-    def touch(self, name, tool):
+    def segmentedCT(self):
+        """CT and segmentation that the case goes on with; None for what is not there."""
+        from sacroplasty.scene import anatomy
+
+        return anatomy.segmented_ct(slicer.mrmlScene)
+
+    def watch(self, tool):
+        """Follow the age of a tool's poses, so that no old one touches a landmark; None to stop."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if tool:
+            from sacroplasty.scene import navigation
+
+            self._watch = navigation.PoseWatch(tool, time.monotonic)
+
+    def touch(self, name):
+        """Record the tip of the watched tool as this landmark."""
         from sacroplasty.scene import navigation
 
-        return navigation.touch(slicer.mrmlScene, name, tool)
+        return navigation.touch(slicer.mrmlScene, name, self._watch)
 
     def forget(self, name):
         from sacroplasty.scene import navigation
@@ -387,15 +452,23 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
         return navigation.registration_text(slicer.mrmlScene)
 
-    def guideAlong(self, tip, line, ct=None, segmentation=None):
+    def guideAlong(self, tip, line, ct=None, segmentation=None, progress=None):
         """Follow a tip along a planned line; with CT and segmentation, the clearance of the shaft is known too."""
         from sacroplasty.scene import navigation, planning
 
         self.stopGuiding()
         clearance = None
         if ct and segmentation:
-            clearance = planning.LineClearance(slicer.mrmlScene, segmentation, ct).shaft
+            key = planning.clearance_key(segmentation, ct)
+            if self._clearanceOf != key:
+                self._clearance = planning.LineClearance(slicer.mrmlScene, segmentation, ct, progress).shaft
+                self._clearanceOf = key
+            clearance = self._clearance
         self._guide = navigation.Guide(slicer.mrmlScene, tip, line, time.monotonic, clearance)
+
+    def placeTrocar(self):
+        """Record that the trocar is left where it is. Raises a CalibrationError when it is not in place."""
+        return self._guide.place()
 
     def stopGuiding(self):
         if self._guide is not None:
@@ -404,7 +477,7 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
     def guidance(self):
         """A GuidanceReading, or None when there is nothing to follow."""
-        return self._guide.reading(time.monotonic()) if self._guide is not None else None
+        return self._guide.reading() if self._guide is not None else None
 
     def nearestText(self, reading):
         """The protected structure nearest to the shaft, with what the expected error leaves of the distance."""

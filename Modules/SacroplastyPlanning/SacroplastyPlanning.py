@@ -45,6 +45,10 @@ class SacroplastyPlanning(ScriptedLoadableModule):
         self.parent.acknowledgementText = _("Developed by the Sacroplasty contributors.")
 
 
+class Canceled(Exception):
+    """The person pressed Cancel in the progress dialog."""
+
+
 class Technique(enum.Enum):
     """How the trocar reaches the ala; the values are those of the engine."""
 
@@ -118,7 +122,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.ui.clearanceTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self.ui.planButton.connect("clicked(bool)", self.onPlanButton)
         self.ui.trajectoriesTable.connect("itemSelectionChanged()", self.onTrajectorySelected)
-        self.ui.moveCheckBox.connect("toggled(bool)", self.onTrajectorySelected)
+        self.ui.moveCheckBox.connect("clicked(bool)", self.onMoveCheckBox)
         self.ui.exportButton.connect("clicked(bool)", self.onExportButton)
 
         self.initializeParameterNode()
@@ -148,11 +152,11 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
     def initializeParameterNode(self):
         """Ensure that the parameter node exists, is observed and names CT and segmentation if there are any."""
         self.setParameterNode(self.logic.getParameterNode())
-        for name, className in (("ct", "vtkMRMLScalarVolumeNode"), ("segmentation", "vtkMRMLSegmentationNode")):
-            if not self._parameterNode.getValue(name):
-                firstNode = slicer.mrmlScene.GetFirstNodeByClass(className)
-                if firstNode:
-                    self._parameterNode.setValue(name, firstNode)
+        ct, segmentation = self.logic.segmentedCT()
+        if not self._parameterNode.segmentation:
+            self._parameterNode.segmentation = segmentation
+        if not self._parameterNode.ct:
+            self._parameterNode.ct = ct
         self.showPlan()
 
     def setParameterNode(self, inputParameterNode):
@@ -161,7 +165,6 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.observeLine(None)
-        self._clearance = None
         self._parameterNode = inputParameterNode
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
@@ -189,31 +192,45 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         )
 
     def onPlanButton(self):
-        """Plan, with the progress shown and the button locked against a second press."""
-        self.ui.planButton.enabled = False
-        self.ui.progressBar.visible = True
+        """Plan, with the progress shown in a dialog that can cancel it."""
+        parameters = self._parameterNode
+        sides = [side for side in ("left", "right") if parameters.getValue(side)]
         try:
-            with slicer.util.tryWithErrorDisplay(_("No plan was made."), waitCursor=True):
-                parameters = self._parameterNode
-                sides = [side for side in ("left", "right") if parameters.getValue(side)]
-                self.logic.plan(
-                    parameters.ct,
-                    parameters.segmentation,
-                    sides,
-                    parameters.technique.value,
-                    parameters.gauge,
-                    parameters.marginMm,
-                    self.showProgress,
+            with slicer.util.tryWithErrorDisplay(_("No plan was made.")):
+                self.withProgress(
+                    _("Searching trajectories…"),
+                    lambda progress: self.logic.plan(
+                        parameters.ct,
+                        parameters.segmentation,
+                        sides,
+                        parameters.technique.value,
+                        parameters.gauge,
+                        parameters.marginMm,
+                        progress,
+                    ),
                 )
-                self._clearance = None
         finally:
-            self.ui.progressBar.visible = False
             self.onParametersModified()
             self.showPlan()
 
-    def showProgress(self, fraction):
-        self.ui.progressBar.value = round(100 * fraction)
-        self.ui.progressBar.repaint()
+    def withProgress(self, text, work):
+        """Result of work(progress) with a dialog that shows how far it is, or None when it was canceled."""
+        dialog = slicer.util.createProgressDialog(
+            labelText=text, windowTitle=_("Sacroplasty Planning"), windowModality=qt.Qt.WindowModal
+        )
+        try:
+            return work(lambda fraction: self.showProgress(dialog, fraction))
+        except Canceled:
+            return None
+        finally:
+            dialog.close()
+
+    def showProgress(self, dialog, fraction):
+        """Tell how far it is, let Slicer breathe, and end it if the person wants that."""
+        dialog.value = round(100 * fraction)
+        slicer.app.processEvents()
+        if dialog.wasCanceled:
+            raise Canceled
 
     def showPlan(self):
         """Fill the table of trajectories from the scene."""
@@ -247,7 +264,40 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             table.selectRow(0)
         self.onTrajectorySelected()
 
-    def onTrajectorySelected(self, *unused):
+    def onMoveCheckBox(self, checked):
+        """Unlock the line once its clearance can follow it: the distances behind that take some seconds."""
+        if checked and not self.prepareClearance():
+            self.ui.moveCheckBox.checked = False
+        self.onTrajectorySelected()
+
+    def prepareClearance(self):
+        """Whether the distances of this patient are known, computing them at the first time."""
+        from sacroplasty.errors import SacroplastyError
+
+        parameters = self._parameterNode
+        if not (parameters.ct and parameters.segmentation):
+            return False
+        if not self.hasClearance():
+            belongsTo = self.logic.clearanceKey(parameters.segmentation, parameters.ct)
+            try:
+                self._clearance = self.withProgress(
+                    _("Computing distances…"),
+                    lambda progress: self.logic.lineClearance(parameters.segmentation, parameters.ct, progress),
+                )
+                self._clearanceOf = belongsTo
+            except SacroplastyError as error:
+                self._clearance = None
+                self.ui.reasonsLabel.text = f"✘ {error}"
+        return self._clearance is not None
+
+    def hasClearance(self):
+        """Whether distances were computed and still belong to this CT and segmentation."""
+        parameters = self._parameterNode
+        if self._clearance is None or not (parameters.ct and parameters.segmentation):
+            return False
+        return self._clearanceOf == self.logic.clearanceKey(parameters.segmentation, parameters.ct)
+
+    def onTrajectorySelected(self):
         """Show the selected trajectory, unlock it if asked for, and follow it."""
         rows = self.logic.trajectories()
         index = self.ui.trajectoriesTable.currentRow()
@@ -263,30 +313,18 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.onLineMoved()
 
     def onLineMoved(self, caller=None, event=None):
-        """Clearance of the line where it is now: as planned, or measured once it was moved."""
-        from sacroplasty.errors import SacroplastyError
-
-        parameters = self._parameterNode
+        """Clearance of the line where it is now: as planned, or measured once it was moved; unknown is a dash."""
         index = self.ui.trajectoriesTable.currentRow()
         rows = self.logic.trajectories()
         if not (self._line and 0 <= index < len(rows)):
             self.showClearance(None)
         elif not self.logic.isMoved(index):
             self.showClearance(rows[index].clearance_mm)
-        elif not (parameters.ct and parameters.segmentation):
+        elif not self.hasClearance():
             self.showClearance(None)
+            self.ui.reasonsLabel.text = _("✘ This line was moved. Tick the box below to measure its clearance.")
         else:
-            try:
-                belongsTo = parameters.ct.GetID(), parameters.segmentation.GetID()
-                if self._clearance is None or self._clearanceOf != belongsTo:
-                    # Computed at the first move, for some seconds; then it follows the mouse.
-                    with slicer.util.WaitCursor():
-                        self._clearance = self.logic.lineClearance(parameters.segmentation, parameters.ct)
-                    self._clearanceOf = belongsTo
-                self.showClearance(self.logic.clearance(self._clearance, self._line, parameters.gauge))
-            except SacroplastyError as error:
-                self.showClearance(None)
-                self.ui.reasonsLabel.text = f"✘ {error}"
+            self.showClearance(self.logic.clearance(self._clearance, self._line, self._parameterNode.gauge))
 
     def showClearance(self, clearance):
         """The nearest structure in large letters with a symbol, all of them in the table; a dash when unknown."""
@@ -356,10 +394,21 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
         return planning.is_moved(slicer.mrmlScene, index)
 
-    def lineClearance(self, segmentation, ct):
+    def segmentedCT(self):
+        """CT and segmentation that the case goes on with; None for what is not there."""
+        from sacroplasty.scene import anatomy
+
+        return anatomy.segmented_ct(slicer.mrmlScene)
+
+    def clearanceKey(self, segmentation, ct):
         from sacroplasty.scene import planning
 
-        return planning.LineClearance(slicer.mrmlScene, segmentation, ct)
+        return planning.clearance_key(segmentation, ct)
+
+    def lineClearance(self, segmentation, ct, progress=None):
+        from sacroplasty.scene import planning
+
+        return planning.LineClearance(slicer.mrmlScene, segmentation, ct, progress)
 
     def clearance(self, lineClearance, line, gauge):
         from sacroplasty.planning.model import NEEDLES

@@ -43,6 +43,10 @@ class SacroplastySegmentation(ScriptedLoadableModule):
         self.parent.acknowledgementText = _("Developed by the Sacroplasty contributors.")
 
 
+class Canceled(Exception):
+    """The person pressed Cancel in the progress dialog."""
+
+
 #
 # SacroplastySegmentationParameterNode
 #
@@ -126,9 +130,7 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
         """Ensure that the parameter node exists, is observed and names a CT if there is one."""
         self.setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.ct:
-            firstVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if firstVolume:
-                self._parameterNode.ct = firstVolume
+            self._parameterNode.ct = self.logic.firstCT()
 
     def setParameterNode(self, inputParameterNode):
         """Set and observe the parameter node; None to let go of it."""
@@ -155,24 +157,40 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
         self.showResult()
 
     def onApplyButton(self):
-        """Segment, with the progress shown and the button locked against a second press."""
-        self.ui.applyButton.enabled = False
-        self.ui.progressBar.visible = True
+        """Segment, with the progress shown in a dialog that can cancel it."""
+        parameters = self._parameterNode
+        dialog = slicer.util.createProgressDialog(
+            labelText=_("Finding canal, foramina and alae…"),
+            windowTitle=_("Sacroplasty Segmentation"),
+            windowModality=qt.Qt.WindowModal,
+        )
+        canceled = False
         try:
-            with slicer.util.tryWithErrorDisplay(_("The structures were not found."), waitCursor=True):
-                parameters = self._parameterNode
-                parameters.segmentation = self.logic.segment(parameters.ct, parameters.labels, self.showProgress)
+            with slicer.util.tryWithErrorDisplay(_("The structures were not found.")):
+                try:
+                    parameters.segmentation = self.logic.segment(
+                        parameters.ct, parameters.labels, lambda fraction: self.showProgress(dialog, fraction)
+                    )
+                except Canceled:
+                    canceled = True
         finally:
-            self.ui.progressBar.visible = False
+            dialog.close()
             self.onParametersModified()
+        if canceled:
+            self.ui.statusLabel.text = _("Canceled.")
 
-    def showProgress(self, fraction):
-        self.ui.progressBar.value = round(100 * fraction)
-        self.ui.progressBar.repaint()
+    def showProgress(self, dialog, fraction):
+        """Tell how far it is, let Slicer breathe, and end it if the person wants that."""
+        dialog.value = round(100 * fraction)
+        slicer.app.processEvents()
+        if dialog.wasCanceled:
+            raise Canceled
 
     def showResult(self):
         """Fill the table of structures and the list of warnings from the scene."""
         segmentation = self._parameterNode.segmentation
+        self.ui.show3DButton.setSegmentationNode(segmentation)
+        self.ui.show3DButton.enabled = segmentation is not None
         self._rows = self.logic.structures(segmentation) if segmentation else []
         table = self.ui.structuresTable
         table.setRowCount(len(self._rows))
@@ -183,6 +201,7 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
         warnings = self.logic.warnings() if segmentation else []
         self.ui.warningsList.clear()
         self.ui.warningsList.addItems(list(warnings))
+        self.ui.warningsCollapsibleButton.visible = bool(warnings)
         if not segmentation:
             self.ui.statusLabel.text = _("Nothing was segmented yet.")
         elif warnings:
@@ -195,7 +214,7 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
 
     @staticmethod
     def confidenceText(confidence):
-        """A symbol beside the figure, so that the meaning does not hang on a colour."""
+        """A symbol beside the figure, so that the meaning does not hang on a color."""
         if confidence is None:
             return _("? check")
         symbol = "✔" if confidence >= 0.8 else "⚠"
@@ -231,6 +250,12 @@ class SacroplastySegmentationLogic(ScriptedLoadableModuleLogic):
         from sacroplasty.scene import anatomy
 
         return anatomy.segment(slicer.mrmlScene, ct, labels, progress)
+
+    def firstCT(self):
+        """The first volume of the scene that can be a CT, or None."""
+        from sacroplasty.scene import nodes
+
+        return next(iter(nodes.volumes_in(slicer.mrmlScene)), None)
 
     def structures(self, segmentation):
         from sacroplasty.scene import anatomy

@@ -27,6 +27,7 @@ ALWAYS = {
     "qt.QHBoxLayout",
     "qt.QHeaderView",
     "qt.QLabel",
+    "qt.QProgressDialog",
     "qt.QPushButton",
     "qt.QTimer",
     "qt.QVBoxLayout",

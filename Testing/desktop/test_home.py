@@ -1,4 +1,4 @@
-"""The home module: steps, sample patient, packages."""
+"""The home module: steps and sample patient."""
 
 from __future__ import annotations
 
@@ -76,19 +76,6 @@ def test_sample_patient_is_registered_at_start_up_and_fetched_only_on_a_click(de
         "SacroplastySampleCT",
         "SacroplastySampleBones",
     ]
-
-
-def test_packages_are_offered_when_missing_and_installed_only_on_a_click(desktop, home, monkeypatch):
-    import slicer.packaging
-
-    assert not home.ui.packagesButton.enabled, "nothing is missing here"
-    monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirements: False)
-    home.refresh()
-    assert home.ui.packagesButton.enabled
-    assert "pyigtl" in home.ui.packagesLabel.text
-    assert desktop.installs == []
-    home.ui.packagesButton.click()
-    assert [requirement.name for requirement in desktop.installs[0]] == ["pyigtl", "fastjsonschema"]
 
 
 def test_a_failing_download_is_shown_and_the_module_goes_on(desktop, home, monkeypatch):

@@ -142,8 +142,12 @@ def _plain(value):
     return value.GetName() if hasattr(value, "GetName") else value
 
 
+#: Packages of the command line and of the tests, none of which Slicer's Python has.
+ABSENT_IN_SLICER = ("click", "fastjsonschema", "pyigtl", "rich", "trame_slicer")
+
+
 def test_module_opens_without_the_packages_that_slicer_does_not_bring(desktop, name, monkeypatch):
-    for package in ("pyigtl", "fastjsonschema"):
+    for package in ABSENT_IN_SLICER:
         monkeypatch.setitem(sys.modules, package, None)
     engine = {key: value for key, value in sys.modules.items() if key.split(".")[0] == "sacroplasty"}
     for key in engine:
@@ -156,7 +160,6 @@ def test_module_opens_without_the_packages_that_slicer_does_not_bring(desktop, n
         for key in [key for key in sys.modules if key.split(".")[0] == "sacroplasty"]:
             del sys.modules[key]
         sys.modules.update(engine)
-    assert desktop.installs == [], "nothing is installed unasked"
 
 
 def test_module_test_passes(desktop, name):

@@ -15,13 +15,14 @@ from ..anatomy.model import Anatomy, Foramen, Landmark
 from ..errors import AnatomyError
 from ..geometry import FloatArray, check_rigid
 from ..image import Volume, check_ct
-from .nodes import add_points, add_segmentation, first_node, mask_of, segment_names, volume_of
+from .nodes import add_points, add_segmentation, first_node, mask_of, segment_names, volume_of, volumes_in
 from .records import read_record, write_record
 
 SEGMENTATION_NAME = "Sacrum"
 LANDMARKS_NAME = "Landmarks"
 RECORD_NAME = "Sacroplasty anatomy"
 _NEEDED = "sacrum"
+_CT_ROLE = "referenceImageGeometryRef"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def segment(
     tell(0.1)
     labels = _labels_of(labels_node, ct)
     tell(0.2)
-    anatomy = segment_from_labels(ct, labels)
-    tell(0.8)
+    anatomy = segment_from_labels(ct, labels, progress=lambda fraction: tell(0.2 + 0.7 * fraction))
     node = show_anatomy(scene, anatomy, ct_node)
     tell(1.0)
     return node
@@ -125,6 +125,15 @@ def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_no
         method=record["method"],
         image_hash=record["image_hash"],
     )
+
+
+def segmented_ct(
+    scene: vtkMRMLScene,
+) -> tuple[vtkMRMLScalarVolumeNode | None, vtkMRMLSegmentationNode | None]:
+    """What a case goes on with: the anatomy's segmentation with its CT, else the first CT of the scene alone."""
+    segmentation = first_node(scene, "vtkMRMLSegmentationNode", SEGMENTATION_NAME)
+    ct = segmentation.GetNodeReference(_CT_ROLE) if segmentation is not None else None
+    return ct or next(iter(volumes_in(scene)), None), segmentation
 
 
 def structure_rows(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode) -> list[StructureRow]:

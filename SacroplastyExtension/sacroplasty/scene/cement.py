@@ -26,10 +26,9 @@ from ..devices.fluoroscope import Frame as DetectorFrame
 from ..errors import AnatomyError, GeometryError, ImageError, PlanError
 from ..planning.model import Side
 from ..xray.geometry import XrayGeometry
-from .anatomy import SEGMENTATION_NAME, anatomy_of
+from .anatomy import anatomy_of, segmented_ct
 from .devices import DeviceDesk
 from .navigation import registration_error_mm
-from .nodes import first_node
 from .planning import chosen, plan_of
 from .records import read_record, write_record
 from .workflow import write_step
@@ -143,9 +142,7 @@ class CementDesk:
             AnatomyError: without a segmentation of a CT in the scene.
             PlanError: when this side has no accepted trajectory.
         """
-        segmentation = first_node(self._scene, "vtkMRMLSegmentationNode", SEGMENTATION_NAME)
-        role = "referenceImageGeometryRef"
-        ct_node = segmentation.GetNodeReference(role) if segmentation is not None else None
+        ct_node, segmentation = segmented_ct(self._scene)
         if segmentation is None or ct_node is None:
             raise AnatomyError("the monitor needs the segmented CT; run the segmentation first")
         plan = plan_of(self._scene)

@@ -33,10 +33,12 @@ from .nodes import (
 )
 from .planning import chosen, plan_of, trajectory_of
 from .records import read_record, write_record
+from .workflow import write_step
 
 IMAGE_NAME = "X-ray"
 STRUCTURES_NAME = "X-ray structures"
 RECORD_NAME = "Sacroplasty view"
+VIEWS_NAME = "Sacroplasty views"
 _PLAN_NAME = "X-ray plan"
 #: What a surgeon must see spared, from front to back of the picture's label map.
 _SHOWN = ("sacral_canal", "foramen")
@@ -84,10 +86,12 @@ def simulate(
     segmentation: vtkMRMLSegmentationNode | None = None,
     with_plan: bool = True,
     progress: Callable[[float], None] | None = None,
+    name: str = "",
 ) -> SimulatedView:
     """Simulate the X-ray of a CT and show it, in place of the one before.
 
     Args:
+        name: of the view, if it is one of the standard ones.
         pixels: columns of the picture.
         segmentation: whose canal and foramina are drawn over it; None for none.
         with_plan: whether the chosen trajectories are drawn.
@@ -111,6 +115,8 @@ def simulate(
     tell(0.9)
     _show_plan(scene, geometry if with_plan else None)
     write_record(scene, RECORD_NAME, geometry.to_dict())
+    if name:
+        write_record(scene, VIEWS_NAME, {**(read_record(scene, VIEWS_NAME) or {}), name: angles_text(geometry)})
     tell(1.0)
     return SimulatedView(image, structures, geometry)
 
@@ -125,9 +131,46 @@ def show_in_slice_view(scene: vtkMRMLScene, view: SimulatedView, layout_name: st
     composite.SetLabelVolumeID(view.structures.GetID() if view.structures is not None else None)
     composite.SetLabelOpacity(0.5)
     slice_node.RotateToVolumePlane(view.image)
+    # The whole detector, in a view of any shape.
+    columns, rows = slice_node.GetDimensions()[:2]
+    size_mm = np.multiply(view.geometry.detector_pixels, view.geometry.pixel_spacing_mm)
+    mm_per_pixel = float((size_mm / [max(columns, 1), max(rows, 1)]).max())
+    slice_node.SetFieldOfView(mm_per_pixel * columns, mm_per_pixel * rows, slice_node.GetFieldOfView()[2])
     center = view.geometry.pixel_ras([(count - 1) / 2 for count in view.geometry.detector_pixels])
     slice_node.JumpSliceByCentering(*(float(value) for value in center))
     return True
+
+
+def show_ct_in_slice_view(
+    scene: vtkMRMLScene, ct_node: vtkMRMLScalarVolumeNode, layout_name: str = "Red", orientation: str = "Axial"
+) -> bool:
+    """Turn a slice view back to the CT. False when the scene has no such view."""
+    slice_node = scene.GetSingletonNode(layout_name, "vtkMRMLSliceNode")
+    composite = scene.GetSingletonNode(layout_name, "vtkMRMLSliceCompositeNode")
+    if slice_node is None or composite is None:
+        return False
+    composite.SetBackgroundVolumeID(ct_node.GetID())
+    composite.SetLabelVolumeID(None)
+    slice_node.SetOrientation(orientation)
+    bounds = [0.0] * 6
+    ct_node.GetRASBounds(bounds)
+    slice_node.JumpSliceByCentering(*((bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)))
+    return True
+
+
+def accept_position(scene: vtkMRMLScene) -> str:
+    """Record that a person finds the C-arm views right; returns them in a line.
+
+    Raises:
+        GeometryError: as long as AP and lateral, without which no depth is known, were not both looked at.
+    """
+    taken = read_record(scene, VIEWS_NAME) or {}
+    missing = [name for name in ("ap", "lateral") if name not in taken]
+    if missing:
+        raise GeometryError(f"look at the view{'s' * (len(missing) > 1)} {' and '.join(missing)} first")
+    text = ", ".join(f"{name} {angles}" for name, angles in taken.items())
+    write_step(scene, "position", True, [text])
+    return text
 
 
 def angles_deg(geometry: XrayGeometry) -> tuple[float, float]:
@@ -139,6 +182,13 @@ def angles_deg(geometry: XrayGeometry) -> tuple[float, float]:
     """
     right, anterior, superior = geometry.view_direction_ras
     return float(np.degrees(np.arctan2(-right, anterior))), float(np.degrees(np.arcsin(np.clip(superior, -1, 1))))
+
+
+def angles_text(geometry: XrayGeometry) -> str:
+    """The angles as the operator of a C-arm calls them: LAO or RAO, CRA or CAU."""
+    primary, secondary = angles_deg(geometry)
+    around, along = "LAO" if primary >= 0 else "RAO", "CRA" if secondary >= 0 else "CAU"
+    return f"{around} {abs(primary):.0f}°, {along} {abs(secondary):.0f}°"
 
 
 def _upsert_image(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
@@ -187,4 +237,6 @@ def _show_plan(scene: vtkMRMLScene, geometry: XrayGeometry | None) -> None:
     for side, trajectory in chosen(plan).items():
         entry, target = geometry.pixel_ras(geometry.project([trajectory.entry_skin, trajectory.target]))
         if np.isfinite([entry, target]).all():
-            add_line(scene, entry, target, f"{_PLAN_NAME} {side}", (1.0, 0.6, 0.0))
+            line = add_line(scene, entry, target, f"{_PLAN_NAME} {side}", (1.0, 0.6, 0.0))
+            # A shadow belongs onto the picture; in 3D it would look like a second trajectory.
+            line.GetDisplayNode().SetVisibility3D(False)

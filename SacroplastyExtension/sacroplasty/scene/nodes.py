@@ -72,6 +72,17 @@ def volume_of(node: vtkMRMLScalarVolumeNode) -> Volume:
     return Volume(slicer.util.arrayFromVolume(node).copy(), IJKToRAS)
 
 
+def volumes_in(scene: vtkMRMLScene) -> list[vtkMRMLScalarVolumeNode]:
+    """Images of more than one slice that are no label maps, in the order in which they came."""
+    found = []
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+        node = scene.GetNthNodeByClass(number, "vtkMRMLScalarVolumeNode")
+        image = node.GetImageData()
+        if not node.IsA("vtkMRMLLabelMapVolumeNode") and image is not None and min(image.GetDimensions()) > 1:
+            found.append(node)
+    return found
+
+
 def add_volume(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
     """Add a scalar volume with display nodes."""
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)

@@ -178,17 +178,32 @@ class LineClearance:
     """
 
     def __init__(
-        self, scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_node: vtkMRMLScalarVolumeNode
+        self,
+        scene: vtkMRMLScene,
+        segmentation: vtkMRMLSegmentationNode,
+        ct_node: vtkMRMLScalarVolumeNode,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
         from ..navigation.clearance import ShaftClearance
 
-        self.shaft = ShaftClearance.of_anatomy(anatomy_of(scene, segmentation, ct_node))
+        tell = progress or (lambda fraction: None)
+        self.shaft = ShaftClearance.of_anatomy(anatomy_of(scene, segmentation, ct_node), tell)
 
     def of(self, line: vtkMRMLMarkupsLineNode, outer_diameter_mm: float) -> dict[str, float]:
         """Distance in mm of the shaft's surface to each protected structure, nearest first; negative inside it."""
         start, end = line_points(line)
         clearance = self.shaft.distances_mm(end, start, outer_diameter_mm)
         return dict(sorted(clearance.items(), key=lambda item: item[1]))
+
+
+def clearance_key(segmentation: vtkMRMLSegmentationNode, ct_node: vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
+    """Changes whenever distances that were computed on these nodes may no longer hold: a segment was corrected, ..."""
+    segments = segmentation.GetSegmentation()
+    edited = []
+    for number in range(segments.GetNumberOfSegments()):
+        voxels = segments.GetNthSegment(number).GetRepresentation("Binary labelmap")
+        edited.append(0 if voxels is None else voxels.GetMTime())
+    return segmentation.GetID(), tuple(edited), ct_node.GetID(), ct_node.GetImageData().GetMTime()
 
 
 def export_plan(scene: vtkMRMLScene, path: Path) -> None:

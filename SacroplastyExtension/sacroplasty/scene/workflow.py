@@ -11,6 +11,7 @@ from slicer import vtkMRMLScene
 from ..errors import DocumentError
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import SEGMENTATION_NAME
+from .nodes import volumes_in
 from .planning import RECORD_NAME as PLAN_RECORD
 from .records import read_record, write_record
 
@@ -86,14 +87,9 @@ def _recorded(key: str) -> Callable[[vtkMRMLScene], tuple[State, str]]:
 def _imaging(scene: vtkMRMLScene) -> tuple[State, str]:
     if read_record(scene, ANATOMY_RECORD) is not None and scene.GetFirstNodeByName(SEGMENTATION_NAME) is not None:
         return "done", ""
-    if _has_ct(scene):
+    if volumes_in(scene):
         return "ready", "segment the CT"
     return "ready", "load a CT of the pelvis"
-
-
-def _has_ct(scene: vtkMRMLScene) -> bool:
-    nodes = (scene.GetNthNodeByClass(n, _VOLUME) for n in range(scene.GetNumberOfNodesByClass(_VOLUME)))
-    return any(not node.IsA("vtkMRMLLabelMapVolumeNode") for node in nodes)
 
 
 def _plan(scene: vtkMRMLScene) -> tuple[State, str]:
@@ -107,7 +103,6 @@ def _plan(scene: vtkMRMLScene) -> tuple[State, str]:
     return "blocked", "no trajectory is acceptable"
 
 
-_VOLUME = "vtkMRMLScalarVolumeNode"
 _STEPS = (
     _Step("indication", "SacroplastyReport", (), _recorded("indication")),
     _Step("imaging", "SacroplastySegmentation", (), _imaging),

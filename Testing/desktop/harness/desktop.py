@@ -74,7 +74,6 @@ class Desktop:
     Attributes:
         scene: the real vtkMRMLScene that modules see as slicer.mrmlScene.
         calls: (function name, arguments) of every noted slicer.util call, in order.
-        installs: what modules asked slicer.packaging.pip_ensure for.
         samples: keyword arguments of every registered sample data source.
         slot_errors: exceptions that left a Qt slot; Slicer would print them and go on.
         answer: what confirm...Display returns.
@@ -85,7 +84,6 @@ class Desktop:
         self.application.setStyle("Fusion")
         self.scene = host.scene
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        self.installs: list[Any] = []
         self.samples: list[dict[str, Any]] = []
         self.slot_errors: list[BaseException] = []
         self.answer = True
@@ -114,7 +112,6 @@ class Desktop:
         self._put_module(
             "slicer.i18n", _module("slicer.i18n", tr=lambda text: text, translate=lambda context, text: text)
         )
-        self._put_module("slicer.packaging", self._packaging())
         self._put_module("SampleData", self._sample_data())
         self._put(slicer, "mrmlScene", self.scene)
         self._put(slicer, "app", _Application(self))
@@ -145,7 +142,7 @@ class Desktop:
         for widget in list(self._widgets.values()):
             self.close(widget)
         self.scene.Clear(0)
-        for notes in (self.calls, self.installs, self.samples, self.slot_errors, self._at_start_up):
+        for notes in (self.calls, self.samples, self.slot_errors, self._at_start_up):
             notes.clear()
         self._modules.clear()
         self.answer = True
@@ -267,32 +264,6 @@ class Desktop:
             return self.answer if name.startswith("confirm") else None
 
         return note
-
-    def _packaging(self) -> ModuleType:
-        from packaging.requirements import Requirement
-
-        def load_requirements(path: Any) -> list[Requirement]:
-            lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            return [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
-
-        def pip_check(requirements: Any) -> bool:
-            from importlib.metadata import PackageNotFoundError, version
-
-            several = requirements if isinstance(requirements, list) else [requirements]
-            for requirement in map(Requirement, map(str, several)):
-                try:
-                    if version(requirement.name) not in requirement.specifier:
-                        return False
-                except PackageNotFoundError:
-                    return False
-            return True
-
-        def pip_ensure(requirements: Any, **_: Any) -> None:
-            self.installs.append(requirements)
-
-        return _module(
-            "slicer.packaging", load_requirements=load_requirements, pip_check=pip_check, pip_ensure=pip_ensure
-        )
 
     def _sample_data(self) -> ModuleType:
         desktop = self

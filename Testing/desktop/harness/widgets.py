@@ -396,6 +396,20 @@ class EmptyFrame(QFrame):
         """Accepted, since .ui files connect it."""
 
 
+class Show3DButton(QPushButton):
+    """qMRMLSegmentationShow3DButton: of the surfaces themselves nothing is shown."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__("Show 3D", parent)
+        self._segmentation: Any = None
+
+    def segmentationNode(self) -> Any:
+        return self._segmentation
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self._segmentation = node
+
+
 BEHAVIOURS: dict[str, type] = {
     "ctk.ctkCheckBox": QCheckBox,
     "ctk.ctkCheckablePushButton": QPushButton,
@@ -411,6 +425,7 @@ BEHAVIOURS: dict[str, type] = {
     "ctk.ctkSliderWidget": SliderWidget,
     "slicer.qMRMLCollapsibleButton": CollapsibleButton,
     "slicer.qMRMLNodeComboBox": NodeComboBox,
+    "slicer.qMRMLSegmentationShow3DButton": Show3DButton,
     "slicer.qMRMLSliderWidget": SliderWidget,
     "slicer.qMRMLSpinBox": DoubleSpinBox,
     "slicer.qMRMLWidget": SceneWidget,

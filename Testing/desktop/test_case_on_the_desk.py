@@ -1,0 +1,157 @@
+"""One case through the modules, by their buttons: what is done is recorded, and nothing outlives its reason."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from sacroplasty.scene import anatomy, cement, navigation, nodes, planning
+from sacroplasty.scene.workflow import workflow_steps
+from scene.simple_case import make_anatomy, make_ct, make_plan
+from simple_sacrum import simple_sacrum
+
+
+def states(scene):
+    return {step.key: step.state for step in workflow_steps(scene)}
+
+
+@pytest.fixture
+def planned(desktop):
+    """CT, anatomy and plan of boxes."""
+    ct = make_ct()
+    ct_node = nodes.add_volume(desktop.scene, ct, "CT")
+    anatomy.show_anatomy(desktop.scene, make_anatomy(ct), ct_node)
+    planning.show_plan(desktop.scene, make_plan(ct))
+    return desktop.scene
+
+
+def test_apply_finds_the_structures_and_shows_them(desktop):
+    case = simple_sacrum()
+    nodes.add_label_volume(desktop.scene, case.bones, "Bones")
+    nodes.add_volume(desktop.scene, case.ct, "CT")
+    widget = desktop.open_module("SacroplastySegmentation")
+    assert widget._parameterNode.ct.GetName() == "CT", "a label map that came first is no CT"
+    widget._parameterNode.labels = desktop.scene.GetFirstNodeByName("Bones")
+    widget.ui.applyButton.click()
+    assert widget.ui.structuresTable.rowCount > 10
+    assert widget.ui.show3DButton.segmentationNode() is widget._parameterNode.segmentation
+    assert states(desktop.scene)["imaging"] == "done"
+    assert widget.ui.applyButton.enabled
+
+
+def test_a_long_search_can_be_canceled_and_leaves_the_old_plan(desktop, planned, monkeypatch):
+    from slicer import util
+
+    made = []
+    create = util.createProgressDialog
+
+    def and_cancel(**keywords):
+        dialog = create(**keywords)
+        made.append(dialog)
+        dialog.cancel()
+        return dialog
+
+    monkeypatch.setattr(util, "createProgressDialog", and_cancel)
+    widget = desktop.open_module("SacroplastyPlanning")
+    before = planning.plan_of(planned)
+    widget.logic.plan = lambda *arguments: arguments[-1](0.5)
+    widget.ui.planButton.click()
+    assert made and not made[0].visible
+    assert widget.ui.planButton.enabled
+    assert [t.side for t in planning.plan_of(planned).trajectories] == [t.side for t in before.trajectories]
+
+
+def test_a_plan_is_exported_without_the_packages_that_slicer_lacks(desktop, planned, tmp_path, monkeypatch):
+    for package in ("click", "fastjsonschema", "pyigtl", "rich"):
+        monkeypatch.setitem(sys.modules, package, None)
+    widget = desktop.open_module("SacroplastyPlanning")
+    widget.ui.exportPathLineEdit.currentPath = str(tmp_path / "plan.json")
+    widget.ui.exportButton.click()
+    assert json.loads((tmp_path / "plan.json").read_text())["schema"]["name"] == "plan"
+
+
+def test_distances_are_computed_once_and_anew_after_a_correction(desktop, planned, monkeypatch):
+    computed = []
+
+    class Distances:
+        def __init__(self, scene, segmentation, ct, progress):
+            computed.append(segmentation)
+
+        def of(self, line, diameter):
+            return {"sacral_canal": 9.0}
+
+    monkeypatch.setattr(planning, "LineClearance", Distances)
+    widget = desktop.open_module("SacroplastyPlanning")
+    widget.ui.moveCheckBox.click()
+    line = planning.trajectory_rows(planned)[0].line
+    assert not line.GetLocked()
+    line.SetNthControlPointPosition(0, 5.0, -50.0, -20.0)
+    assert "9.0 mm" in widget.ui.clearanceLabel.text
+    line.SetNthControlPointPosition(0, 6.0, -50.0, -20.0)
+    assert len(computed) == 1
+    segmentation = widget._parameterNode.segmentation
+    nodes.set_segment(segmentation, "sacral_canal", make_ct().voxels > 0, make_ct())
+    line.SetNthControlPointPosition(0, 7.0, -50.0, -20.0)
+    assert widget.ui.clearanceLabel.text == "–", "what was computed no longer holds"
+
+
+def test_views_are_recorded_only_after_both_were_looked_at(desktop, planned):
+    widget = desktop.open_module("SacroplastyFluoroscopy")
+    widget.ui.acceptButton.click()
+    assert "ap and lateral" in widget.ui.statusLabel.text
+    assert states(planned)["position"] == "ready"
+    widget.ui.apButton.click()
+    widget.ui.lateralButton.click()
+    widget.ui.acceptButton.click()
+    assert states(planned)["position"] == "done"
+
+
+def test_cement_on_the_second_ct_is_measured_around_the_recorded_tip(desktop, planned):
+    from sacroplasty.procedure.case import PlacedTrocar
+
+    ct = make_ct()
+    tip = np.array([-38.0, -14.0, 0.0])
+    k, j, i = np.indices(ct.voxels.shape)
+    ball = np.linalg.norm(np.stack([80 - 2.0 * i, 60 - 2.0 * j, -50 + 2.0 * k], axis=-1) - tip, axis=-1) <= 7
+    after = nodes.add_volume(planned, ct.like(np.where(ball, 2500, ct.voxels).astype(np.int16)), "CT after")
+    widget = desktop.open_module("SacroplastyFluoroscopy")
+    widget._parameterNode.after = after
+    widget.ui.verifyButton.click()
+    assert "no trocar was recorded" in widget.ui.verificationLabel.text
+    navigation.show_trocar(planned, "left", PlacedTrocar(tip, tip - np.array([0, 80, 0]), 0.8, 1.0, 1.5), 3.048)
+    widget.ui.verifyButton.click()
+    assert widget.ui.verificationLabel.text.startswith("Left: Planned")
+    total = sum(sum(zones.values()) for zones in widget.logic.measuredCement().values())
+    assert total == pytest.approx(ball.sum() * 0.008, rel=1e-5)
+    assert states(planned)["verification"] == "done"
+    assert planned.GetFirstNodeByName("Cement") is not None
+
+
+def test_withdrawal_is_recorded_once_cement_was_given(desktop, planned):
+    widget = desktop.open_module("SacroplastyCementMonitor")
+    widget.ui.withdrawnButton.click()
+    assert "no cement was given" in widget.ui.withdrawalLabel.text
+    cement.show_injections(planned, {"left": 3.0}, "")
+    widget.ui.withdrawnButton.click()
+    assert states(planned)["withdrawal"] == "done"
+    widget.ui.tailButton.click()
+    assert states(planned)["withdrawal"] == "blocked"
+
+
+def test_a_listener_that_fails_stops_the_pump_and_is_not_asked_again(desktop):
+    widget = desktop.open_module("SacroplastyDevices")
+    asked, stops = [], []
+
+    def failing(now):
+        asked.append(now)
+        raise RuntimeError("no decision")
+
+    widget.logic.desk().stop_pump = stops.append
+    widget.logic.addListener(failing)
+    with pytest.raises(RuntimeError, match="no decision"):
+        widget.logic.tick()
+    widget.logic.tick()
+    assert len(asked) == len(stops) == 1
