@@ -39,8 +39,10 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise DocumentError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{path} is not a JSON file; it is no UTF-8 text") from error
     try:
         document = json.loads(text)
     except ValueError as error:

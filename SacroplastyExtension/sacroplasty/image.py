@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import ImageError
 from .files import atomic_file
 from .geometry import FloatArray, LPSToRAS, transform_points
+from .image_files import measure
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -22,6 +24,11 @@ _SMALLEST_EXTENT_MM = 60.0
 _LARGEST_EXTENT_MM = 2500.0
 _FEWEST_SLICES = 5
 _DICOM_POSITION = "0020|0032"
+_DICOM_ORIENTATION = "0020|0037"
+#: Direction cosines of slices of one volume differ by their decimals only.
+_SAME_DIRECTION = 1e-3
+#: More than decimals give, and nothing against the planning margins.
+_LARGEST_SHEAR_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -83,15 +90,7 @@ def read_volume(path: Path, series: str | None = None) -> Volume:
     Raises:
         ImageError: for anything that is no complete three-dimensional scalar image.
     """
-    import SimpleITK as sitk
-
-    path = Path(path)
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; check the path")
-    try:
-        image = _read_dicom(path, series) if path.is_dir() else sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ImageError(f"{path} cannot be read as an image: {_reason(error)}") from None
+    image = read_itk(path, series)
     dimensions, values = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if (dimensions, values) != (3, 1):
         raise ImageError(f"{path} has {dimensions} dimensions and {values} values per voxel; a volume has 3 and 1")
@@ -135,6 +134,31 @@ def check_ct(volume: Volume, where: str) -> None:
         )
 
 
+def read_itk(path: Path, series: str | None = None) -> sitk.Image:
+    """Read an image file or a DICOM folder of any number of dimensions (LPS), whole or not at all.
+
+    Raises:
+        ImageError: for a file of an unknown kind, cut off or damaged, and for a DICOM series that is no straight stack.
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    if not path.exists():
+        raise ImageError(f"{path} does not exist; check the path")
+    if series is not None and not path.is_dir():
+        raise ImageError(f"{path} is a file; a series ({series}) is chosen from the folder of a DICOM study")
+    warns = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters of it is refused here, in words
+    try:
+        return _read_dicom(path, series) if path.is_dir() else _read_file(path)
+    except RuntimeError as error:
+        raise ImageError(f"{path} cannot be read as an image: {_reason(error)}") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from None
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+
+
 def volume_from_itk(image: sitk.Image) -> Volume:
     """A Volume of a SimpleITK image (LPS)."""
     import SimpleITK as sitk
@@ -159,13 +183,44 @@ def itk_from_volume(volume: Volume) -> sitk.Image:
 
 def write_volume(volume: Volume, path: Path) -> None:
     """Write as the file ending says (.nrrd, .mha, .nii.gz), compressed, whole or not at all."""
+    write_itk(itk_from_volume(volume), path)
+
+
+def write_itk(image: sitk.Image, path: Path) -> None:
+    """Write an image as the file ending says, compressed, whole or not at all.
+
+    Raises:
+        ImageError: when it cannot be written.
+    """
     import SimpleITK as sitk
 
+    path = Path(path)
     with atomic_file(path) as draft:
         try:
-            sitk.WriteImage(itk_from_volume(volume), str(draft), useCompression=True)
+            sitk.WriteImage(image, str(draft), useCompression=True)
         except RuntimeError as error:
-            raise ImageError(f"{path} cannot be written: {_reason(error)}") from None
+            raise ImageError(f"{path.name} cannot be written: {_reason(error)}; is the disk full?") from None
+
+
+def _read_file(path: Path) -> sitk.Image:
+    import SimpleITK as sitk
+
+    stored = measure(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    values = int(np.prod(reader.GetSize(), dtype=np.int64)) * reader.GetNumberOfComponents()
+    if stored.is_nifti:
+        # Scaled values come as floating point, whatever is stored.
+        header, value_bytes = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix")) / 8
+    else:
+        header, value_bytes = 0, sitk.Image([1] * 3, reader.GetPixelID()).GetSizeOfPixelComponent()
+    if stored.stored_bytes is not None and stored.stored_bytes < header + values * value_bytes:
+        raise ImageError(
+            f"{path} is cut off: {stored.stored_bytes - header} of {values * value_bytes:.0f} bytes; copy "
+            "or export it again"
+        )
+    return reader.Execute()
 
 
 def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
@@ -181,20 +236,37 @@ def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
         raise ImageError(f"{folder} has no series {series}; it holds {', '.join(found)}")
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series or found[0]))
     reader.MetaDataDictionaryArrayUpdateOn()
-    warns = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # uneven slices are refused below, in words
-    try:
-        image = reader.Execute()
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+    image = reader.Execute()
     modality = reader.GetMetaData(0, "0008|0060").strip() if reader.HasMetaDataKey(0, "0008|0060") else "unknown"
     if modality != "CT":
         raise ImageError(f"{folder} holds modality {modality}, not CT")
-    slices = range(len(reader.GetFileNames()))
-    if all(reader.HasMetaDataKey(number, _DICOM_POSITION) for number in slices):
-        positions = np.array([reader.GetMetaData(number, _DICOM_POSITION).split("\\") for number in slices], float)
+    axes, positions = _slice_numbers(reader, _DICOM_ORIENTATION), _slice_numbers(reader, _DICOM_POSITION)
+    if axes is not None and np.abs(axes - axes[0]).max() > _SAME_DIRECTION:
+        raise ImageError(f"{folder}: the slices lie in different planes; take out the localizer")
+    if positions is not None:
+        _check_straight(positions, np.reshape(image.GetDirection(), (3, 3))[:, 2], folder)
         _check_even(np.linalg.norm(np.diff(positions, axis=0), axis=1), folder)
     return image
+
+
+def _slice_numbers(reader: sitk.ImageSeriesReader, tag: str) -> FloatArray | None:
+    """A tag of several numbers for each slice, or None when a slice has none."""
+    slices = range(len(reader.GetFileNames()))
+    if not all(reader.HasMetaDataKey(number, tag) for number in slices):
+        return None
+    return np.array([reader.GetMetaData(number, tag).split("\\") for number in slices], np.float64)
+
+
+def _check_straight(positions: NDArray, normal: NDArray, folder: Path) -> None:
+    """A tilted gantry shifts each slice against the one before, which a grid of right angles cannot hold."""
+    way = positions[-1] - positions[0]
+    sideways_mm = float(np.linalg.norm(way - (way @ normal) * normal))
+    if sideways_mm > _LARGEST_SHEAR_MM:
+        tilt_deg = float(np.degrees(np.arctan2(sideways_mm, abs(way @ normal))))
+        raise ImageError(
+            f"{folder}: the slices are shifted sideways by {sideways_mm:.0f} mm from first to last, as by a gantry "
+            f"tilted by {tilt_deg:.0f}°; resample the series to right angles first"
+        )
 
 
 def _check_even(gaps_mm: NDArray, folder: Path) -> None:
@@ -211,7 +283,6 @@ def _check_even(gaps_mm: NDArray, folder: Path) -> None:
 
 def _reason(error: RuntimeError) -> str:
     """The part of an ITK exception that a person can read."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if line.lower().startswith("itk::error")]
-    text = (said or lines or ["no reason given"])[-1]
-    return text.split("): ", 1)[-1].removeprefix("ITK ERROR: ").strip()
+    text = " ".join(str(error).split())
+    # Behind source lines, "ITK ERROR:", and the name of a class with its address.
+    return re.split(r"ERROR:|\.(?:h|hxx|cxx):\d+:|\w+ ?\(0x[0-9a-f]+\):", text)[-1].strip() or "no reason given"

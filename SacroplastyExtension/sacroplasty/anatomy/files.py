@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ..documents import read_document, write_document
-from ..errors import AnatomyError, ImageError
+from ..errors import AnatomyError
 from ..files import staged_directory
 from ..geometry import check_rigid
-from ..image import Volume, itk_from_volume, read_ct, read_volume, write_volume
+from ..image import Volume, itk_from_volume, read_ct, read_volume, write_itk, write_volume
 from .labels import BONE_LABEL, REGION_LABEL
 from .model import Anatomy, Foramen, Landmark
 
@@ -142,10 +142,7 @@ def _write_segmentation(anatomy: Anatomy, path: Path) -> None:
         }
         for field, value in fields.items():
             vector.SetMetaData(f"Segment{number}_{field}", value)
-    try:
-        sitk.WriteImage(vector, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise ImageError(f"{path.name} cannot be written: {str(error).strip().splitlines()[-1]}") from None
+    write_itk(vector, path)
 
 
 def _color(name: str) -> tuple[float, float, float]:

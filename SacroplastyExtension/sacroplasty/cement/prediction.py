@@ -107,7 +107,7 @@ def predict_spread(
         invasion=invasion,
         volume_ml=volume_ml,
         room_ml=invasion.room_ml,
-        in_plan_fraction=float(filled[in_plan].sum() / filled.sum()) if filled.sum() > 0 else 1.0,
+        in_plan_fraction=min(float(filled[in_plan].sum() / filled.sum()), 1.0) if filled.sum() > 0 else 1.0,
         cannula_pressure_kpa=hydraulics.cannula_pressure_kpa(
             flow_ml_s, preset.consistency_pa_sn, preset.flow_index, needle.inner_diameter_mm, needle.length_mm
         ),

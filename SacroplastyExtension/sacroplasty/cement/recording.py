@@ -14,6 +14,7 @@ from ..documents import read_document, write_document
 from ..errors import DocumentError, ImageError
 from ..files import staged_directory
 from ..geometry import FloatArray
+from ..image import read_itk, write_itk
 from ..xray.geometry import XrayGeometry
 from .cement_map import FEWEST_REFERENCE_FRAMES
 from .monitor import Frame, MonitorReading, SpreadEvent, SpreadMonitor
@@ -78,7 +79,7 @@ def write_recording(recording: Recording, folder: Path) -> None:
     with staged_directory(Path(folder)) as stage:
         image = sitk.GetImageFromArray(recording.frames)
         image.SetSpacing([*spacing, 1.0])
-        sitk.WriteImage(image, str(stage / FRAMES), useCompression=True)
+        write_itk(image, stage / FRAMES)
         write_document(stage / RECORD, "recording", {key: value for key, value in content.items() if value is not None})
 
 
@@ -92,10 +93,7 @@ def read_recording(folder: Path) -> Recording:
 
     folder = Path(folder)
     record = read_document(folder / RECORD, "recording")
-    try:
-        frames = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / FRAMES)))
-    except RuntimeError:
-        raise ImageError(f"{folder / FRAMES} cannot be read as an image; is the recording whole?") from None
+    frames = sitk.GetArrayFromImage(read_itk(folder / FRAMES))
     if frames.ndim != 3 or frames.dtype != np.uint16:
         raise ImageError(f"{folder / FRAMES} must hold columns x rows x frames of 16-bit unsigned numbers")
     given = record["geometry"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
+import os
 import sys
 
 import click
@@ -50,19 +50,22 @@ def main() -> None:
     try:
         # Without click's own mode a command's exit code comes back as the result.
         sys.exit(cli(standalone_mode=False) or 0)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
+    except click.UsageError as error:
+        _fail(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'sacroplasty'} --help)", 2)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped; nothing was left behind", 130)
-    except SacroplastyError as error:
+    except (SacroplastyError, click.ClickException) as error:
         _fail(str(error), 2)
+    except BrokenPipeError:
+        # Who read the output has seen enough; the rest must not fail once more at the end of the program.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail(f"no space left on the disk for {error.filename or 'the results'}; free some and run again", 2)
-        if isinstance(error, (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError)):
-            _fail(f"{error.filename}: {error.strerror}", 2)
-        raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 2)
 
 
 def _fail(message: str, code: int) -> None:

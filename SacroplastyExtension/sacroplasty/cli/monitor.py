@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import json_option, progress, report
+from .common import OUTPUT_FILE, json_option, progress, report
 
 if TYPE_CHECKING:
     from ..planning.model import Trajectory
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Plan document; tells the tip.")
 @click.option("--side", type=click.Choice(["left", "right"]), help="Of the injection, when the plan has both.")
 @click.option("--reference-frames", type=int, help="Leading frames without cement.  [default: before the pump began]")
-@click.option("--out", type=click.Path(path_type=Path), help="Events document.  [default: RECORDING/events.json]")
+@click.option("--out", type=OUTPUT_FILE, help="Events document.  [default: RECORDING/events.json]")
 @json_option
 def command(
     recording: Path,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from .common import json_option, progress, report
+from .common import OUTPUT_FOLDER, json_option, progress, report
 
 
 @click.command("phantom")
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+@click.option("--out", "folder", type=OUTPUT_FOLDER, required=True, help="Folder for the files.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which patient.")
 @click.option(
     "--fracture",

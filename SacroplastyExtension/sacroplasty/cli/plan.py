@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from .common import json_option, progress, report
+from .common import OUTPUT_FILE, json_option, progress, report
 
 if TYPE_CHECKING:
     from ..planning.model import Side, Technique, Trajectory
@@ -30,7 +30,7 @@ NONE_ACCEPTABLE = 3
 @click.option(
     "--margin", "margin_mm", type=float, default=3.0, show_default=True, help="Least clearance of the shaft, mm."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Plan document.  [default: DIR/plan.json]")
+@click.option("--out", type=OUTPUT_FILE, help="Plan document.  [default: DIR/plan.json]")
 @json_option
 def command(
     folder: Path, side: str, technique: str, gauge: str, margin_mm: float, out: Path | None, as_json: bool

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from .common import json_option, report
+from .common import OUTPUT_FOLDER, json_option, report
 
 
 @click.command("sample")
-@click.option("--out", type=click.Path(path_type=Path), help="Copy CT and labels into this folder.")
+@click.option("--out", type=OUTPUT_FOLDER, help="Copy CT and labels into this folder.")
 @json_option
 def command(out: Path | None, as_json: bool) -> None:
     """Fetch the sample patient: a real CT of the pelvis with labels.

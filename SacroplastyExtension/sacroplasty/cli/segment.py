@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from .common import json_option, progress, report
+from .common import OUTPUT_FOLDER, json_option, progress, report
 
 
 @click.command("segment")
 @click.argument("ct", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option("--out", type=OUTPUT_FOLDER, required=True, help="Folder for the results.")
 @click.option(
     "--method",
     type=click.Choice(["auto", "labels"]),

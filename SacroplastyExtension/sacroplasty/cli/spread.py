@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import json_option, progress, report
+from .common import OUTPUT_FOLDER, json_option, progress, report
 
 if TYPE_CHECKING:
     from ..planning.model import Trajectory
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--volume", "volume_ml", type=float, help="Through each tip, mL.  [default: the planned volume]")
 @click.option("--rate", "flow_ml_s", type=float, default=0.05, show_default=True, help="mL/s.")
 @click.option("--gauge", type=click.Choice(["11", "13"]), help="Of the trocar.  [default: by the planned diameter]")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: DIR/spread]")
+@click.option("--out", type=OUTPUT_FOLDER, help="Folder for the results.  [default: DIR/spread]")
 @json_option
 def command(
     folder: Path,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import json_option, progress, report
+from .common import OUTPUT_FILE, json_option, progress, report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ _ENDINGS = (".mha", ".png")
 @click.option("--anatomy", type=click.Path(path_type=Path), help="Folder of `segment`: aims the view at this sacrum.")
 @click.option("--size", type=click.IntRange(16, 4096), help="Columns of the image [default: 512, or the geometry's].")
 @click.option("--series", help="DICOM series instance UID, when the folder holds several.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help=".mha: line integrals; .png: for the eye.")
+@click.option("--out", required=True, type=OUTPUT_FILE, help=".mha: line integrals; .png: for the eye.")
 @json_option
 def command(
     ct: Path,
@@ -92,10 +92,9 @@ def command(
 def _write(integrals: NDArray, geometry: XrayGeometry, out: Path) -> None:
     import SimpleITK as sitk
 
-    from ..files import atomic_file
+    from ..image import write_itk
     from ..xray.detector import display_image
 
     image = sitk.GetImageFromArray(display_image(integrals) if out.suffix == ".png" else integrals)
     image.SetSpacing(geometry.pixel_spacing_mm)
-    with atomic_file(out) as draft:
-        sitk.WriteImage(image, str(draft), useCompression=True)
+    write_itk(image, out)
