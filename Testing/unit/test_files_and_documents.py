@@ -56,7 +56,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(SacroplastyError, match="out is a file"), staged_directory(tmp_path / "out"):
         pass
-    with pytest.raises(SacroplastyError, match="cannot hold results"), atomic_file(tmp_path / "out" / "a.json"):
+    with pytest.raises(SacroplastyError, match="is a file, not a folder"), atomic_file(tmp_path / "out" / "a.json"):
         pass
 
 

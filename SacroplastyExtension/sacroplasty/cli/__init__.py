@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -46,7 +47,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run a command. Bad input ends in one line and exit code 2, Ctrl-C in 130."""
+    """Run a command. Bad input ends in one line and exit code 2, Ctrl-C or a polite kill in 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # Without click's own mode a command's exit code comes back as the result.
         sys.exit(cli(standalone_mode=False) or 0)
