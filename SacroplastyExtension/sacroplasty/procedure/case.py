@@ -50,7 +50,7 @@ class InjectionRecord:
         given_ml: by the pump's counter, after-flow included.
         seen_ml: by the spread monitor at the end; NaN when it saw nothing reliable.
         stopped: why it was stopped; empty when it finished.
-        cement: mask of the seen cement on a local grid; None when nothing was seen.
+        ended_s: when it finished or was stopped, on the procedure's clock.
     """
 
     side: Side
@@ -60,9 +60,9 @@ class InjectionRecord:
     seen_sd_ml: float = float("nan")
     steps: int = 0
     stopped: str = ""
+    ended_s: float = float("nan")
     samples: list[InjectionSample] = field(default_factory=list)
     events: list[SpreadEvent] = field(default_factory=list)
-    cement: Volume | None = None
 
 
 @dataclass

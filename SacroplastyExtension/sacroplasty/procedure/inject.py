@@ -194,6 +194,15 @@ class _InjectionRun:
             self._monitor.set_reference(view, taken)
             # One view at a tick: learning takes long enough for the pump to miss its heartbeat.
             yield Prompt("positioning", f"{self.record.side}: learning the {view} view", Watch(), 1.0)
+        # What the monitor says before it has seen a frame of each view is no news.
+        while self._reading is None or not self._reading.healthy:
+            seen = dict(self._new_frames())
+            if seen:
+                self._reading = self._monitor.update(seen, self._clocks.device.now())
+            if self._clocks.device.now() > give_up_s:
+                health = self._reading.health if self._reading is not None else "no frame"
+                raise DeviceError(f"the spread monitor stays blind: {health}")
+            yield Prompt("positioning", f"{self.record.side}: first pictures of the monitor", Watch(), 1.0)
 
     def follow(self) -> Generator[Prompt, Request | None, None]:
         """Tick until finished or stopped."""
@@ -216,6 +225,7 @@ class _InjectionRun:
                 raise DeviceError(f"the injection on the {self.record.side} could not begin: {self._state.reason}")
             request = yield self._prompt(facts, device_s)
         self.record.steps = self._state.steps_done
+        self.record.ended_s = self._state.since_s
         self.record.stopped = self._state.reason + self._refusal if self._state.phase == "stopped" else ""
 
     def settle(self) -> Generator[Prompt, Request | None, None]:

@@ -150,8 +150,8 @@ def plot_svg(
         x = px(marker.x)
         parts.append(
             f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{top}' y2='{height - bottom}' stroke='{marker.color}' "
-            f"stroke-width='2' stroke-dasharray='6 4'/><text x='{x + 5:.1f}' y='{top + 14}' fill='{marker.color}' "
-            f"font-weight='bold'>{escape(marker.name)}</text>"
+            f"stroke-width='2' stroke-dasharray='6 4'/><text x='{x - 6:.1f}' y='{top + 14}' fill='{marker.color}' "
+            f"text-anchor='end' font-weight='bold'>{escape(marker.name)}</text>"
         )
     for number, curve in enumerate(curves):
         at = [(px(x), py(y)) for x, y in zip(curve.x, curve.y, strict=True)]

@@ -172,7 +172,7 @@ def _injection_svg(case: Case) -> str:
             curves.append(Curve(f"seen, {side}", _SEEN_COLOR, x, y, points=True))
         curves.append(Curve(f"pump, {side}", _SIDE_COLORS[side], times, [max(s.pump_ml, 0) for s in record.samples]))
         if record.stopped and times:
-            markers.append(Marker(times[-1], "stop", _ALARM_COLOR))
+            markers.append(Marker(record.ended_s - started, "stop", _ALARM_COLOR))
     return plot_svg(curves, markers, "time since the first injection began [s]", "cement [mL]")
 
 
