@@ -277,7 +277,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         table.setRowCount(len(self._rows))
         for number, row in enumerate(self._rows):
             texts = (
-                row.name.replace("_", " "),
+                self.logic.readable(row.name),
                 _("✔ yes") if row.is_touched else _("– no"),
                 "–" if row.residual_mm is None else f"{row.residual_mm:.1f}",
                 "–" if row.left_out_mm is None else f"{row.left_out_mm:.1f}",
@@ -341,9 +341,9 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.ui.guidanceStatusLabel.text = "\n".join(filter(None, (reason, self._placedText)))
             self.ui.placedButton.enabled = False
             return
-        self.ui.offsetLabel.text = f"{reading.offset_from_line_mm:.1f} mm"
-        self.ui.angleLabel.text = f"{reading.angle_deg:.1f}°"
-        self.ui.depthLabel.text = f"{reading.depth_to_target_mm:.0f} mm"
+        self.ui.offsetLabel.text = f"{reading.offset_from_line_mm:.1f}"
+        self.ui.angleLabel.text = f"{reading.angle_deg:.1f}"
+        self.ui.depthLabel.text = f"{reading.depth_to_target_mm:.0f}"
         phases = {
             "skin": _("OUTSIDE THE BONE"),
             "cortex": _("AT THE CORTEX"),
@@ -416,6 +416,11 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
         return anatomy.segmented_ct(slicer.mrmlScene)
 
+    def readable(self, name):
+        from sacroplasty.scene import anatomy
+
+        return anatomy.readable(name)
+
     def watch(self, tool):
         """Follow the age of a tool's poses, so that no old one touches a landmark; None to stop."""
         if self._watch is not None:
@@ -486,7 +491,7 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
         if reading.clearance_mm == float("-inf"):
             return _("✘ Clearance unknown: select the segmentation")
         symbol = "✔" if reading.assured_clearance_mm > 0 else "✘"
-        return _("{symbol} {structure} {distance} mm (± {error} mm)").format(
+        return _("{symbol} {structure} {distance} ± {error} mm").format(
             symbol=symbol,
             structure=anatomy.readable(reading.nearest_structure),
             distance=f"{reading.clearance_mm:.1f}",

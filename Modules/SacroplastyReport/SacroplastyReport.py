@@ -86,6 +86,7 @@ class SacroplastyReportWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
 
         self.ui.criteriaTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self.ui.summaryTable.horizontalHeader().setSectionResizeMode(1, qt.QHeaderView.Stretch)
+        self.ui.summaryTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         self.ui.followUpTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self.buildCriteria()
         for visit in self.logic.visits():

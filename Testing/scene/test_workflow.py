@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 pytest.importorskip("slicer", reason="needs slicer-core (the headless extra)")
 
-from sacroplasty.scene import anatomy, planning, workflow
+from sacroplasty.image import Volume
+from sacroplasty.scene import anatomy, nodes, planning, workflow
 from sacroplasty.scene.nodes import add_text
 from sacroplasty.scene.records import write_record
+from scene.simple_case import make_ct
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,10 @@ def test_a_ct_alone_and_a_label_map_alone_are_no_segmentation(scene):
     scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
     step = workflow.workflow_steps(scene)[1]
     assert (step.state, step.reason) == ("ready", "load a CT of the pelvis")
-    scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+    picture = nodes.add_volume(scene, Volume(np.zeros((1, 64, 64), np.uint8), np.eye(4)), "X-ray")
+    assert workflow.workflow_steps(scene)[1].reason == "load a CT of the pelvis"
+    scene.RemoveNode(picture)
+    nodes.add_volume(scene, make_ct(), "CT")
     step = workflow.workflow_steps(scene)[1]
     assert (step.state, step.reason) == ("ready", "segment the CT")
 

@@ -161,7 +161,7 @@ def jump_to(scene: vtkMRMLScene, position_ras: FloatArray) -> None:
 def readable(name: str) -> str:
     """`foramen_s1_left` as a person reads it: Foramen S1 left."""
     words = [word.upper() if word[:1] in "ls" and word[1:].isdigit() else word for word in name.split("_")]
-    words = ["SI" if word == "si" else word for word in words]
+    words = [word.upper() if word in ("si", "psis", "asis") else word for word in words]
     return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
 
 

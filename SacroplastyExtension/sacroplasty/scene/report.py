@@ -13,7 +13,7 @@ from ..errors import DocumentError
 from ..files import staged_directory
 from ..procedure.indication import QUESTIONS, Answer, Verdict, assess_indication
 from ..procedure.report import Curve, Figure, Outcome, Report, Table, plot_svg, write_report
-from . import anatomy, cement, navigation, planning
+from . import anatomy, cement, navigation, planning, verification
 from .records import read_record, write_record
 from .workflow import write_step
 
@@ -110,7 +110,16 @@ def summary(scene: vtkMRMLScene) -> dict[str, str]:
                 f"{trajectory.clearance_mm[nearest]:.1f} mm to {anatomy.readable(nearest)}"
             )
     lines["Registration"] = navigation.registration_text(scene)
+    placed = navigation.trocars(scene)
+    lines["Trocars"] = (
+        ", ".join(f"{side} {trocar.target_error_mm:.1f} mm off the target" for side, trocar in placed.items())
+        or "none recorded"
+    )
     lines["Cement"] = cement.given_text(scene)
+    found = verification.measured(scene)
+    lines["Cement on CT"] = (
+        ", ".join(f"{sum(zones.values()):.1f} mL {side}" for side, zones in found.items()) or "not verified"
+    )
     return lines
 
 
@@ -191,7 +200,9 @@ def _case(scene: vtkMRMLScene) -> dict[str, Any]:
         "anatomy": anatomy.RECORD_NAME,
         "plan": planning.RECORD_NAME,
         "registration": navigation.REGISTRATION_NAME,
+        "trocars": navigation.TROCARS_NAME,
         "cement": cement.RECORD_NAME,
+        "verification": verification.RECORD_NAME,
         "follow_up": FOLLOW_UP_NAME,
     }
     return {"coordinateSystem": "RAS", **{key: read_record(scene, name) for key, name in names.items()}}
