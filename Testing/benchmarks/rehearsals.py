@@ -34,12 +34,11 @@ def main(seeds: int = 3, speed: float = 6.0) -> None:
                 tip_errors.append(row["tip_error_mm"])
                 if scenario == "leak" and row["leaked_ml"] > 0:
                     leaked.append(row["leaked_ml"])
-                print(
-                    f"| {scenario} | {seed} | {outcome} | {row['side']} | {row['tip_error_mm']:.2f} / "
-                    f"{row['expected_mm']:.2f} | {row['given_ml']:.2f} | {row['seen_ml']:.2f} | {row['delivered_ml']:.2f} | "
-                    f"{row['leaked_ml']:.2f} | {seconds:.0f} |",
-                    flush=True,
-                )
+                volumes = (row[name] for name in ("given_ml", "seen_ml", "delivered_ml", "leaked_ml"))
+                cells = [scenario, str(seed), outcome, row["side"]]
+                cells.append(f"{row['tip_error_mm']:.2f} / {row['expected_mm']:.2f}")
+                cells += [*(f"{volume:.2f}" for volume in volumes), f"{seconds:.0f}"]
+                print(f"| {' | '.join(cells)} |", flush=True)
     print()
     for scenario, found in outcomes.items():
         counts = ", ".join(f"{found.count(outcome)} {outcome}" for outcome in sorted(set(found)))
