@@ -211,6 +211,7 @@ class SacroplastyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def refresh(self):
         """Show the state of every step as the scene has it now."""
+        self.logic.showCTInEmptyViews()
         hideDone = bool(self._parameterNode) and self._parameterNode.hideDone
         for step in self.logic.steps():
             symbol, title, explanation, button = self._rows[step.key]
@@ -285,6 +286,16 @@ class SacroplastyLogic(ScriptedLoadableModuleLogic):
         from sacroplasty.scene.workflow import workflow_steps
 
         return workflow_steps(slicer.mrmlScene)
+
+    def showCTInEmptyViews(self):
+        """Bring the CT of the case into slice views that show nothing, as after a saved case was opened."""
+        from sacroplasty.scene.anatomy import segmented_ct
+
+        views = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
+        ct = segmented_ct(slicer.mrmlScene)[0]
+        if ct and views and slicer.app.layoutManager() and not views.GetBackgroundVolumeID():
+            slicer.util.setSliceViewerLayers(background=ct, fit=True)
+            slicer.util.resetThreeDViews()
 
     def loadSamplePatient(self):
         """Download (once) and load the sample CT and the labels of its bones."""

@@ -189,6 +189,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         from sacroplasty.errors import SacroplastyError
 
         parameters = self._parameterNode
+        self.ui.guideButton.enabled = False
         dialog = slicer.util.createProgressDialog(
             labelText=_("Computing distances…"),
             windowTitle=_("Sacroplasty Navigation"),
@@ -212,6 +213,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self._placedText = f"✘ {error}"
         finally:
             dialog.close()
+            self.ui.guideButton.enabled = True
         self.showGuidance()
 
     def showProgress(self, dialog, fraction):

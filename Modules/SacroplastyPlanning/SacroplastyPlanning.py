@@ -193,6 +193,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def onPlanButton(self):
         """Plan, with the progress shown in a dialog that can cancel it."""
+        self.ui.planButton.enabled = False
         parameters = self._parameterNode
         sides = [side for side in ("left", "right") if parameters.getValue(side)]
         try:

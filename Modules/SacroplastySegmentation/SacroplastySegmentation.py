@@ -158,26 +158,32 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
 
     def onApplyButton(self):
         """Segment, with the progress shown in a dialog that can cancel it."""
+        self.ui.applyButton.enabled = False
+        try:
+            with slicer.util.tryWithErrorDisplay(_("The structures were not found.")):
+                canceled = not self.segmentWithProgress()
+        finally:
+            self.onParametersModified()
+        if canceled:
+            self.ui.statusLabel.text = _("Canceled.")
+
+    def segmentWithProgress(self):
+        """False when it was canceled; then the older result stays."""
         parameters = self._parameterNode
         dialog = slicer.util.createProgressDialog(
             labelText=_("Finding canal, foramina and alae…"),
             windowTitle=_("Sacroplasty Segmentation"),
             windowModality=qt.Qt.WindowModal,
         )
-        canceled = False
         try:
-            with slicer.util.tryWithErrorDisplay(_("The structures were not found.")):
-                try:
-                    parameters.segmentation = self.logic.segment(
-                        parameters.ct, parameters.labels, lambda fraction: self.showProgress(dialog, fraction)
-                    )
-                except Canceled:
-                    canceled = True
+            parameters.segmentation = self.logic.segment(
+                parameters.ct, parameters.labels, lambda fraction: self.showProgress(dialog, fraction)
+            )
+            return True
+        except Canceled:
+            return False
         finally:
             dialog.close()
-            self.onParametersModified()
-        if canceled:
-            self.ui.statusLabel.text = _("Canceled.")
 
     def showProgress(self, dialog, fraction):
         """Tell how far it is, let Slicer breathe, and end it if the person wants that."""

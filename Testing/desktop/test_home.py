@@ -97,3 +97,22 @@ def test_every_module_named_by_a_step_is_one_of_this_extension(home):
 
     for step in home.logic.steps():
         assert (MODULES / step.module).is_dir()
+
+
+def test_an_opened_case_is_shown_in_slice_views_that_are_empty_and_in_no_others(desktop, home, monkeypatch):
+    import slicer
+    from sacroplasty.scene import nodes
+    from scene.simple_case import make_ct
+
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: "a main window is there")
+    views = desktop.scene.CreateNodeByClass("vtkMRMLSliceCompositeNode")
+    views.UnRegister(None)
+    views.SetSingletonTag("Red")
+    desktop.scene.AddNode(views)
+    ct = nodes.add_volume(desktop.scene, make_ct(), "CT")
+    desktop.wait(home.REFRESH_DELAY_MS + 100)
+    assert ("setSliceViewerLayers", (ct, True)) in desktop.calls
+    desktop.calls.clear()
+    views.SetBackgroundVolumeID(ct.GetID())
+    home.refresh()
+    assert desktop.calls == []

@@ -111,6 +111,8 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
     host = HeadlessHost()
     scene = host.scene
     bones = show_case(scene, case)
+    bones.CreateClosedSurfaceRepresentation()
+    _show_for_3d(bones)
     after = nodes.add_volume(scene, verification.after, "Post-operative CT")
     if verification.cement:
         show_cement(scene, case.ct, verification.cement)
@@ -124,8 +126,6 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
 
     figures = []
     camera = Photographer(host)
-    bones.CreateClosedSurfaceRepresentation()
-    _show_for_3d(bones)
     landmarks = nodes.first_node(scene, "vtkMRMLMarkupsFiducialNode", LANDMARKS_NAME)
     if landmarks is not None:
         landmarks.SetDisplayVisibility(False)

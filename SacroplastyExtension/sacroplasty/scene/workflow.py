@@ -84,6 +84,15 @@ def _recorded(key: str) -> Callable[[vtkMRMLScene], tuple[State, str]]:
     return judge
 
 
+def _withdrawal(scene: vtkMRMLScene) -> tuple[State, str]:
+    """The trocar comes out after an injection that was stopped as well."""
+    if read_record(scene, step_record_name("withdrawal")) is None and (
+        read_record(scene, step_record_name("injection")) is None
+    ):
+        return "to do", "after injection"
+    return _recorded("withdrawal")(scene)
+
+
 def _imaging(scene: vtkMRMLScene) -> tuple[State, str]:
     if read_record(scene, ANATOMY_RECORD) is not None and scene.GetFirstNodeByName(SEGMENTATION_NAME) is not None:
         return "done", ""
@@ -112,7 +121,7 @@ _STEPS = (
     _Step("trocar", "SacroplastyNavigation", ("indication", "registration"), _recorded("trocar")),
     _Step("cement", "SacroplastyCementMonitor", ("trocar",), _recorded("cement")),
     _Step("injection", "SacroplastyCementMonitor", ("trocar", "cement"), _recorded("injection")),
-    _Step("withdrawal", "SacroplastyCementMonitor", ("injection",), _recorded("withdrawal")),
+    _Step("withdrawal", "SacroplastyCementMonitor", (), _withdrawal),
     _Step("verification", "SacroplastyFluoroscopy", ("withdrawal",), _recorded("verification")),
     _Step("follow_up", "SacroplastyReport", ("verification",), _recorded("follow_up")),
 )
