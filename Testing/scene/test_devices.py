@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -157,3 +159,18 @@ def test_simulators_start_connect_stop_and_leave_no_process(scene, desk):
 def test_simulators_that_cannot_start_say_why():
     with pytest.raises(DeviceError, match="cannot be started"):
         devices.SimulatorProcess("/nowhere/python")
+
+
+@pytest.mark.parametrize("role", ["tracker", "carm", "pump"])
+def test_simulators_need_no_package_that_slicer_lacks(role):
+    told = json.dumps({"role": role, "until_stdin_closes": True})
+    program = f"""
+import runpy, sys
+for absent in ("click", "fastjsonschema", "pyigtl", "rich", "slicer", "trame_slicer"):
+    sys.modules[absent] = None
+sys.argv = ["simulation", {told!r}]
+runpy.run_module("sacroplasty.simulation", run_name="__main__")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], input="", capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["role"] == role

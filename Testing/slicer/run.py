@@ -3,8 +3,8 @@
     Slicer --testing --no-splash --python-script Testing/slicer/run.py
 
 Loads every module from this checkout, builds and enters its widget, takes a picture, closes the scene under it, leaves
-it, and runs its test. Prints one line for each check and ends Slicer with 0 only when all of them passed. Pictures go
-to the folder named by SACROPLASTY_PICTURES, when it is set.
+it, and runs its test; then starts the simulators once. Prints one line for each check and ends Slicer with 0 only when
+all of them passed. Pictures go to the folder named by SACROPLASTY_PICTURES, when it is set.
 """
 
 import os
@@ -79,6 +79,27 @@ def check_test(name):
     slicer.selfTests[name](msec=0)
 
 
+def check_simulators(limit_s=60.0):
+    """The simulators start with Slicer's own Python, without any package that it lacks, and end again."""
+    import slicer
+
+    logic = slicer.util.getModuleLogic("SacroplastyDevices")
+    logic.startSimulators()
+    try:
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            slicer.app.processEvents()
+            ready, problem = logic.pollSimulators()
+            if problem:
+                raise RuntimeError(problem)
+            if ready:
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"no simulator was ready within {limit_s:.0f} s")
+    finally:
+        logic.close()
+
+
 def main():
     """Run all checks; returns the number of failures."""
     failures = 0
@@ -103,6 +124,7 @@ def main():
     for file in files:
         report(f"{file.stem} widget", check_widget, file.stem)
         report(f"{file.stem} test", check_test, file.stem)
+    report("simulators", check_simulators)
     print(f"{failures} failures")
     sys.stdout.flush()
     return failures
