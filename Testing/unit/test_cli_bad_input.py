@@ -64,6 +64,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"empty.{ending}").write_bytes(b"")
     (folder / "broken.json").write_text('{"schema": {"name": "scenario"')
     (folder / "binary.json").write_bytes(b"\xff\xfe\x00\x01")
+    leak = {"side": "left", "into": "heart", "after_ml": 1.0, "fraction": 0.5}
+    for name, content in (
+        ("odd_leak", {"leak": leak}),
+        ("odd_fault", {"faults": {"carm": ["hiccup"]}}),
+        ("odd_side", {"sides": ["middle"]}),
+    ):
+        scenario = {"schema": {"name": "scenario", "version": 1}, **content}
+        (folder / f"{name}.json").write_text(json.dumps(scenario))
     geometry = CArm().pose([0, 0, 0], [0, -1, 0], [0, 0, 1]).to_dict()
     write_document(folder / "geometry.json", "geometry", geometry)
     newer = json.loads((folder / "geometry.json").read_text())
@@ -171,6 +179,9 @@ def test_labels_of_no_pelvis_are_refused(
             "rehearse ct.nrrd --labels bones.nrrd --scenario geometry.json --out OUT",
             ["no scenario document", "geometry"],
         ),
+        ("rehearse ct.nrrd --labels bones.nrrd --scenario odd_leak.json --out OUT", ["'heart'", "foramen_s1_left"]),
+        ("rehearse ct.nrrd --labels bones.nrrd --scenario odd_fault.json --out OUT", ["'hiccup'", "freeze"]),
+        ("rehearse ct.nrrd --labels bones.nrrd --scenario odd_side.json --out OUT", ["odd_side.json", "sides"]),
         ("rehearse ct.nrrd --labels bones.nrrd --scenario folder --out OUT", ["folder", "Is a directory"]),
         ("rehearse --speed 0 --out OUT", ["--speed"]),
         ("rehearse --speed nan --out OUT", ["--speed", "nan"]),

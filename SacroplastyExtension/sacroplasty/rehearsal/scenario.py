@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..anatomy.labels import REGION_LABEL
 from ..documents import read_document
-from ..errors import DocumentError
+from ..errors import DeviceError, DocumentError
 from ..planning.model import Side
+from ..simulation.faults import parse_faults
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,16 @@ def read_scenario(path: Path) -> Scenario:
     leak = PlantedLeak(**record["leak"]) if "leak" in record else None
     if leak is not None and leak.into not in REGION_LABEL:
         raise DocumentError(f"{path}: there is no region {leak.into!r} to leak into; {', '.join(REGION_LABEL)}")
+    faults = {device: tuple(names) for device, names in record.get("faults", {}).items()}
+    for names in faults.values():
+        try:
+            parse_faults(names)
+        except DeviceError as error:
+            raise DocumentError(f"{path}: {error}") from None
     return Scenario(
         name=record.get("name", Path(path).stem),
         sides=tuple(record.get("sides", ("left", "right"))),
         volume_ml=record.get("volume_ml"),
         leak=leak,
-        faults={device: tuple(names) for device, names in record.get("faults", {}).items()},
+        faults=faults,
     )
