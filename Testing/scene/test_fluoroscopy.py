@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import vtk
 
 from sacroplasty.errors import GeometryError, PlanError
 from sacroplasty.scene import anatomy, fluoroscopy, nodes, planning
@@ -96,3 +97,13 @@ def test_slice_view_turns_to_the_picture(scene, case):
     matrix = scene.GetSingletonNode("Red", "vtkMRMLSliceNode").GetSliceToRAS()
     normal = [matrix.GetElement(row, 2) for row in range(3)]
     assert abs(np.dot(normal, view.geometry.view_direction_ras)) == pytest.approx(1.0, abs=1e-6)
+    slice_node = scene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    detector_mm = np.multiply(view.geometry.detector_pixels, view.geometry.pixel_spacing_mm)
+    assert (np.array(slice_node.GetFieldOfView()[:2]) >= detector_mm - 1e-6).all(), "the whole picture is seen"
+    slice_node.AddSliceOrientationPreset("Axial", vtk.vtkMatrix3x3())
+    assert fluoroscopy.show_ct_in_slice_view(scene, case[0])
+    composite = scene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
+    assert (composite.GetBackgroundVolumeID(), composite.GetLabelVolumeID()) == (case[0].GetID(), None)
+    matrix = slice_node.GetSliceToRAS()
+    assert [matrix.GetElement(row, 2) for row in range(3)] == [0.0, 0.0, 1.0]
+    assert [matrix.GetElement(row, 3) for row in range(3)] == pytest.approx([1.0, 1.0, -1.0], abs=1.1)
