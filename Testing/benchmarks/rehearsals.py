@@ -22,7 +22,7 @@ def main(seeds: int = 3, speed: float = 6.0) -> None:
     print(
         "| scenario | seed | outcome | side | tip error true / expected mm | pump | monitor | true mL | leaked mL | s |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     tip_errors: list[float] = []
     outcomes: dict[str, list[str]] = {scenario: [] for scenario in SCENARIOS}
     leaked: list[float] = []
@@ -37,7 +37,7 @@ def main(seeds: int = 3, speed: float = 6.0) -> None:
                 volumes = (row[name] for name in ("given_ml", "seen_ml", "delivered_ml", "leaked_ml"))
                 cells = [scenario, str(seed), outcome, row["side"]]
                 cells.append(f"{row['tip_error_mm']:.2f} / {row['expected_mm']:.2f}")
-                cells += [*(f"{volume:.2f}" for volume in volumes), f"{seconds:.0f}"]
+                cells += [*(f"{volume:.2f}" for volume in volumes), f"{seconds:.0f}", row["end"]]
                 print(f"| {' | '.join(cells)} |", flush=True)
     print()
     for scenario, found in outcomes.items():
@@ -70,6 +70,8 @@ def rehearse(scenario: str, seed: int, speed: float) -> tuple[str, list[dict], f
             "side": side,
             "expected_mm": placed[side]["expected_error_mm"],
             "given_ml": record["given_ml"],
+            # The first reason tells a leak from a device that went stale on a busy machine.
+            "end": record["stopped"].split(";")[0] or "finished",
             "seen_ml": record["seen_ml"] if record["seen_ml"] is not None else float("nan"),
             **{key: truth[side][key] for key in ("tip_error_mm", "delivered_ml", "leaked_ml")},
         }
