@@ -31,7 +31,7 @@ _AFTER_FLOW_ML = 0.1
 _OBEY_S = 1.0
 
 #: While cement stands, these still end the injection; anything else only keeps it from going on.
-_STOP_WHILE_HOLDING = ("leak", "pump_fault", "pump_connected", "operator_stop")
+_STOP_WHILE_HOLDING = ("leak", "pump_fault", "pump_connected", "operator_stop", "cement_phase")
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def _injecting(state: InjectionState, facts: InjectionFacts, decision: Decision,
 def _holding(state: InjectionState, facts: InjectionFacts, decision: Decision, now: _Now) -> _Outcome:
     serious = [reason for reason in decision.reasons if reason.fact in _STOP_WHILE_HOLDING]
     if serious:
-        return _stop(state, "; ".join(reason.text for reason in serious), now)
+        return _stop(state, decision.text, now)
     if facts.request == "withdraw":
         return state, [WITHDRAW]
     if facts.request == "finish" or _is_complete(state):
