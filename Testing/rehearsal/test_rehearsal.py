@@ -195,10 +195,12 @@ def test_one_side_is_treated_to_its_end(rehearsals: Rehearsals) -> None:
 @pytest.mark.parametrize(
     ("faults", "why"),
     [
+        # While cement flows, between two steps, or before it, as the machine is quick or slow.
+        ({"carm": ["freeze@50"]}, ["frame", "picture", "view", "monitor"]),
         # Nothing comes out, so nothing can go wrong before the cement sets.
         ({"pump": ["ignore-run"]}, ["pump", "cement"]),
     ],
-    ids=["a pump that does not move"],
+    ids=["frozen pictures", "a pump that does not move"],
 )
 def test_a_defect_never_ends_in_success(rehearsals: Rehearsals, faults: dict[str, list[str]], why: list[str]) -> None:
     result = rehearsals.run("--scenario", rehearsals.scenario(sides=["right"], volume_ml=4.0, faults=faults))

@@ -28,6 +28,7 @@ class Bench:
     leak: bool = False
     frames_at_s: float | None = None
     obeys: bool = True
+    cement: str = "working"
 
     def __post_init__(self) -> None:
         self.state = begin(self.prescription, Limits(), self.now_s)
@@ -43,7 +44,7 @@ class Bench:
             frames_changing={"ap": Observed(True, frame_s)},
             monitor_healthy=Observed(True, now),
             leak=Observed(self.leak, now),
-            cement_phase=Observed("working", now),
+            cement_phase=Observed(self.cement, now),
             pressure_kpa=Observed(500.0, now),
             registration_error_mm=Observed(1.0, now),
         )
@@ -291,3 +292,17 @@ def test_no_order_to_run_is_ever_given_with_a_leak_or_beyond_the_plan(requests, 
         assert not (bench.leak and "run" in commands)
         assert not (bench.leak and bench.state.phase == "injecting")
         assert bench.state.given_ml <= 2.0 + 0.1
+
+
+def test_an_injection_that_waits_for_a_frozen_picture_ends_when_the_cement_sets():
+    bench = Bench(Prescription("left", 3.0)).started()
+    bench.run_to("holding")
+    bench.frames_at_s = bench.now_s
+    for _ in range(600):
+        assert bench.tick() in ([], ["hold"])
+    assert bench.state.phase == "holding", "it may be that the picture comes back"
+    bench.cement = "too-stiff"
+    assert bench.tick() == ["stop"]
+    assert bench.state.phase == "stopped"
+    assert "too-stiff" in bench.state.reason
+    assert "fluoroscopy" in bench.state.reason, "the cause of the waiting is told too"
