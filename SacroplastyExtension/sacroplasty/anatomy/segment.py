@@ -44,13 +44,27 @@ def segment_from_labels(
         AnatomyError: when the labels do not show the sacrum and L5 of this CT the right way round.
         ImageError: when `ct` is no CT.
     """
+    check_ct(ct, "the CT")
+    return find_structures(ct, bones_from_labels(ct, labels, mapping), progress)
+
+
+def find_structures(ct: Volume, labelled: LabelledBones, progress: Callable[[float], None] | None = None) -> Anatomy:
+    """Find canal, foramina, alae, bodies and landmarks in a CT whose bones are known, however they were found.
+
+    Args:
+        ct: in Hounsfield units, of any orientation.
+        labelled: the bones on the CT's grid.
+        progress: called with the fraction done.
+
+    Raises:
+        AnatomyError: when the bones are not those of a sacrum between its neighbours.
+        ImageError: when `ct` is no CT.
+    """
     told = progress or (lambda fraction: None)
     check_ct(ct, "the CT")
-    labelled = bones_from_labels(ct, labels, mapping)
-    told(0.1)
     sacrum = labelled.bones.like(labelled.bones.voxels == BONE_LABEL["sacrum"])
     frame = find_frame(labelled.bones)
-    told(0.2)
+    told(0.1)
     curve = straighten(sacrum, frame)
     image = straight_image(ct, sacrum, ct.like(labelled.canal), curve)
     told(0.5)
@@ -72,7 +86,7 @@ def segment_from_labels(
         SacrumToRAS=frame.SacrumToRAS,
         confidence=confidence,
         warnings=(*labelled.warnings, *_warnings(ct, frame, foramina, canal)),
-        method=f"labels ({labelled.numbering})",
+        method=labelled.method,
         image_hash=ct.content_hash(),
     )
 
@@ -93,8 +107,7 @@ def _confidence(
     canal: StraightCanal,
 ) -> dict[str, float]:
     """0 to 1 for each structure that has voxels; one that is absent here was not found."""
-    bones = {int(value) for value in np.unique(labelled.bones.voxels)}
-    confidence = {name: 0.9 for name, label in BONE_LABEL.items() if label in bones}
+    confidence = dict(labelled.confidence)
     painted = {int(value) for value in np.unique(regions.voxels)}
     # Bodies and alae hang on the levels of the foramina and on the mirror plane.
     derived = min(
