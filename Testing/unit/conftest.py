@@ -1,4 +1,4 @@
-"""Fixtures of the command-line tests."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from pathlib import Path
 import pytest
 
 from command_line import CommandLine
+from sacroplasty.anatomy.model import Anatomy
+from sacroplasty.anatomy.segment import segment_from_labels
+from simple_sacrum import SimpleSacrum, simple_sacrum
+
+
+@pytest.fixture(scope="session")
+def simple() -> SimpleSacrum:
+    """A sacrum of planes and cylinders; not to be changed."""
+    return simple_sacrum()
+
+
+@pytest.fixture(scope="session")
+def simple_anatomy(simple: SimpleSacrum) -> Anatomy:
+    """What is found in `simple`; not to be changed."""
+    return segment_from_labels(simple.ct, simple.bones)
 
 
 @pytest.fixture
