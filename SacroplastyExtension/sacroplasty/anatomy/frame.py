@@ -16,6 +16,8 @@ from .labels import BONE_LABEL
 SLAB_HALF_MM = 6.0
 #: The widest disc space that is searched between L5 and S1 [mm].
 _WIDEST_DISC_MM = 22.0
+#: What is thinner than this in the mirror plane is no body of a vertebra [mm].
+_BRIDGE_MM = 6.0
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ def find_frame(bones: Volume) -> SacralFrame:
         AnatomyError: when L5 does not lie on the sacrum as a vertebra does.
     """
     sacrum = bones.like(bones.voxels == BONE_LABEL["sacrum"])
-    surface = _surface_ras(sacrum)
+    surface = surface_ras(sacrum)
     left = _left_guess(bones)
-    center, left, asymmetry_mm = _mirror_plane(surface, left)
+    center, left, asymmetry_mm = mirror_plane(surface, left)
     l5 = bones.ras_of(np.argwhere(bones.voxels == BONE_LABEL["l5"])).mean(axis=0)
     upwards = l5 - center
     superior = unit(upwards - (upwards @ left) * left)
@@ -78,7 +80,7 @@ def find_frame(bones: Volume) -> SacralFrame:
     return _endplate_frame(bones, rough, asymmetry_mm)
 
 
-def _surface_ras(mask: Volume, most: int = 6000) -> FloatArray:
+def surface_ras(mask: Volume, most: int = 6000) -> FloatArray:
     from scipy import ndimage
 
     edge = mask.voxels & ~ndimage.binary_erosion(mask.voxels)
@@ -95,7 +97,7 @@ def _left_guess(bones: Volume) -> FloatArray:
     return unit(left - right)
 
 
-def _mirror_plane(surface: FloatArray, left: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+def mirror_plane(surface: FloatArray, left: FloatArray) -> tuple[FloatArray, FloatArray, float]:
     """Plane that maps the surface onto itself best: a point on it, its normal to the left, and the median misfit.
 
     Trimmed iterative closest points between the surface and its mirror image: the midpoints of matched pairs lie on
@@ -148,7 +150,8 @@ def _endplate_frame(bones: Volume, rough: FloatArray, asymmetry_mm: float) -> Sa
     along = np.arange(-120, 120, step)
     sacrum = slab(bones.like(bones.voxels == BONE_LABEL["sacrum"]), rough, along, along) > 0.5
     l5 = slab(bones.like(bones.voxels == BONE_LABEL["l5"]), rough, along, along) > 0.5
-    parts, count = ndimage.label(l5)
+    # Bridges across the canal, as label maps have them, are thinner than any body.
+    parts, count = ndimage.label(ndimage.binary_opening(l5, iterations=round(_BRIDGE_MM / 2 / step)))
     if count == 0 or not sacrum.any():
         raise AnatomyError("L5 does not lie in the mirror plane of the sacrum; check the labels of sacrum and l5")
     body = parts == 1 + int(np.argmax(ndimage.sum_labels(l5, parts, np.arange(1, count + 1))))
