@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from command_line import CommandLine
+from nifti_labels import write_with_names
 from sacroplasty.anatomy.bones import bones_from_labels
-from sacroplasty.anatomy.files import write_anatomy
+from sacroplasty.anatomy.files import read_anatomy, write_anatomy
 from sacroplasty.anatomy.label_files import parse_mapping, read_label_map
 from sacroplasty.anatomy.labels import BONE_LABEL
 from sacroplasty.anatomy.model import Anatomy
@@ -95,8 +98,6 @@ def test_the_numbering_of_totalsegmentators_first_version_is_known(truth: Simple
 
 
 def test_names_in_the_header_of_a_nifti_win_over_numbers(truth: SimpleSacrum, tmp_path: Path) -> None:
-    from nifti_labels import write_with_names
-
     # 25 is the sacrum to one version of TotalSegmentator and a vertebra of the chest to the other.
     numbered = _renumbered(truth, 92, 25, 90, 91)
     names = {92: "sacrum", 25: "vertebrae_L5", 90: "hip_left", 91: "hip_right", 8: "liver"}
@@ -159,6 +160,20 @@ def test_a_segmentation_that_was_written_here_is_read_back(truth: SimpleSacrum, 
     labels = read_label_map(tmp_path / "segmentation.seg.nrrd")
     labelled = bones_from_labels(truth.ct, labels.volume, labels.names, labels.numbering)
     assert np.array_equal(labelled.bones.voxels, truth.bones.voxels)
+
+
+def test_the_command_takes_a_mapping(sacroplasty: CommandLine, tmp_path: Path) -> None:
+    simple = simple_sacrum(spacing_mm=3.0)
+    write_volume(simple.ct, tmp_path / "ct.nrrd")
+    write_volume(_renumbered(simple, 3, 4, 1, 1), tmp_path / "labels.nrrd")
+    mapping = ["--mapping", "3=sacrum,4=l5", "--mapping", "1=hips"]
+    ended = sacroplasty(
+        *("segment", tmp_path / "ct.nrrd", "--labels", tmp_path / "labels.nrrd", *mapping, "--json"),
+        *("--out", tmp_path / "out"),
+    )
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["method"] == "labels (mapping given); chosen as a label map was given"
+    assert np.array_equal(read_anatomy(tmp_path / "out").bones.voxels, simple.bones.voxels)
 
 
 def test_both_hips_in_one_label_are_parted_by_the_sacrum(truth: SimpleSacrum) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 
 from ..errors import AnatomyError
 from ..image import Volume, read_itk, volume_from_itk
-from .labels import BONE_LABEL
-from .structure_names import CANAL, HIPS, KNOWN, SPINE, structure_of
+from .structure_names import KNOWN, structure_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -14,35 +14,68 @@ from .common import OUTPUT_FOLDER, json_option, progress, report
 @click.option("--out", type=OUTPUT_FOLDER, required=True, help="Folder for the results.")
 @click.option(
     "--method",
-    type=click.Choice(["auto", "labels"]),
+    type=click.Choice(["auto", "atlas", "totalsegmentator", "labels"]),
     default="auto",
     show_default=True,
-    help="How the bones are found: from a label map (also what auto does when --labels is given).",
+    help="How the bones are found. auto: labels when --labels is given, else TotalSegmentator when it is installed, "
+    "else the built-in atlas.",
 )
 @click.option(
-    "--labels", type=click.Path(path_type=Path), help="Label map of the bones (TotalSegmentator numbering or ours)."
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Bones: a label map (TotalSegmentator numbering, ours, or see --mapping) or a .seg.nrrd of 3D Slicer.",
+)
+@click.option(
+    "--mapping",
+    multiple=True,
+    metavar="LABEL=STRUCTURE",
+    help="What a label, or a segment by its name, is: 3=sacrum,4=l5 and so on, repeatable. Structures: sacrum, l5, "
+    "hip_left, hip_right, sacral_canal; hips and spine for one label of several bones.",
+)
+@click.option(
+    "--quality",
+    type=click.Choice(["fast", "normal"]),
+    default="fast",
+    show_default=True,
+    help="TotalSegmentator's network: of 3 mm voxels, or of 1.5 mm (slow without a GPU).",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["gpu", "cpu"]),
+    default="gpu",
+    show_default=True,
+    help="Where TotalSegmentator runs; without a GPU it takes the CPU.",
 )
 @click.option("--series", help="DICOM series instance UID, when the folder holds several.")
 @json_option
-def command(ct: Path, out: Path, method: str, labels: Path | None, series: str | None, as_json: bool) -> None:
+def command(
+    ct: Path,
+    out: Path,
+    method: str,
+    labels: Path | None,
+    mapping: tuple[str, ...],
+    quality: str,
+    device: str,
+    series: str | None,
+    as_json: bool,
+) -> None:
     """Find sacrum, canal, foramina, alae and landmarks in CT (NIfTI, NRRD, MHA or a DICOM folder).
 
     Writes ct.nrrd, bones.nrrd, regions.nrrd, segmentation.seg.nrrd (opens in 3D Slicer) and anatomy.json.
     """
+    from ..anatomy.bone_sources import BoneSource, find_bones
     from ..anatomy.files import write_anatomy
-    from ..anatomy.segment import segment_from_labels
-    from ..errors import AnatomyError
-    from ..image import read_ct, read_volume
+    from ..anatomy.label_files import parse_mapping
+    from ..anatomy.segment import find_structures
+    from ..anatomy.totalsegmentator import Options
+    from ..image import read_ct
 
-    if labels is None:
-        raise AnatomyError(
-            f"--method {method} needs a label map of the bones: give --labels FILE with sacrum, l5 and hips, for "
-            "example TotalSegmentator's (task total)"
-        )
+    source = BoneSource(method, labels, parse_mapping(mapping), Options(quality, device))
     image = read_ct(ct, series)
-    label_map = read_volume(labels)
+    with progress("Finding the bones") as update:
+        labelled = find_bones(image, source, update)
     with progress("Finding canal and foramina") as update:
-        anatomy = segment_from_labels(image, label_map, progress=update)
+        anatomy = find_structures(image, labelled, update)
     write_anatomy(anatomy, image, out)
     lines = [f"{name:<20} {value:4.0%}" for name, value in sorted(anatomy.confidence.items())]
     notes = [f"Check: {warning}" for warning in anatomy.warnings]
@@ -56,5 +89,5 @@ def command(ct: Path, out: Path, method: str, labels: Path | None, series: str |
             "landmarks": {name: landmark.position_ras.tolist() for name, landmark in anatomy.landmarks.items()},
             "warnings": list(anatomy.warnings),
         },
-        "\n".join(["structure            confidence", *lines, *notes, f"Written to {out}"]),
+        "\n".join([f"Bones: {anatomy.method}", "structure            confidence", *lines, *notes, f"Written to {out}"]),
     )

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..anatomy.bone_sources import BoneSource, find_bones
 from ..anatomy.landmarks import touchable
-from ..anatomy.segment import segment_from_labels
+from ..anatomy.segment import find_structures
 from ..documents import write_document
-from ..errors import AnatomyError, SacroplastyError
+from ..errors import SacroplastyError
 from ..files import staged_directory
-from ..image import read_ct, read_volume
+from ..image import read_ct
 from ..planning.search import plan_trajectories
 from ..procedure.case import Case
 from ..procedure.journal import Journal
@@ -53,12 +54,10 @@ def rehearse_case(
         display("sample", "Fetching the sample patient", 0.0)
         sample = fetch_sample()
         ct, labels = sample.ct, sample.labels
-    if labels is None:
-        raise AnatomyError(f"{ct} comes without labels of its bones; give a label map with --labels")
     display("anatomy", "Reading the CT", 0.0)
     image = read_ct(ct, series)
-    label_map = read_volume(labels)
-    anatomy = segment_from_labels(image, label_map, progress=partial(display, "anatomy", "Canal, foramina, alae"))
+    labelled = find_bones(image, BoneSource(labels=labels), partial(display, "anatomy", "Bones"))
+    anatomy = find_structures(image, labelled, partial(display, "anatomy", "Canal, foramina, alae"))
     plan = plan_trajectories(image, anatomy, events.sides, progress=partial(display, "plan", "Searching trajectories"))
     case = Case(image, anatomy, plan, choose_targets(plan, events))
     landmarks = touchable(anatomy.landmarks)
