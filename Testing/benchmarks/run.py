@@ -15,15 +15,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 #: Arguments that make a long benchmark short. The figures in docs/validation.md come from the full runs.
-QUICK = {"anatomy_on_phantoms": ["1"], "cement_monitor": ["1"], "navigation": ["20"]}
+QUICK = {"anatomy_on_phantoms": ["1"], "bone_segmentation": ["--quick"], "cement_monitor": ["1"], "navigation": ["20"]}
 
 #: Take minutes each and have no short form.
 LONG = {"rehearsals"}
 
 
+#: Parts that benchmarks share.
+PARTS = {"ct_disturbances", "ct_pictures", "pelvis_labels", "pseudo_ct", "run", "segmentation_metrics"}
+
+
 def benchmarks() -> list[str]:
     """Names of all benchmarks."""
-    return sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run")
+    return sorted(path.stem for path in HERE.glob("*.py") if path.stem not in PARTS)
 
 
 def main() -> int:
