@@ -121,3 +121,27 @@ def test_damaged_record_is_refused_in_one_line(scene):
 )
 def test_names_read_as_a_person_writes_them(name, text):
     assert scene_anatomy.readable(name) == text
+
+
+def test_a_confirmation_is_kept_and_can_be_taken_back(scene, case):
+    anatomy, ct_node, segmentation = case
+    assert any(reason.startswith("foramen_s1_left: ") for reason in scene_anatomy.blocking_reasons_of(scene, "left"))
+    assert scene_anatomy.structures_to_confirm(scene, ["left"]) == ("foramen_s1_left",)
+    scene_anatomy.confirm_structure(scene, "foramen_s1_left")
+    assert scene_anatomy.structures_to_confirm(scene, ["left"]) == ()
+    assert scene_anatomy.anatomy_of(scene, segmentation, ct_node).confirmed == {"foramen_s1_left"}
+    scene_anatomy.withdraw_confirmation(scene, "foramen_s1_left")
+    assert scene_anatomy.confirmed_structures(scene) == frozenset()
+
+
+def test_nobody_confirms_what_was_not_found(scene, case):
+    with pytest.raises(AnatomyError, match="hip_left cannot be confirmed"):
+        scene_anatomy.confirm_structure(scene, "hip_left")
+    assert scene_anatomy.confirmed_structures(scene) == frozenset()
+
+
+def test_segmenting_again_forgets_the_confirmations(scene, case):
+    anatomy, ct_node, _ = case
+    scene_anatomy.confirm_structure(scene, "foramen_s1_left")
+    scene_anatomy.show_anatomy(scene, anatomy, ct_node)
+    assert scene_anatomy.confirmed_structures(scene) == frozenset()

@@ -13,6 +13,7 @@ from ..geometry import check_rigid
 from ..image import Volume, itk_from_volume, read_ct, read_volume, write_itk, write_volume
 from .labels import BONE_LABEL, REGION_LABEL
 from .model import Anatomy, Foramen, Landmark
+from .quality import quality_as_record, quality_of_record
 
 _BONE_COLOR = (0.945, 0.839, 0.569)
 _COLORS = {"sacral_canal": (0.957, 0.839, 0.192), "l5": (0.8, 0.75, 0.6)}
@@ -69,6 +70,8 @@ def read_anatomy(folder: Path) -> Anatomy:
         warnings=tuple(record["warnings"]),
         method=record["method"],
         image_hash=record["image_hash"],
+        quality=quality_of_record(record["quality"]) if record.get("quality") else None,
+        confirmed=frozenset(record.get("confirmed", ())),
     )
 
 
@@ -106,6 +109,8 @@ def _content(anatomy: Anatomy) -> dict:
         },
         "confidence": anatomy.confidence,
         "warnings": list(anatomy.warnings),
+        "quality": None if anatomy.quality is None else quality_as_record(anatomy.quality),
+        "confirmed": sorted(anatomy.confirmed),
     }
 
 

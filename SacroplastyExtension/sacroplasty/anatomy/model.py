@@ -9,6 +9,7 @@ import numpy as np
 from ..geometry import FloatArray
 from ..image import Volume
 from .labels import BONE_LABEL, REGION_LABEL
+from .quality import QualityReport
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Anatomy:
         warnings: plain sentences of what a person must check.
         method: how the bones were found.
         image_hash: `Volume.content_hash` of the CT.
+        quality: how far all this can be relied on; None when nobody looked.
+        confirmed: structures that a person has looked at and found right.
     """
 
     bones: Volume
@@ -57,6 +60,8 @@ class Anatomy:
     warnings: tuple[str, ...]
     method: str
     image_hash: str
+    quality: QualityReport | None = None
+    confirmed: frozenset[str] = frozenset()
 
     def bone(self, name: str) -> np.ndarray:
         """Boolean mask of one bone on the CT's grid."""

@@ -10,11 +10,13 @@ from ..geometry import transform_points
 from ..image import Volume, check_ct
 from .bones import LabelledBones, bones_from_labels
 from .canal import StraightCanal, find_canal
+from .dysmorphism import find_hints
 from .foramina import LOW_CONFIDENCE, StraightForamen, find_foramina
 from .frame import SacralFrame, find_frame
 from .labels import BONE_LABEL, LEVELS, REGION_LABEL, REGIONS, SIDES
 from .landmarks import find_landmarks
 from .model import Anatomy, Foramen
+from .quality_report import Findings, assess
 from .regions import fill_protected, onto_ct, paint_regions
 from .straight_image import straight_image
 from .straighten import Straightening, straighten
@@ -30,6 +32,7 @@ def segment_from_labels(
     labels: Volume,
     mapping: dict[int, str] | None = None,
     progress: Callable[[float], None] | None = None,
+    hu_offset: float = 0.0,
 ) -> Anatomy:
     """Find canal, foramina, alae, bodies and landmarks in a CT whose bones are labelled.
 
@@ -39,22 +42,26 @@ def segment_from_labels(
             overlaps the CT.
         mapping: label value to bone name.
         progress: called with the fraction done.
+        hu_offset: what a calibration adds to the CT's numbers when bone density is read [HU].
 
     Raises:
         AnatomyError: when the labels do not show the sacrum and L5 of this CT the right way round.
         ImageError: when `ct` is no CT.
     """
     check_ct(ct, "the CT")
-    return find_structures(ct, bones_from_labels(ct, labels, mapping), progress)
+    return find_structures(ct, bones_from_labels(ct, labels, mapping), progress, hu_offset)
 
 
-def find_structures(ct: Volume, labelled: LabelledBones, progress: Callable[[float], None] | None = None) -> Anatomy:
+def find_structures(
+    ct: Volume, labelled: LabelledBones, progress: Callable[[float], None] | None = None, hu_offset: float = 0.0
+) -> Anatomy:
     """Find canal, foramina, alae, bodies and landmarks in a CT whose bones are known, however they were found.
 
     Args:
         ct: in Hounsfield units, of any orientation.
         labelled: the bones on the CT's grid.
         progress: called with the fraction done.
+        hu_offset: what a calibration adds to the CT's numbers when bone density is read [HU].
 
     Raises:
         AnatomyError: when the bones are not those of a sacrum between its neighbours.
@@ -74,9 +81,14 @@ def find_structures(ct: Volume, labelled: LabelledBones, progress: Callable[[flo
     told(0.6)
     painted = onto_ct(paint_regions(image, foramina, canal), image, curve, ct)
     regions = ct.like(fill_protected(painted, sacrum.voxels, ct))
-    told(0.9)
+    told(0.85)
     landmarks = find_landmarks(labelled.bones, frame, image, curve, foramina)
     confidence = _confidence(labelled, regions, frame, foramina, canal)
+    s1_level_mm = float(np.mean([foramina[f"foramen_s1_{side}"].anterior[2] for side in SIDES]))
+    hints = find_hints(labelled.bones, frame.SacrumToRAS, frame.asymmetry_mm, image, s1_level_mm)
+    reasons = _reasons(labelled, frame, foramina, canal)
+    findings = Findings(ct, labelled.bones, regions, frame.SacrumToRAS, confidence, reasons, hints)
+    quality, confidence = assess(findings, hu_offset)
     told(1.0)
     return Anatomy(
         bones=labelled.bones,
@@ -88,6 +100,7 @@ def find_structures(ct: Volume, labelled: LabelledBones, progress: Callable[[flo
         warnings=(*labelled.warnings, *_warnings(ct, frame, foramina, canal)),
         method=labelled.method,
         image_hash=ct.content_hash(),
+        quality=quality,
     )
 
 
@@ -124,6 +137,24 @@ def _confidence(
         if f"hip_{side}" in confidence:
             confidence[f"si_joint_{side}"] = min(confidence[f"hip_{side}"], confidence["sacrum"])
     return confidence
+
+
+def _reasons(
+    labelled: LabelledBones, frame: SacralFrame, foramina: dict[str, StraightForamen], canal: StraightCanal
+) -> dict[str, str]:
+    """By structure, what its confidence rests on."""
+    reasons = {name: f"found by {labelled.method}" for name in labelled.confidence}
+    for name, foramen in foramina.items():
+        if foramen.confidence <= LOW_CONFIDENCE:
+            reasons[name] = "not seen; placed by its neighbors, with a larger region forbidden"
+        else:
+            reasons[name] = f"its openings are seen as pits in the bone ({foramen.confidence:.0%} of a clear one)"
+    reasons["sacral_canal"] = f"its walls are seen on {canal.confidence:.0%} of its length"
+    derived = f"from the levels of the foramina and the mirror plane (halves differ by {frame.asymmetry_mm:.1f} mm)"
+    reasons |= dict.fromkeys((name for label, name in REGIONS.items() if label >= REGION_LABEL["ala_left"]), derived)
+    for side in SIDES:
+        reasons[f"si_joint_{side}"] = "the space between sacrum and hip, as sure as these are"
+    return reasons
 
 
 def _warnings(ct: Volume, frame: SacralFrame, foramina: dict[str, StraightForamen], canal: StraightCanal) -> list[str]:

@@ -30,21 +30,38 @@ NONE_ACCEPTABLE = 3
 @click.option(
     "--margin", "margin_mm", type=float, default=3.0, show_default=True, help="Least clearance of the shaft, mm."
 )
+@click.option(
+    "--confirm",
+    "confirmed",
+    metavar="NAME",
+    multiple=True,
+    help="A structure of low confidence that you have looked at and found right; may be repeated. Goes into the plan.",
+)
 @click.option("--out", type=OUTPUT_FILE, help="Plan document.  [default: DIR/plan.json]")
 @json_option
 def command(
-    folder: Path, side: str, technique: str, gauge: str, margin_mm: float, out: Path | None, as_json: bool
+    folder: Path,
+    side: str,
+    technique: str,
+    gauge: str,
+    margin_mm: float,
+    confirmed: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Search trocar trajectories in DIR, the folder that `sacroplasty segment` wrote.
 
+    A structure that was found with a low confidence blocks the sides that it concerns until somebody confirms it.
+
     Exits with 3 when a side that was asked for has no acceptable trajectory; the plan then says why.
     """
+    from ..anatomy.confirmation import confirm
     from ..anatomy.files import read_anatomy, read_segmented_ct
     from ..planning.files import write_plan
     from ..planning.model import NEEDLES
     from ..planning.search import plan_trajectories
 
-    anatomy = read_anatomy(folder)
+    anatomy = confirm(read_anatomy(folder), confirmed)
     ct = read_segmented_ct(folder, anatomy)
     sides = cast("tuple[Side, ...]", ("left", "right") if side == "both" or technique == "double-needle" else (side,))
     with progress("Searching trajectories") as update:
@@ -61,9 +78,13 @@ def command(
             "out": str(path),
             "accepted": accepted,
             "best": {name: _summary(item) for name, item in best.items() if item is not None},
+            "blocked": {name: list(reasons) for name, reasons in plan.blocked.items()},
+            "confirmed": list(plan.confirmed),
             "trajectories": len(plan.trajectories),
         },
-        "\n".join([*(_line(name, item) for name, item in best.items()), f"Written to {path}"]),
+        "\n".join(
+            [*(_line(name, item, plan.blocked.get(name, ())) for name, item in best.items()), f"Written to {path}"]
+        ),
     )
     if not all(accepted.values()):
         sys.exit(NONE_ACCEPTABLE)
@@ -82,9 +103,11 @@ def _summary(item: Trajectory) -> dict[str, object]:
     }
 
 
-def _line(side: str, item: Trajectory | None) -> str:
+def _line(side: str, item: Trajectory | None, blocked: tuple[str, ...]) -> str:
     from ..planning.search import SMALLEST_USUAL_ML
 
+    if blocked:
+        return f"{side}: not planned: {'; '.join(blocked)}"
     if item is None:
         return f"{side}: no trajectory"
     if not item.accepted:

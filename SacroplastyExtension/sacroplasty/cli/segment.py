@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .common import OUTPUT_FOLDER, json_option, progress, report
+from .quality_table import quality_table
 
 
 @click.command("segment")
@@ -47,6 +48,13 @@ from .common import OUTPUT_FOLDER, json_option, progress, report
     help="Where TotalSegmentator runs; without a GPU it takes the CPU.",
 )
 @click.option("--series", help="DICOM series instance UID, when the folder holds several.")
+@click.option(
+    "--hu-offset",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="What a calibration adds to the CT numbers when bone density is read.",
+)
 @json_option
 def command(
     ct: Path,
@@ -57,6 +65,7 @@ def command(
     quality: str,
     device: str,
     series: str | None,
+    hu_offset: float,
     as_json: bool,
 ) -> None:
     """Find sacrum, canal, foramina, alae and landmarks in CT (NIfTI, NRRD, MHA or a DICOM folder).
@@ -66,6 +75,7 @@ def command(
     from ..anatomy.bone_sources import BoneSource, find_bones
     from ..anatomy.files import write_anatomy
     from ..anatomy.label_files import parse_mapping
+    from ..anatomy.quality import quality_as_record
     from ..anatomy.segment import find_structures
     from ..anatomy.totalsegmentator import Options
     from ..image import read_ct
@@ -75,10 +85,8 @@ def command(
     with progress("Finding the bones") as update:
         labelled = find_bones(image, source, update)
     with progress("Finding canal and foramina") as update:
-        anatomy = find_structures(image, labelled, update)
+        anatomy = find_structures(image, labelled, update, hu_offset)
     write_anatomy(anatomy, image, out)
-    lines = [f"{name:<20} {value:4.0%}" for name, value in sorted(anatomy.confidence.items())]
-    notes = [f"Check: {warning}" for warning in anatomy.warnings]
     report(
         as_json,
         {
@@ -86,8 +94,9 @@ def command(
             "method": anatomy.method,
             "image_hash": anatomy.image_hash,
             "confidence": anatomy.confidence,
+            "quality": None if anatomy.quality is None else quality_as_record(anatomy.quality),
             "landmarks": {name: landmark.position_ras.tolist() for name, landmark in anatomy.landmarks.items()},
             "warnings": list(anatomy.warnings),
         },
-        "\n".join([f"Bones: {anatomy.method}", "structure            confidence", *lines, *notes, f"Written to {out}"]),
+        "\n".join([f"Bones: {anatomy.method}", *quality_table(anatomy), f"Written to {out}"]),
     )

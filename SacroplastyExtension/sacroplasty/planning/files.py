@@ -18,7 +18,13 @@ def write_plan(plan: Plan, path: Path) -> None:
     trajectories = [
         {name: getattr(item, name) for name in Trajectory.__dataclass_fields__} for item in plan.trajectories
     ]
-    content = {"coordinateSystem": "RAS", "image_hash": plan.image_hash, "trajectories": trajectories}
+    content = {
+        "coordinateSystem": "RAS",
+        "image_hash": plan.image_hash,
+        "blocked": plan.blocked,
+        "confirmed": plan.confirmed,
+        "trajectories": trajectories,
+    }
     write_document(Path(path), "plan", content)
 
 
@@ -41,4 +47,5 @@ def read_plan(path: Path, image_hash: str | None = None) -> Plan:
         fields |= {name: np.array(entry[name], float) for name in _POINTS}
         fields["reasons"] = tuple(entry["reasons"])
         trajectories.append(Trajectory(**fields))
-    return Plan(tuple(trajectories), record["image_hash"])
+    blocked = {side: tuple(reasons) for side, reasons in record.get("blocked", {}).items()}
+    return Plan(tuple(trajectories), record["image_hash"], blocked, tuple(record.get("confirmed", ())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..geometry import FloatArray
@@ -55,7 +55,15 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ranked trajectories, best first on each side, for the CT with this hash."""
+    """Ranked trajectories, best first on each side.
+
+    Attributes:
+        image_hash: of the CT that was planned on.
+        blocked: by side, why it was refused as a whole, whatever the path; its trajectories are refused for that too.
+        confirmed: structures that planning relied on because a person had confirmed them.
+    """
 
     trajectories: tuple[Trajectory, ...]
     image_hash: str
+    blocked: dict[Side, tuple[str, ...]] = field(default_factory=dict)
+    confirmed: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..anatomy.confirmation import blocking_reasons
 from ..anatomy.frame import sample_mask
 from ..anatomy.labels import REGION_LABEL
 from ..anatomy.model import Anatomy
@@ -172,7 +173,8 @@ def plan_trajectories(
 
     Returns:
         Up to five accepted trajectories for each side, best first; for a side without any, the three that come nearest
-        with the reasons for refusal.
+        with the reasons for refusal. A side that relies on a structure that is missing, cut off, or found with a low
+        confidence and not confirmed is refused as a whole; the other side is not.
 
     Raises:
         PlanError: for a technique that cannot be planned, another patient's CT, or an anatomy without sacrum, ala or
@@ -194,12 +196,30 @@ def plan_trajectories(
     structures = forbidden_structures(anatomy, view, lambda fraction: told(0.15 + 0.5 * fraction))
     largest_ml = min(_LARGEST_PER_ALA_ML, _LARGEST_TOTAL_ML / len(set(sides)))
     found: dict[Side, list[Trajectory]] = {}
+    blocked: dict[Side, tuple[str, ...]] = {}
     for number, side in enumerate(dict.fromkeys(sides)):
-        found[side] = _plan_side(ct, anatomy, view, structures, side, technique, needle, margin_mm, largest_ml)
+        reasons = blocking_reasons(anatomy, side)
+        try:
+            found[side] = _plan_side(ct, anatomy, view, structures, side, technique, needle, margin_mm, largest_ml)
+        except PlanError as error:
+            # Half a sacrum is planned on the half that is there.
+            if not reasons:
+                raise
+            found[side] = []
+            reasons = (*reasons, str(error))
+        if reasons:
+            blocked[side] = reasons
+            found[side] = [_refused(item, reasons) for item in found[side]]
         told(0.65 + 0.35 * (number + 1) / len(sides))
     if technique == "double-needle":
         found = _pair(found, needle)
-    return Plan(tuple(trajectory for side in found for trajectory in found[side]), anatomy.image_hash)
+    trajectories = tuple(trajectory for side in found for trajectory in found[side])
+    return Plan(trajectories, anatomy.image_hash, blocked, tuple(sorted(anatomy.confirmed)))
+
+
+def _refused(item: Trajectory, reasons: Sequence[str]) -> Trajectory:
+    """The trajectory refused for these reasons too, each said once."""
+    return replace(item, accepted=False, reasons=tuple(dict.fromkeys((*reasons, *item.reasons))))
 
 
 def _plan_side(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..anatomy.confirmation import blocking_reasons
 from ..cement.zones import Zones, make_zones
+from ..errors import PlanError
 from ..navigation.clearance import ShaftClearance
 from ..planning.model import Side
 from .case import Case
@@ -26,8 +28,13 @@ def prepare(case: Case, progress: Callable[[float], None]) -> Preparation:
         progress: called with 0 to 1.
 
     Raises:
-        AnatomyError, PlanError: when a structure that decides about safety was not segmented.
+        AnatomyError, PlanError: when a structure that decides about safety was not segmented, or was found with a low
+            confidence and nobody has confirmed it.
     """
+    for side in case.targets:
+        reasons = blocking_reasons(case.anatomy, side)
+        if reasons:
+            raise PlanError(f"the {side} must not be treated: {'; '.join(reasons)}")
     clearance = ShaftClearance.of_anatomy(case.anatomy, lambda done: progress(0.7 * done))
     zones: dict[Side, Zones] = {}
     for number, (side, trajectory) in enumerate(case.targets.items(), start=1):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..anatomy.bone_sources import BoneSource, find_bones
+from ..anatomy.confirmation import confirm, to_confirm
 from ..anatomy.landmarks import touchable
 from ..anatomy.segment import find_structures
 from ..documents import write_document
@@ -58,6 +59,9 @@ def rehearse_case(
     image = read_ct(ct, series)
     labelled = find_bones(image, BoneSource(labels=labels), partial(display, "anatomy", "Bones"))
     anatomy = find_structures(image, labelled, partial(display, "anatomy", "Canal, foramina, alae"))
+    # Where a person would look at what is uncertain and confirm it, the rehearsal does, and says so.
+    unsure = to_confirm(anatomy, events.sides)
+    anatomy = confirm(anatomy, unsure)
     plan = plan_trajectories(image, anatomy, events.sides, progress=partial(display, "plan", "Searching trajectories"))
     case = Case(image, anatomy, plan, choose_targets(plan, events))
     landmarks = touchable(anatomy.landmarks)
@@ -65,6 +69,14 @@ def rehearse_case(
     with staged_directory(out) as stage, tempfile.TemporaryDirectory(prefix="sacroplasty-world-") as place:
         world = make_world(Path(place), case, landmarks, events, seed)
         with Journal(stage / "journal.jsonl") as journal:
+            for name in unsure:
+                journal.write(
+                    0.0,
+                    "structure_confirmed",
+                    by="simulated person",
+                    structure=name,
+                    confidence=anatomy.confidence[name],
+                )
             result = rehearse(
                 case,
                 landmarks,
@@ -90,6 +102,7 @@ def rehearse_case(
             "CT": f"{Path(ct).name}, {' x '.join(map(str, image.voxels.shape[::-1]))} voxels of "
             f"{' x '.join(f'{size:.2g}' for size in image.spacing_mm)} mm",
             "Anatomy": anatomy.method,
+            "Confirmed by the simulated person": ", ".join(unsure) or "nothing had to be",
             "Seed": str(seed),
             "Speed": f"{speed:g} times life",
         }

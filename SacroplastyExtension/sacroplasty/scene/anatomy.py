@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 import slicer
 from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
+from ..anatomy.confirmation import Reliability, blocking_reasons, confirm, to_confirm
 from ..anatomy.labels import BONE_LABEL, BONES, REGION_LABEL, REGIONS
 from ..anatomy.model import Anatomy, Foramen, Landmark
+from ..anatomy.quality import QualityReport, quality_as_record, quality_of_record
 from ..errors import AnatomyError
 from ..geometry import FloatArray, check_rigid
 from ..image import Volume, check_ct
@@ -124,6 +127,8 @@ def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_no
         warnings=tuple(record["warnings"]),
         method=record["method"],
         image_hash=record["image_hash"],
+        quality=_quality_in(record),
+        confirmed=frozenset(record.get("confirmed", ())),
     )
 
 
@@ -152,6 +157,47 @@ def warnings_of(scene: vtkMRMLScene) -> tuple[str, ...]:
     return tuple((read_record(scene, RECORD_NAME) or {}).get("warnings", ()))
 
 
+def quality_of(scene: vtkMRMLScene) -> QualityReport | None:
+    """The quality report of what was segmented last; None without one."""
+    return _quality_in(read_record(scene, RECORD_NAME) or {})
+
+
+def confirmed_structures(scene: vtkMRMLScene) -> frozenset[str]:
+    """Structures that a person has looked at and found right."""
+    return frozenset((read_record(scene, RECORD_NAME) or {}).get("confirmed", ()))
+
+
+def structures_to_confirm(scene: vtkMRMLScene, sides: Iterable[str]) -> tuple[str, ...]:
+    """Structures that block planning of these sides until a person confirms them."""
+    record = read_record(scene, RECORD_NAME)
+    return () if record is None else to_confirm(_facts_in(record), sides)
+
+
+def blocking_reasons_of(scene: vtkMRMLScene, side: str) -> tuple[str, ...]:
+    """Why nothing may be planned on a side; empty when nothing blocks it, or when nothing was segmented yet."""
+    record = read_record(scene, RECORD_NAME)
+    return () if record is None else blocking_reasons(_facts_in(record), side)
+
+
+def confirm_structure(scene: vtkMRMLScene, name: str) -> None:
+    """Record that a person has looked at a structure and found it right; the scene's undo takes it back.
+
+    Raises:
+        AnatomyError: for a structure that the CT does not show, or when nothing was segmented yet.
+    """
+    record = _record_in(scene)
+    confirmed = confirm(_facts_in(record), [name]).confirmed
+    scene.SaveStateForUndo()
+    write_record(scene, RECORD_NAME, record | {"confirmed": sorted(confirmed)})
+
+
+def withdraw_confirmation(scene: vtkMRMLScene, name: str) -> None:
+    """Take a confirmation back, after a mistake or because the structure was changed since."""
+    record = _record_in(scene)
+    scene.SaveStateForUndo()
+    write_record(scene, RECORD_NAME, record | {"confirmed": sorted(set(record.get("confirmed", ())) - {name})})
+
+
 def jump_to(scene: vtkMRMLScene, position_ras: FloatArray) -> None:
     """Centre all slice views on a point."""
     mode = slicer.vtkMRMLSliceNode.CenteredJumpSlice
@@ -163,6 +209,21 @@ def readable(name: str) -> str:
     words = [word.upper() if word[:1] in "ls" and word[1:].isdigit() else word for word in name.split("_")]
     words = [word.upper() if word in ("si", "psis", "asis") else word for word in words]
     return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
+
+
+def _record_in(scene: vtkMRMLScene) -> dict[str, Any]:
+    record = read_record(scene, RECORD_NAME)
+    if record is None:
+        raise AnatomyError("the scene has no anatomy record; run the segmentation first")
+    return record
+
+
+def _quality_in(record: dict[str, Any]) -> QualityReport | None:
+    return quality_of_record(record["quality"]) if record.get("quality") else None
+
+
+def _facts_in(record: dict[str, Any]) -> Reliability:
+    return Reliability(record["confidence"], _quality_in(record), frozenset(record.get("confirmed", ())))
 
 
 def _labels_of(node: vtkMRMLNode, ct: Volume) -> Volume:
@@ -201,6 +262,8 @@ def _record_of(anatomy: Anatomy) -> dict[str, object]:
         "warnings": list(anatomy.warnings),
         "method": anatomy.method,
         "image_hash": anatomy.image_hash,
+        "quality": None if anatomy.quality is None else quality_as_record(anatomy.quality),
+        "confirmed": sorted(anatomy.confirmed),
     }
 
 

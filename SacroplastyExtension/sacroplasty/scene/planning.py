@@ -96,7 +96,12 @@ def plan_of(scene: vtkMRMLScene) -> Plan | None:
     record = read_record(scene, RECORD_NAME)
     if record is None:
         return None
-    return Plan(tuple(_trajectory(item) for item in record["trajectories"]), record["image_hash"])
+    return Plan(
+        tuple(_trajectory(item) for item in record["trajectories"]),
+        record["image_hash"],
+        {side: tuple(reasons) for side, reasons in record.get("blocked", {}).items()},
+        tuple(record.get("confirmed", ())),
+    )
 
 
 def trajectory_of(scene: vtkMRMLScene, line: vtkMRMLMarkupsLineNode | None) -> Trajectory:
