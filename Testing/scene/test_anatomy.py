@@ -124,7 +124,7 @@ def test_names_read_as_a_person_writes_them(name, text):
 
 
 def test_a_confirmation_is_kept_and_can_be_taken_back(scene, case):
-    anatomy, ct_node, segmentation = case
+    _, ct_node, segmentation = case
     assert any(reason.startswith("foramen_s1_left: ") for reason in scene_anatomy.blocking_reasons_of(scene, "left"))
     assert scene_anatomy.structures_to_confirm(scene, ["left"]) == ("foramen_s1_left",)
     scene_anatomy.confirm_structure(scene, "foramen_s1_left")

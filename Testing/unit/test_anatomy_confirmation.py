@@ -1,4 +1,4 @@
-"""What is uncertain blocks planning of the sides that it concerns until a person confirms it; what is unseen, always."""
+"""What is uncertain blocks planning of its sides until a person confirms it; what is unseen always does."""
 
 from __future__ import annotations
 
