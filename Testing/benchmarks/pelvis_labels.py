@@ -1,4 +1,4 @@
-"""Real pelves as label maps on a 1 mm grid, to paint pseudo-CTs from: manual label maps, and surfaces of sacra and hips.
+"""Real pelves as label maps on a 1 mm grid, to paint pseudo-CTs from: manual label maps, and atlas surfaces.
 
 Axes of the grid: columns to the patient's left, rows to posterior, slices to superior.
 """

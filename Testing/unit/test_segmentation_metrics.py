@@ -90,7 +90,9 @@ def test_a_leak_is_measured_in_the_bone_it_went_into() -> None:
     true, found = np.zeros((10, 10, 10), np.uint8), np.zeros((10, 10, 10), np.uint8)
     true[:, :, :5], true[:, :, 5:] = 1, 3
     found[:, :, :6], found[:, :, 6:] = 1, 3
-    scores = score_bones(Volume(found, np.diag([2.0, 1, 1, 1])), Volume(true, np.diag([2.0, 1, 1, 1])), {1: "s", 3: "h"})
+    scores = score_bones(
+        Volume(found, np.diag([2.0, 1, 1, 1])), Volume(true, np.diag([2.0, 1, 1, 1])), {1: "s", 3: "h"}
+    )
     assert scores["s"].leaked_ml == {"h": pytest.approx(0.2)}  # a layer of 100 voxels of 2 mm³
     assert scores["h"].leaked_ml == {"s": 0}
     assert scores["s"].volume_ml == pytest.approx(1.2)
