@@ -15,7 +15,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 #: Arguments that make a long benchmark short. The figures in docs/validation.md come from the full runs.
-QUICK = {"anatomy_on_phantoms": ["1"], "bone_segmentation": ["--quick"], "cement_monitor": ["1"], "navigation": ["20"]}
+QUICK = {
+    "anatomy_on_phantoms": ["1"],
+    "bone_segmentation": ["--quick"],
+    "cement_monitor": ["1"],
+    "navigation": ["20"],
+    "seed_correction": ["1"],
+}
 
 #: Take minutes each and have no short form.
 LONG = {"rehearsals"}

@@ -95,10 +95,24 @@ def test_labelled_segments_of_any_letter_case_become_bone_labels(scene):
     ct = make_ct()
     bone = box((-50, -30, -40), (50, 0, 40))
     node = nodes.add_segmentation(scene, {"Sacrum": bone}, ct, "Bones")
-    assert np.array_equal(scene_anatomy._labels_of(node, ct).voxels, bone.astype(np.uint8))
+    labels = scene_anatomy.label_map_of(node, ct)
+    assert np.array_equal(labels.volume.voxels == 1, bone) and labels.names == {1: "sacrum"}
     stranger = nodes.add_segmentation(scene, {"liver": bone}, ct, "Organs")
     with pytest.raises(AnatomyError, match="no segment named sacrum"):
-        scene_anatomy._labels_of(stranger, ct)
+        scene_anatomy.label_map_of(stranger, ct)
+
+
+def test_segments_are_known_by_their_terminology(scene):
+    ct = make_ct()
+    bone, other = box((-50, -30, -40), (0, 0, 40)), box((2, -30, -40), (50, 0, 40))
+    node = nodes.add_segmentation(scene, {"Segment_1": bone, "Segment_2": other}, ct, "Bones")
+    for name, kind in (("Segment_1", "SCT^54735007^Sacrum~^^"), ("Segment_2", "SCT^29836001^Hip~SCT^7771000^Left")):
+        segment = node.GetSegmentation().GetSegment(name)
+        segment.SetTag(segment.GetTerminologyEntryTagName(), f"Segmentation~SCT^123037004^Structure~{kind}~~^^~^^")
+    labels = scene_anatomy.label_map_of(node, ct)
+    values = {name: value for value, name in labels.names.items()}
+    assert np.array_equal(labels.volume.voxels == values["sacrum"], bone)
+    assert np.array_equal(labels.volume.voxels == values["hip_left"], other)
 
 
 def test_slice_views_jump_to_a_structure(scene):

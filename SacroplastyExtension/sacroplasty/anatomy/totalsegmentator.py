@@ -34,7 +34,7 @@ CLASSES = (
     *("sacrum", "vertebrae_S1", "vertebrae_L5", "hip_left", "hip_right", "spinal_cord"),
     *("iliac_artery_left", "iliac_artery_right", "iliac_vena_left", "iliac_vena_right"),
 )
-_NEEDED = ("sacrum", "l5", "hip_left", "hip_right")
+NEEDED = ("sacrum", "l5", "hip_left", "hip_right")
 QUALITIES, DEVICES = ("fast", "normal"), ("gpu", "cpu")
 _HOW_TO_INSTALL = (
     f"pip install TotalSegmentator=={CHECKED_VERSION} (Apache-2.0; with PyTorch several GB, and weights of the task "
@@ -205,7 +205,7 @@ def bones_by_totalsegmentator(
         result = folder / "bones.nii.gz"
         words = ["-i", str(folder / "ct.nii"), "-o", str(result), "--ml", "--device", chosen.device]
         words += ["--fast"] if chosen.quality == "fast" else []
-        output = _Output()
+        output = RunProgress()
         code, text = _run(
             [*installation.command, *words, "--roi_subset", *CLASSES],
             environment,
@@ -218,7 +218,7 @@ def bones_by_totalsegmentator(
         # The table in the file counts, not this program's list: numbers have changed between versions.
         table = names_in_nifti(result)
         names = {value: name for value, text in table.items() if (name := structure_of(text)) is not None}
-        missing = [name for name in _NEEDED if name not in names.values()]
+        missing = [name for name in NEEDED if name not in names.values()]
         if missing:
             raise TotalSegmentatorError(
                 f"TotalSegmentator {version} has other classes than version {CHECKED_VERSION}, which is known here: no "
@@ -230,7 +230,7 @@ def bones_by_totalsegmentator(
     return replace(labelled, method=f"TotalSegmentator {version}, {chosen.quality}")
 
 
-class _Output:
+class RunProgress:
     """How far TotalSegmentator is, by what it prints: a rough pass that crops, then one pass for each network."""
 
     def __init__(self) -> None:

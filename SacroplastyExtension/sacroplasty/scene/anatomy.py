@@ -11,14 +11,26 @@ import numpy as np
 import slicer
 from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
+from ..anatomy.bones import LabelledBones
 from ..anatomy.confirmation import Reliability, blocking_reasons, confirm, to_confirm
+from ..anatomy.label_files import LabelMap
 from ..anatomy.labels import BONE_LABEL, BONES, REGION_LABEL, REGIONS
 from ..anatomy.model import Anatomy, Foramen, Landmark
 from ..anatomy.quality import QualityReport, quality_as_record, quality_of_record
+from ..anatomy.structure_names import KNOWN, structure_of
 from ..errors import AnatomyError
 from ..geometry import FloatArray, check_rigid
 from ..image import Volume, check_ct
-from .nodes import add_points, add_segmentation, first_node, mask_of, segment_names, volume_of, volumes_in
+from .nodes import (
+    add_points,
+    add_segmentation,
+    first_node,
+    mask_of,
+    segment_names,
+    terminology_of,
+    volume_of,
+    volumes_in,
+)
 from .records import read_record, write_record
 
 SEGMENTATION_NAME = "Sacrum"
@@ -50,18 +62,37 @@ def segment(
     """Find the structures in labelled bones and show them, in place of an older result.
 
     Args:
-        labels_node: a label map volume, or a segmentation with segments named as the bones are.
+        labels_node: a label map volume, or a segmentation whose segments tell by name or terminology what they are.
         progress: called with 0 to 1.
     """
-    from ..anatomy.segment import segment_from_labels
+    from ..anatomy.bones import bones_from_labels
 
     tell = progress or (lambda fraction: None)
     ct = volume_of(ct_node)
     check_ct(ct, ct_node.GetName())
     tell(0.1)
-    labels = _labels_of(labels_node, ct)
+    labels = label_map_of(labels_node, ct)
     tell(0.2)
-    anatomy = segment_from_labels(ct, labels, progress=lambda fraction: tell(0.2 + 0.7 * fraction))
+    labelled = bones_from_labels(ct, labels.volume, labels.names, labels.numbering)
+    return show_structures(scene, ct_node, labelled, progress=lambda fraction: tell(0.2 + 0.8 * fraction))
+
+
+def show_structures(
+    scene: vtkMRMLScene,
+    ct_node: vtkMRMLScalarVolumeNode,
+    labelled: LabelledBones,
+    progress: Callable[[float], None] | None = None,
+) -> vtkMRMLSegmentationNode:
+    """Find all that depends on the bones, however they were found, and show it in place of an older result.
+
+    Args:
+        labelled: bones on the CT's grid.
+        progress: called with 0 to 1.
+    """
+    from ..anatomy.segment import find_structures
+
+    tell = progress or (lambda fraction: None)
+    anatomy = find_structures(volume_of(ct_node), labelled, progress=lambda fraction: tell(0.9 * fraction))
     node = show_anatomy(scene, anatomy, ct_node)
     tell(1.0)
     return node
@@ -139,6 +170,35 @@ def segmented_ct(
     segmentation = first_node(scene, "vtkMRMLSegmentationNode", SEGMENTATION_NAME)
     ct = segmentation.GetNodeReference(_CT_ROLE) if segmentation is not None else None
     return ct or next(iter(volumes_in(scene)), None), segmentation
+
+
+def label_map_of(node: vtkMRMLNode, ct: Volume) -> LabelMap:
+    """Labels of a label map as they are, or of a segmentation by the names and terminology of its segments.
+
+    Raises:
+        AnatomyError: when no segment is a sacrum.
+    """
+    if node is None:
+        raise AnatomyError("select a label map or a segmentation with the bones")
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        return LabelMap(volume_of(node), None, "")
+    found: dict[str, list[str]] = {}
+    for name in segment_names(node):
+        structure = structure_of(name, terminology_of(node, name))
+        if structure is not None:
+            found.setdefault(structure, []).append(name)
+    if "sacrum" not in found:
+        raise AnatomyError(
+            f"{node.GetName()} has no segment named {', '.join(BONE_LABEL)}, nor with their terminology; rename its "
+            "segments"
+        )
+    voxels = np.zeros(ct.voxels.shape, np.uint8)
+    # Bones go last: they win over the canal and over segments of several bones.
+    for structure in reversed(KNOWN):
+        for name in found.get(structure, ()):
+            voxels[mask_of(node, name, ct)] = KNOWN.index(structure) + 1
+    names = {KNOWN.index(structure) + 1: structure for structure in found}
+    return LabelMap(ct.like(voxels), names, "names of segments")
 
 
 def structure_rows(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode) -> list[StructureRow]:
@@ -224,22 +284,6 @@ def _quality_in(record: dict[str, Any]) -> QualityReport | None:
 
 def _facts_in(record: dict[str, Any]) -> Reliability:
     return Reliability(record["confidence"], _quality_in(record), frozenset(record.get("confirmed", ())))
-
-
-def _labels_of(node: vtkMRMLNode, ct: Volume) -> Volume:
-    """Label numbers of a label map as they are, or of a segmentation by the names of its segments."""
-    if node is None:
-        raise AnatomyError("select a label map or a segmentation with the bones")
-    if not node.IsA("vtkMRMLSegmentationNode"):
-        return volume_of(node)
-    named = {name.lower(): name for name in segment_names(node)}
-    voxels = np.zeros(ct.voxels.shape, np.uint8)
-    for name, label in BONE_LABEL.items():
-        if name in named:
-            voxels[mask_of(node, named[name], ct)] = label
-    if not voxels.any():
-        raise AnatomyError(f"{node.GetName()} has no segment named {', '.join(BONE_LABEL)}; rename its segments")
-    return ct.like(voxels)
 
 
 def _record_of(anatomy: Anatomy) -> dict[str, object]:

@@ -183,6 +183,14 @@ def segment_names(node: vtkMRMLSegmentationNode) -> list[str]:
     return [segmentation.GetNthSegment(number).GetName() for number in range(segmentation.GetNumberOfSegments())]
 
 
+def terminology_of(node: vtkMRMLSegmentationNode, name: str) -> str:
+    """The terminology entry of a segment, as Slicer stores it; empty when it has none."""
+    segmentation = node.GetSegmentation()
+    segment = segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName(name))
+    entry = vtk.reference("")
+    return str(entry) if segment.GetTag(segment.GetTerminologyEntryTagName(), entry) else ""
+
+
 def add_line(
     scene: vtkMRMLScene,
     start_ras: ArrayLike,

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import vtk
 from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+import slicer
+
+from ..anatomy.bones import LabelledBones
 from ..anatomy.labels import BONE_LABEL
+from ..anatomy.structure_names import HIPS, structure_of
 from ..errors import AnatomyError
+from ..geometry import FloatArray
 from ..image import Volume
+from .anatomy import anatomy_of, show_structures
+from .nodes import volume_of
 
 BACKGROUND = "background"
+_CORRECTED = ", corrected by clicks"
 #: Seeds and result: bones as in `labels.BONES`, then the background; 0 is what is to be filled.
 _SEED_LABEL = {**BONE_LABEL, BACKGROUND: max(BONE_LABEL.values()) + 1}
 #: A click is a ball of this radius [mm].
@@ -92,6 +101,59 @@ def grow_from_seeds(
     return ct.like(result)
 
 
+def correct_bones(
+    scene: slicer.vtkMRMLScene,
+    ct_node: slicer.vtkMRMLScalarVolumeNode,
+    segmentation: slicer.vtkMRMLSegmentationNode,
+    clicks: slicer.vtkMRMLMarkupsFiducialNode,
+    progress: Callable[[float], None] | None = None,
+) -> slicer.vtkMRMLSegmentationNode:
+    """Correct the segmented bones by clicks and find anew all that depends on them, in place of the older result.
+
+    Args:
+        clicks: points named by what is there: sacrum, l5, background, hip (the side is seen from the place) or
+            hip_left and hip_right; a number behind a name, as Slicer adds it, is left out.
+        progress: called with 0 to 1.
+
+    Raises:
+        AnatomyError: when nothing was segmented yet, a point has another name, or nothing changes.
+    """
+    tell = progress or (lambda fraction: None)
+    anatomy = anatomy_of(scene, segmentation, ct_node)
+    ct = volume_of(ct_node)
+    tell(0.1)
+    bones = grow_from_seeds(ct, _seeds_in(clicks, anatomy.SacrumToRAS), anatomy.bones)
+    tell(0.3)
+    found = {name for name, label in BONE_LABEL.items() if (bones.voxels == label).any()}
+    labelled = LabelledBones(
+        bones,
+        np.zeros(ct.voxels.shape, bool),
+        f"{anatomy.method.removesuffix(_CORRECTED)}{_CORRECTED}",
+        {name: anatomy.confidence.get(name, 0.0) for name in found},
+        ("The bones were corrected by clicks; check their borders around them.",),
+    )
+    return show_structures(scene, ct_node, labelled, lambda fraction: tell(0.3 + 0.7 * fraction))
+
+
+def _seeds_in(clicks: slicer.vtkMRMLMarkupsFiducialNode, SacrumToRAS: FloatArray) -> dict[str, list[FloatArray]]:
+    seeds: dict[str, list[FloatArray]] = {}
+    for number in range(clicks.GetNumberOfControlPoints() if clicks is not None else 0):
+        if clicks.GetNthControlPointPositionStatus(number) != slicer.vtkMRMLMarkupsNode.PositionDefined:
+            continue
+        label = clicks.GetNthControlPointLabel(number)
+        position = [0.0, 0.0, 0.0]
+        clicks.GetNthControlPointPositionWorld(number, position)
+        point = np.array(position)
+        words = re.sub(r"[-_ ]+\d+$", "", label)
+        name = BACKGROUND if words.lower() == BACKGROUND else structure_of(words)
+        if name == HIPS:
+            name = "hip_left" if (point - SacrumToRAS[:3, 3]) @ SacrumToRAS[:3, 0] > 0 else "hip_right"
+        if name not in _SEED_LABEL:
+            raise AnatomyError(f"the point {label!r} is none of {', '.join(_SEED_LABEL)}; rename it")
+        seeds.setdefault(name, []).append(point)
+    return seeds
+
+
 def _checked(ct: Volume, seeds: Mapping[str, ArrayLike]) -> list[tuple[str, NDArray[np.float64]]]:
     unknown = sorted(set(seeds) - set(_SEED_LABEL))
     if unknown:
@@ -150,8 +212,6 @@ def _grow(
 
 def _grow_cut() -> vtk.vtkImageAlgorithm:
     """Slicer's filter of the effect Grow from seeds: in vtkITK from 5.12 on, before in the Segmentations logic."""
-    import slicer
-
     try:
         from vtkITK import vtkITKGrowCut
 
