@@ -1,7 +1,7 @@
 """How far three clicks bring back bones of which a part of the ilium was taken for sacrum.
 
 Run: python Testing/benchmarks/seed_correction.py [seeds ...]     (about a minute for each seed)
-Synthetic patients of 1.5 mm; a ball of 15 mm of the ilium beside the joint, and the joint in it, is given to the sacrum.
+Synthetic patients of 1.5 mm; a ball of 15 mm of the ilium beside the joint, with the joint, is given to the sacrum.
 The clicks are those of a person who sees it: in the wrong part, in the sacrum, in the soft tissue beside it.
 """
 
@@ -14,11 +14,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from spoiled_bones import spoil_ilium
-
 from sacroplasty.anatomy.labels import BONE_LABEL
 from sacroplasty.phantom.make import make_phantom
 from sacroplasty.scene.host import HeadlessHost
+from spoiled_bones import spoil_ilium
 
 SPACING_MM = (1.5, 1.5, 1.5)
 #: Noise changes with the seed, as three scanners would.
