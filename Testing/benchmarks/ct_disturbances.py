@@ -128,8 +128,8 @@ def cut_below_l5(ct: Volume, bones: Volume, seed: int) -> Pair:
 
 
 def cut_at_s3(ct: Volume, bones: Volume, seed: int) -> Pair:
-    """The field of view ends 65 mm below the top of the sacrum."""
-    return _crop(ct, bones, 2, low_mm=float(_ras(bones, _SACRUM)[:, 2].max() - 65))
+    """The field of view ends 48 mm below the top of the sacrum, among S3 in most patients."""
+    return _crop(ct, bones, 2, low_mm=float(_ras(bones, _SACRUM)[:, 2].max() - 48))
 
 
 def oblique(ct: Volume, bones: Volume, seed: int) -> Pair:
