@@ -13,6 +13,7 @@ from command_line import CommandLine
 from nifti_labels import write_with_names
 from sacroplasty.anatomy.bones import bones_from_labels
 from sacroplasty.anatomy.files import read_anatomy, write_anatomy
+from sacroplasty.anatomy.frame import find_frame
 from sacroplasty.anatomy.label_files import parse_mapping, read_label_map
 from sacroplasty.anatomy.labels import BONE_LABEL
 from sacroplasty.anatomy.model import Anatomy
@@ -41,6 +42,8 @@ def truth() -> SimpleSacrum:
         ("Hips", "hips"),
         ("Lumbar spine", "spine"),
         ("spinal_cord", "sacral_canal"),
+        ("iliac_vena_left", "iliac_vessels"),
+        ("Right common iliac artery", "iliac_vessels"),
         ("vertebrae_L4", None),
         ("body_s1", None),
         ("S1", None),
@@ -176,6 +179,14 @@ def test_the_command_takes_a_mapping(sacroplasty: CommandLine, tmp_path: Path) -
     assert np.array_equal(read_anatomy(tmp_path / "out").bones.voxels, simple.bones.voxels)
 
 
+def test_iliac_vessels_come_with_the_bones_when_they_are_labelled(truth: SimpleSacrum) -> None:
+    numbered = _renumbered(truth, 25, 27, 77, 78)
+    assert bones_from_labels(truth.ct, numbered).vessels is None
+    numbered.voxels[2:6, 3:5, 4] = 67
+    vessels = bones_from_labels(truth.ct, numbered).vessels
+    assert vessels is not None and np.count_nonzero(vessels) == 8 and vessels[2, 3, 4]
+
+
 def test_both_hips_in_one_label_are_parted_by_the_sacrum(truth: SimpleSacrum) -> None:
     one_label = _renumbered(truth, 3, 4, 1, 1)
     labelled = bones_from_labels(truth.ct, one_label, {1: "hips", 3: "sacrum", 4: "l5"})
@@ -226,3 +237,22 @@ def test_a_spine_that_does_not_reach_the_sacrum_is_refused(truth: SimpleSacrum) 
     far = far.like(np.where(truth.bones.voxels == 2, 0, far.voxels).astype(np.uint8))
     with pytest.raises(AnatomyError, match="no vertebra of the spine label stands on the sacrum"):
         bones_from_labels(truth.ct, far, {1: "sacrum", 2: "spine"})
+
+
+def test_a_manual_label_map_of_hips_and_spine_can_be_used(shared_data: Path) -> None:
+    path = shared_data / "labels" / "pelvic_annotation" / "patient_001.nrrd"
+    labels = read_label_map(path, parse_mapping(("3=sacrum,1=hips,4=spine",)))
+    # The pelvis and what stands on it; the rest only takes time.
+    corner = labels.volume.IJKToRAS @ np.array([100, 240, 30, 1.0])
+    IJKToRAS = np.column_stack([labels.volume.IJKToRAS[:, :3], corner])
+    pelvis = Volume(labels.volume.voxels[30:125, 240:430, 100:420], IJKToRAS)
+    labelled = bones_from_labels(pelvis, pelvis, labels.names, labels.numbering)
+    volume_ml = {
+        name: np.count_nonzero(labelled.bones.voxels == label) * pelvis.voxel_volume_ml
+        for name, label in BONE_LABEL.items()
+    }
+    assert volume_ml["sacrum"] == pytest.approx(np.count_nonzero(pelvis.voxels == 3) * pelvis.voxel_volume_ml)
+    assert volume_ml["hip_left"] / volume_ml["hip_right"] == pytest.approx(1.0, abs=0.1)
+    assert 50 < volume_ml["l5"] < 150
+    assert labelled.confidence["l5"] < 0.8
+    find_frame(labelled.bones)

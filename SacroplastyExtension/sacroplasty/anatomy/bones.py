@@ -10,10 +10,17 @@ from numpy.typing import NDArray
 from ..errors import AnatomyError
 from ..image import Volume
 from .composite_labels import lowest_vertebra, split_hips
-from .labels import BONE_LABEL, BONES, TOTALSEGMENTATOR, TOTALSEGMENTATOR_CANAL, TOTALSEGMENTATOR_V1
-from .structure_names import CANAL, HIPS, KNOWN, SPINE
+from .labels import (
+    BONE_LABEL,
+    BONES,
+    TOTALSEGMENTATOR,
+    TOTALSEGMENTATOR_CANAL,
+    TOTALSEGMENTATOR_V1,
+    TOTALSEGMENTATOR_VESSELS,
+)
+from .structure_names import CANAL, HIPS, KNOWN, SPINE, VESSELS
 
-_SHARED = (CANAL, HIPS, SPINE)
+_OTHERS = (CANAL, VESSELS, HIPS, SPINE)
 #: Less than this is no sacrum: adults have 150 to 300 mL (own phantoms and the label maps seen) [mL].
 _SMALLEST_ML = {"sacrum": 30.0, "l5": 8.0}
 #: Labels come from a network or a person, both of whom err (a network's sacrum: Dice 0.94 to 0.96, REFERENCES [R2]).
@@ -32,6 +39,7 @@ class LabelledBones:
         method: how the bones were found, in words; it becomes `Anatomy.method`.
         confidence: 0 to 1 for each bone that is there.
         warnings: what a person must check.
+        vessels: voxels of common iliac arteries and veins; None when the source tells nothing of vessels.
     """
 
     bones: Volume
@@ -39,6 +47,7 @@ class LabelledBones:
     method: str
     confidence: dict[str, float]
     warnings: tuple[str, ...]
+    vessels: NDArray[np.bool_] | None = None
 
 
 def bones_from_labels(
@@ -69,8 +78,7 @@ def bones_from_labels(
     for value, name in names.items():
         if name in BONE_LABEL:
             bones[values == value] = BONE_LABEL[name]
-    masks = {kind: np.isin(values, [value for value, name in names.items() if name == kind]) for kind in _SHARED}
-    canal = masks[CANAL]
+    masks = {kind: np.isin(values, [value for value, name in names.items() if name == kind]) for kind in _OTHERS}
     volume = ct.like(bones)
     _check_content(volume, values, numbering, "sacrum")
     sure = _part(volume, masks[HIPS], masks[SPINE])
@@ -80,7 +88,8 @@ def bones_from_labels(
     if not sure:
         confidence["l5"] = _CUT_CONFIDENCE
         warnings.append("The spine label has no gaps at the discs: L5 ends where it usually does. Check its upper end.")
-    return LabelledBones(volume, canal, f"labels ({numbering})", confidence, tuple(warnings))
+    vessels = masks[VESSELS] if masks[VESSELS].any() else None
+    return LabelledBones(volume, masks[CANAL], f"labels ({numbering})", confidence, tuple(warnings), vessels)
 
 
 def _part(bones: Volume, hips: NDArray[np.bool_], spine: NDArray[np.bool_]) -> bool:
@@ -106,7 +115,8 @@ def _whole_numbers(labels: Volume) -> NDArray[np.int64]:
 def _detect(values: NDArray[np.int64]) -> tuple[str, dict[int, str]]:
     present = {int(value) for value in np.unique(values)} - {0}
     if 25 in present:
-        return "TotalSegmentator", {**TOTALSEGMENTATOR, TOTALSEGMENTATOR_CANAL: CANAL}
+        vessels = dict.fromkeys(TOTALSEGMENTATOR_VESSELS, VESSELS)
+        return "TotalSegmentator", {**TOTALSEGMENTATOR, TOTALSEGMENTATOR_CANAL: CANAL, **vessels}
     if {92, 18} <= present:
         return "TotalSegmentator version 1", dict(TOTALSEGMENTATOR_V1)
     if 1 in present and present <= set(BONES):

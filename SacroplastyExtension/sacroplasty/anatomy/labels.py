@@ -29,6 +29,8 @@ TOTALSEGMENTATOR: dict[int, str] = {
 }
 TOTALSEGMENTATOR_S1_BODY = 26
 TOTALSEGMENTATOR_CANAL = 79
+#: Common iliac arteries and veins, left and right.
+TOTALSEGMENTATOR_VESSELS = (65, 66, 67, 68)
 
 #: Version 1 numbered otherwise; its sacrum holds the S1 body.
 TOTALSEGMENTATOR_V1: dict[int, str] = {92: "sacrum", 18: "l5", 90: "hip_left", 91: "hip_right"}

@@ -8,9 +8,9 @@ from .labels import BONE_LABEL
 
 #: A label of both hips, or of the whole spine: `composite_labels` parts them.
 HIPS, SPINE = "hips", "spine"
-CANAL = "sacral_canal"
+CANAL, VESSELS = "sacral_canal", "iliac_vessels"
 #: What a label may be said to be.
-KNOWN = (*BONE_LABEL, CANAL, HIPS, SPINE)
+KNOWN = (*BONE_LABEL, CANAL, VESSELS, HIPS, SPINE)
 
 _SIDES = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}
 #: Words that say no more than that it is a bone.
@@ -25,12 +25,23 @@ _PHRASES = {
         ),
         CANAL: ("sacral canal", "spinal canal", "vertebral canal", "spinal cord"),
         SPINE: ("spine", "lumbar spine", "lumbar vertebrae", "vertebral column", "vertebrae"),
+        "vessels": (
+            "iliac artery",
+            "iliac vein",
+            "iliac vena",
+            "common iliac artery",
+            "common iliac vein",
+            "iliac vessels",
+        ),
         "hip": ("hip", "hips", "coxa", "coxae", "innominate", "ilium", "iliac", "hemipelvis"),
     }.items()
     for phrase in phrases
 }
 #: SNOMED CT, as TotalSegmentator's and Slicer's terminologies give them (totalsegmentator_snomed_mapping.csv, 2.18.0).
-_TYPE_CODES = {"54735007": "sacrum", "65985001": "sacrum", "49668003": "l5", "29836001": "hip"}
+_TYPE_CODES = {
+    **{"54735007": "sacrum", "65985001": "sacrum", "49668003": "l5", "29836001": "hip"},
+    **{"73634005": VESSELS, "46027005": VESSELS},
+}
 _SIDE_CODES = {"7771000": "left", "24028007": "right"}
 
 
@@ -43,7 +54,7 @@ def structure_of(name: str, terminology: str = "") -> str | None:
             looked at when the name says nothing.
 
     Returns:
-        A name of `labels.BONES`, `sacral_canal`, `hips` or `spine`.
+        One of `KNOWN`.
     """
     return _of_words(re.findall(r"[a-z]+\d*|\d+", name.lower())) or _of_terminology(terminology)
 
@@ -53,6 +64,8 @@ def _of_words(words: list[str]) -> str | None:
     found = _PHRASES.get(frozenset(set(words) - _SIDES.keys() - _FILLERS))
     if found == "hip" and len(sides) < 2:
         return f"hip_{sides.pop()}" if sides else HIPS
+    if found == "vessels":
+        return VESSELS
     # Half a sacrum is not the sacrum.
     return None if sides else found
 

@@ -31,7 +31,7 @@ from .quality_table import quality_table
     multiple=True,
     metavar="LABEL=STRUCTURE",
     help="What a label, or a segment by its name, is: 3=sacrum,4=l5 and so on, repeatable. Structures: sacrum, l5, "
-    "hip_left, hip_right, sacral_canal; hips and spine for one label of several bones.",
+    "hip_left, hip_right, sacral_canal, iliac_vessels; hips and spine for one label of several bones.",
 )
 @click.option(
     "--quality",

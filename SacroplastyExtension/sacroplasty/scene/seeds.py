@@ -211,7 +211,7 @@ def _grow(
 
 
 def _grow_cut() -> vtk.vtkImageAlgorithm:
-    """Slicer's filter of the effect Grow from seeds: in vtkITK from 5.12 on, before in the Segmentations logic."""
+    """Slicer's filter of the effect Grow from seeds: in vtkITK now, in the Segmentations logic of slicer-core 5.11."""
     try:
         from vtkITK import vtkITKGrowCut
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
@@ -104,8 +105,7 @@ def bones_by_extension(
         raise TotalSegmentatorError(f"TotalSegmentator found no {', '.join(missing)}; is the whole pelvis in the CT?")
     labelled = bones_from_labels(ct, labels.volume, labels.names, labels.numbering)
     tell(1.0)
-    method = f"TotalSegmentator extension, {quality}"
-    return LabelledBones(labelled.bones, labelled.canal, method, labelled.confidence, labelled.warnings)
+    return replace(labelled, method=f"TotalSegmentator extension, {quality}")
 
 
 def _process(
