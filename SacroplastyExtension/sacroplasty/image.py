@@ -81,16 +81,17 @@ class Volume:
         return digest.hexdigest()
 
 
-def read_volume(path: Path, series: str | None = None) -> Volume:
+def read_volume(path: Path, series: str | None = None, modality: str = "CT") -> Volume:
     """Read NIfTI, NRRD, MHA or a DICOM folder.
 
     Args:
         series: which DICOM series instance UID of the folder, needed when it holds several.
+        modality: that a DICOM folder must hold, `CT` or `MR`.
 
     Raises:
         ImageError: for anything that is no complete three-dimensional scalar image.
     """
-    image = read_itk(path, series)
+    image = read_itk(path, series, modality)
     dimensions, values = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if (dimensions, values) != (3, 1):
         raise ImageError(f"{path} has {dimensions} dimensions and {values} values per voxel; a volume has 3 and 1")
@@ -134,7 +135,7 @@ def check_ct(volume: Volume, where: str) -> None:
         )
 
 
-def read_itk(path: Path, series: str | None = None) -> sitk.Image:
+def read_itk(path: Path, series: str | None = None, modality: str = "CT") -> sitk.Image:
     """Read an image file or a DICOM folder of any number of dimensions (LPS), whole or not at all.
 
     Raises:
@@ -150,7 +151,7 @@ def read_itk(path: Path, series: str | None = None) -> sitk.Image:
     warns = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters of it is refused here, in words
     try:
-        return _read_dicom(path, series) if path.is_dir() else _read_file(path)
+        return _read_dicom(path, series, modality) if path.is_dir() else _read_file(path)
     except RuntimeError as error:
         raise ImageError(f"{path} cannot be read as an image: {_reason(error)}") from None
     except OSError as error:
@@ -223,7 +224,7 @@ def _read_file(path: Path) -> sitk.Image:
     return reader.Execute()
 
 
-def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
+def _read_dicom(folder: Path, series: str | None, wanted: str) -> sitk.Image:
     import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader()
@@ -238,8 +239,8 @@ def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
     reader.MetaDataDictionaryArrayUpdateOn()
     image = reader.Execute()
     modality = reader.GetMetaData(0, "0008|0060").strip() if reader.HasMetaDataKey(0, "0008|0060") else "unknown"
-    if modality != "CT":
-        raise ImageError(f"{folder} holds modality {modality}, not CT")
+    if modality != wanted:
+        raise ImageError(f"{folder} holds modality {modality}, not {wanted}")
     axes, positions = _slice_numbers(reader, _DICOM_ORIENTATION), _slice_numbers(reader, _DICOM_POSITION)
     if axes is not None and np.abs(axes - axes[0]).max() > _SAME_DIRECTION:
         raise ImageError(f"{folder}: the slices lie in different planes; take out the localizer")
