@@ -1,10 +1,10 @@
 """How near a registered MRI comes to its true place on the CT, what is refused, and how well oedema is outlined.
 
-Each synthetic patient has a CT with noise and fat-suppressed MRIs (4 mm slices, oblique, own contrast, uneven coil, chemical
-shift, soft tissue that moved), each moved by up to 15 mm and 10 degrees against what its header says. The error is measured
-at the voxels of both alae. For the wrong patient the MRI of the patient before is laid sacrum on sacrum, the hardest case.
-The anatomy given is the truth. The peer is SimpleITK's own registration as its examples set it up: mutual information,
-three resolutions, gradient descent from the header, no mask.
+Each synthetic patient has a CT with noise and fat-suppressed MRIs (4 mm slices, oblique, own contrast, uneven coil,
+chemical shift, soft tissue that moved), each moved by up to 15 mm and 10 degrees against what its header says. The
+error is measured at the voxels of both alae. For the wrong patient the MRI of the patient before is laid sacrum on
+sacrum, the hardest case. The anatomy given is the truth. The peer is SimpleITK's own registration as its examples set
+it up: mutual information, three resolutions, gradient descent from the header, no mask.
 
 Run: python Testing/benchmarks/mri_registration.py [PATIENTS]       (about a minute for each, five MRIs)
 """
@@ -93,7 +93,8 @@ def main(patients: int) -> None:
     if not errors:
         return
     print(
-        f"\nerror at the alae: mean {np.mean(errors):.2f}, 95 % {np.percentile(errors, 95):.2f}, worst {max(errors):.2f} mm"
+        f"\nerror at the alae: mean {np.mean(errors):.2f}, 95 % {np.percentile(errors, 95):.2f}, "
+        f"worst {max(errors):.2f} mm"
     )
     print(f"refused {refused} of {refused + len(errors)}; accepted though wrong by more than {WRONG_MM:g} mm: {wrong}")
     print(f"other patients: {others_accepted} of {others} accepted, {others_unwarned} without a warning")

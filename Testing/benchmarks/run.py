@@ -21,6 +21,7 @@ QUICK = {
     "cement_monitor": ["1"],
     "navigation": ["20"],
     "seed_correction": ["1"],
+    "mri_registration": ["1"],
 }
 
 #: Take minutes each and have no short form.

@@ -71,3 +71,24 @@ def mri_record(image_hash: str, mri: Volume, registration: MRIRegistration, oede
             "threshold": oedema.threshold,
         }
     return record
+
+
+def mri_summary(registration: MRIRegistration | None, oedema: Oedema | None) -> tuple[list[str], dict[str, Any]]:
+    """Lines for a person and JSON for a program; both empty without a registration."""
+    if registration is None:
+        return [], {}
+    lines = [
+        f"MRI moved by {registration.moved_mm:.1f} mm and {registration.turned_deg:.1f}° against its header; the parts "
+        f"of the pelvis disagree by {registration.disagreement_mm:.1f} mm"
+    ]
+    content: dict[str, Any] = {
+        "MRIToCT": registration.MRIToCT.tolist(),
+        "disagreement_mm": registration.disagreement_mm,
+    }
+    warnings = registration.warnings
+    if oedema is not None:
+        lines.append(", ".join(f"{name.replace('_', ' ')} {ml:.1f} mL" for name, ml in oedema.volumes_ml.items()))
+        content["oedema_ml"] = oedema.volumes_ml
+        warnings += oedema.warnings
+    content["warnings"] = list(warnings)
+    return [*lines, *(f"Check: {warning}" for warning in warnings)], {"mri": content}

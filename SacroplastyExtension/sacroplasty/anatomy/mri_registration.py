@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import AnatomyError, CalibrationError
-from ..geometry import FloatArray, check_rigid, invert_rigid, rigid, rotation_about, transform_points
+from ..geometry import FloatArray, check_rigid, invert_rigid, rigid, transform_points
 from ..image import Volume, check_ct
 from .labels import BONE_LABEL
 from .model import Anatomy
@@ -175,7 +175,8 @@ def _refuse(result: MRIRegistration) -> None:
     remedy = "check that CT and MRI are of the same patient, or lay the MRI on the CT by hand and start from there"
     if not ratio >= _LEAST_RATIO:
         raise CalibrationError(
-            f"the MRI fits the CT hardly better here than elsewhere ({ratio:.2f} times; {_LEAST_RATIO:g} needed); {remedy}"
+            f"the MRI fits the CT hardly better here than elsewhere ({ratio:.2f} times; {_LEAST_RATIO:g} needed); "
+            f"{remedy}"
         )
     if not result.disagreement_mm <= _LARGEST_DISAGREEMENT_MM:
         raise CalibrationError(
@@ -188,7 +189,8 @@ def _warnings(disagreement_mm: float, covered: float) -> tuple[str, ...]:
     found = ["look at the edges of sacrum and joints in the overlay before the MRI is relied on"]
     if disagreement_mm > _NOTED_DISAGREEMENT_MM:
         found.append(
-            f"the parts of the pelvis disagree by {disagreement_mm:.1f} mm on where the MRI lies: is it the same patient?"
+            f"the parts of the pelvis disagree by {disagreement_mm:.1f} mm on where the MRI lies: is it of "
+            "this patient?"
         )
     if covered < _FULLY_COVERED:
         found.append(f"only {covered:.0%} of the bones around the sacrum lie in the MRI")
@@ -230,7 +232,7 @@ def _starts(mri: Volume, center: FloatArray, start: ArrayLike | None) -> dict[st
     return {"header": np.eye(4), "middle": rigid(np.eye(3), middle - center)}
 
 
-def _motion(center: FloatArray, turn: FloatArray, step: ArrayLike) -> FloatArray:
+def _motion(center: FloatArray, turn: FloatArray, step: FloatArray) -> FloatArray:
     """A turn about the center and then a step."""
     return rigid(turn, center - turn @ center + step)
 
@@ -253,7 +255,7 @@ def _look_around(pair: SampledPair, CTToMRI: FloatArray, center: FloatArray) -> 
     poses = [
         CTToMRI @ _motion(center, turn, step)
         for turn in [_turn(degrees) for degrees in product(_SEARCH_DEG, repeat=3)]
-        for step in product(_SEARCH_MM, repeat=3)
+        for step in np.array(list(product(_SEARCH_MM, repeat=3)))
     ]
     scores = np.array([pair.information(pose, interpolate=False) for pose in poses])
     apart: list[FloatArray] = [CTToMRI]

@@ -116,7 +116,7 @@ def signal_levels(even: Volume, level_count: int, smooth_mm: float) -> Volume:
     from scipy.ndimage import gaussian_filter
 
     smooth = gaussian_filter(even.voxels, smooth_mm / even.spacing_mm[::-1])
-    # As many voxels of tissue on each level: dark tissues, among which are all those of bone, need as many as bright ones.
+    # As many voxels of tissue on each level: those of bone are all dark, and must not share a few levels.
     tissue = smooth[smooth > _AIR_SIGNAL]
     edges = np.quantile(tissue[:: max(1, tissue.size // 100_000)], np.linspace(0, 1, level_count - 1))
     edges = np.concatenate([[0.0], np.maximum.accumulate(edges + 1e-6 * np.arange(level_count - 1))])

@@ -1,9 +1,9 @@
 """Bone marrow oedema of the sacrum on a fat-suppressed MRI that was laid on the CT.
 
-Rule (the project's own). Marrow is bright where its signal exceeds that of the patient's own normal marrow by three robust
-standard deviations, and by half of that signal at least. Normal is the darkest of S1 body, left ala and right ala; L5 only when all
-of these are twice as bright as it. A patch of bright marrow ends where half of its excess is left (full width at half
-maximum, as for scars of the heart). Thresholds over normal marrow are used on STIR images of the sacroiliac joints too
+Rule (the project's own). Marrow is bright where its signal exceeds that of the patient's own normal marrow by three
+robust standard deviations, and by half of that signal at least. Normal is the darkest of S1 body, left ala and right
+ala; L5 only when all of these are twice as bright as it. A patch of bright marrow ends where half of its excess is left
+(full width at half maximum). Thresholds over normal marrow are used on STIR images of the sacroiliac joints too
 (doi 10.1186/s12891-017-1861-1: sensitivity 51 % and specificity 88 % there, against readers).
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import AnatomyError, ImageError
 from ..geometry import FloatArray, invert_rigid, transform_points
 from ..image import Volume
-from .labels import BONE_LABEL, SIDES
+from .labels import SIDES
 from .model import Anatomy
 from .mri_registration import MRIRegistration
 
@@ -210,8 +210,8 @@ def _check_contrast(ct: Volume, signal: NDArray[np.float32], known: NDArray[np.b
     fat = signal[known & (ct.voxels > low) & (ct.voxels < high) & (anatomy.bones.voxels == 0)]
     if len(fat) and np.median(fat) > 1.0:
         raise ImageError(
-            f"fat is {np.median(fat):.1f} times as bright as muscle in this MRI, so fat is not suppressed; oedema is seen "
-            "on STIR or fat-suppressed T2 images: load one of these"
+            f"fat is {np.median(fat):.1f} times as bright as muscle in this MRI, so fat is not suppressed; oedema is "
+            "seen on STIR or fat-suppressed T2 images: load one of these"
         )
 
 

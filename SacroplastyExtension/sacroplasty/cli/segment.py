@@ -47,6 +47,11 @@ from .quality_table import quality_table
     show_default=True,
     help="Where TotalSegmentator runs; without a GPU it takes the CPU.",
 )
+@click.option(
+    "--mri",
+    type=click.Path(path_type=Path),
+    help="Fat-suppressed MRI (STIR or T2) of the same patient: is laid on the CT, and oedema is outlined.",
+)
 @click.option("--series", help="DICOM series instance UID, when the folder holds several.")
 @click.option(
     "--hu-offset",
@@ -64,29 +69,46 @@ def command(
     mapping: tuple[str, ...],
     quality: str,
     device: str,
+    mri: Path | None,
     series: str | None,
     hu_offset: float,
     as_json: bool,
 ) -> None:
     """Find sacrum, canal, foramina, alae and landmarks in CT (NIfTI, NRRD, MHA or a DICOM folder).
 
-    Writes ct.nrrd, bones.nrrd, regions.nrrd, segmentation.seg.nrrd (opens in 3D Slicer) and anatomy.json.
+    Writes ct.nrrd, bones.nrrd, regions.nrrd, segmentation.seg.nrrd (opens in 3D Slicer) and anatomy.json; with --mri
+    also mri_to_ct.json and oedema.nrrd (1 left, 2 right).
     """
     from ..anatomy.bone_sources import BoneSource, find_bones
     from ..anatomy.files import write_anatomy
     from ..anatomy.label_files import parse_mapping
+    from ..anatomy.mri import read_mri
+    from ..anatomy.mri_files import mri_summary, write_mri
+    from ..anatomy.mri_registration import register_mri
+    from ..anatomy.oedema import find_oedema
     from ..anatomy.quality import quality_as_record
     from ..anatomy.segment import find_structures
     from ..anatomy.totalsegmentator import Options
+    from ..files import staged_directory
     from ..image import read_ct
 
     source = BoneSource(method, labels, parse_mapping(mapping), Options(quality, device))
     image = read_ct(ct, series)
+    mri_image = read_mri(mri) if mri is not None else None
     with progress("Finding the bones") as update:
         labelled = find_bones(image, source, update)
     with progress("Finding canal and foramina") as update:
         anatomy = find_structures(image, labelled, update, hu_offset)
-    write_anatomy(anatomy, image, out)
+    registration = oedema = None
+    if mri_image is not None:
+        with progress("Laying the MRI on the CT") as update:
+            registration = register_mri(image, mri_image, anatomy, progress=update)
+        oedema = find_oedema(image, mri_image, anatomy, registration)
+    with staged_directory(out) as stage:
+        write_anatomy(anatomy, image, stage)
+        if mri_image is not None and registration is not None:
+            write_mri(stage, image, mri_image, registration, oedema)
+    mri_lines, mri_json = mri_summary(registration, oedema)
     report(
         as_json,
         {
@@ -97,6 +119,7 @@ def command(
             "quality": None if anatomy.quality is None else quality_as_record(anatomy.quality),
             "landmarks": {name: landmark.position_ras.tolist() for name, landmark in anatomy.landmarks.items()},
             "warnings": list(anatomy.warnings),
+            **mri_json,
         },
-        "\n".join([f"Bones: {anatomy.method}", *quality_table(anatomy), f"Written to {out}"]),
+        "\n".join([f"Bones: {anatomy.method}", *quality_table(anatomy), *mri_lines, f"Written to {out}"]),
     )

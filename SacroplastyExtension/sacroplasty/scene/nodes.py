@@ -41,6 +41,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "si_joint": (0.55, 0.40, 0.70),
     "fracture": (0.85, 0.20, 0.20),
     "cement": (0.85, 0.25, 0.65),
+    "oedema": (0.35, 0.85, 0.95),
 }
 
 
