@@ -79,7 +79,7 @@ def main(first_seed: int, repeats: int) -> None:
             )
             seed += 1
     print("\nfound:", ", ".join(f"{name} {hit[name]} of {true[name]}" for name in true))
-    everything = sum(false.values(), [])
+    everything = [count for counts in false.values() for count in counts]
     print(f"false suggestions per patient: {np.mean(everything):.2f}, at most {max(everything)}; by pattern:", end=" ")
     print(", ".join(f"{pattern} {np.mean(counts):.2f}" for pattern, counts in false.items() if counts))
     print(f"patients without a fracture and without any suggestion: {false['none'].count(0)} of {len(false['none'])}")

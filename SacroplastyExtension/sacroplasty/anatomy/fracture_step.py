@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import FloatArray, transform_points, unit
+from ..geometry import FloatArray, invert_rigid, transform_points, unit
 from ..image import Volume
-from .fracture_following import Sheet
 from .frame import sample_mask
 from .model import Anatomy
 
@@ -40,19 +39,23 @@ class CorticalStep:
 _NONE = CorticalStep(0.0, 0.0)
 
 
-def cortical_step(anatomy: Anatomy, sheet: Sheet) -> CorticalStep:
+def cortical_step(anatomy: Anatomy, points_mm: FloatArray, normal: FloatArray) -> CorticalStep:
     """The larger of the clear steps in the front and the back surface of the sacrum label along the sheet.
 
     In each of several rows, the surface's depth is fitted by a parabola and a step at the sheet. What the mirrored
     place shows too is the shape of this sacrum, so that is taken off; equal steps on both sides go unseen. A label that
     was smoothed over a step hides it. No step and no error when nothing clear is found or the sheet is central.
+
+    Args:
+        points_mm: (n, 3) points of the sheet in sacral coordinates.
+        normal: unit normal of the sheet there.
     """
     sacrum = anatomy.bones.like(anatomy.bone("sacrum"))
     mirror = np.array([-1.0, 1.0, 1.0])
-    if abs(float(np.sign(sheet.points_mm[:, 0]).mean())) < 0.8:
+    if abs(float(np.sign(points_mm[:, 0]).mean())) < 0.8:
         return _NONE
-    here = _surface_steps(sacrum, anatomy.SacrumToRAS, sheet.points_mm, sheet.normal)
-    opposite = _surface_steps(sacrum, anatomy.SacrumToRAS, sheet.points_mm * mirror, sheet.normal * mirror)
+    here = _surface_steps(sacrum, anatomy.SacrumToRAS, points_mm, normal)
+    opposite = _surface_steps(sacrum, anatomy.SacrumToRAS, points_mm * mirror, normal * mirror)
     clear = []
     for own, other in zip(here, opposite, strict=True):
         if own is None or other is None or not own.is_clear:
@@ -61,6 +64,17 @@ def cortical_step(anatomy: Anatomy, sheet: Sheet) -> CorticalStep:
         if step.is_clear and step.step_mm * own.step_mm > 0:
             clear.append(step)
     return max(clear, key=lambda step: abs(step.step_mm), default=_NONE)
+
+
+def front_offset(anatomy: Anatomy, voxels_kji: NDArray[np.int32], normal_ras: FloatArray) -> float | None:
+    """How far behind the lower part the front of the sacrum lies above a transverse sheet [mm]; None if too rough."""
+    RASToSacrum = invert_rigid(anatomy.SacrumToRAS)
+    points = transform_points(RASToSacrum, anatomy.bones.ras_of(voxels_kji))
+    normal = RASToSacrum[:3, :3] @ normal_ras
+    normal = normal if normal[2] >= 0 else -normal
+    sacrum = anatomy.bones.like(anatomy.bone("sacrum"))
+    step = _surface_steps(sacrum, anatomy.SacrumToRAS, points, normal)[0]
+    return None if step is None else step.step_mm
 
 
 def _surface_steps(

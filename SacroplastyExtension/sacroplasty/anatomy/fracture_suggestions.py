@@ -18,7 +18,8 @@ from ..errors import AnatomyError
 from ..geometry import FloatArray, invert_rigid, transform_points
 from ..image import Volume
 from .fracture_following import Sheet, follow
-from .fracture_model import Direction, Evidence, EvidenceKind, FractureSuggestion, Place
+from .fracture_model import Direction, Evidence, EvidenceKind, FractureSuggestion
+from .fracture_reach import direction_of, side_of
 from .fracture_sheets import STEP_MM, SacralBlock, at, find_sheets, sacral_block
 from .fracture_step import CorticalStep, cortical_step
 from .labels import LEVELS, SIDES
@@ -80,7 +81,7 @@ def suggest_fractures(
     block = sacral_block(ct, anatomy)
     told(0.1)
     candidates, usual = find_sheets(block, lambda done: told(0.1 + 0.6 * done))
-    gradient = np.stack(np.gradient(block.depth_mm, STEP_MM), axis=-1)
+    gradient: NDArray[np.float32] = np.moveaxis(np.array(np.gradient(block.depth_mm, STEP_MM)), 0, -1)
     weighed: list[_Weighed] = []
     for number, candidate in enumerate(candidates):
         sheet = follow(block, candidate, usual)
@@ -107,7 +108,7 @@ def _weigh(
 ) -> _Weighed:
     evidence = _density_evidence(block, sheet, usual)
     # Without one of these there is nothing that could be asymmetric or displaced.
-    step = cortical_step(anatomy, sheet) if evidence else CorticalStep(0.0, 0.0)
+    step = cortical_step(anatomy, sheet.points_mm, sheet.normal) if evidence else CorticalStep(0.0, 0.0)
     if step.is_clear:
         strength = min(abs(step.step_mm) / _FULL_STEP_MM, 1.0)
         evidence.append(Evidence("cortical_step", round(strength, 2), round(step.step_mm, 1)))
@@ -115,8 +116,7 @@ def _weigh(
     doubt = float(np.prod([1 - _WEIGHT[sign.kind] * sign.strength for sign in evidence]))
     score = (1 - doubt) * float(np.clip((sheet.area_mm2 - low) / (high - low), 0, 1))
     notes = []
-    # Turned vertical fractures stay steeper than this; the sacrum's curve turns transverse ones about its own axis.
-    direction: Direction = "vertical" if abs(sheet.normal[0]) >= 0.6 else "transverse"
+    direction = direction_of(anatomy.SacrumToRAS[:3, :3] @ sheet.normal, anatomy)
     along_surface = np.abs(np.einsum("nc,c->n", _at_each(block, gradient, sheet.points_mm), sheet.normal))
     if float(along_surface.mean()) > _PARALLEL:
         notes.append("runs along the surface of the bone: thick cortex or sclerosis beside the joint?")
@@ -203,8 +203,6 @@ def _suggestion(one: _Weighed, anatomy: Anatomy) -> FractureSuggestion:
     sheet = one.sheet
     points = transform_points(anatomy.SacrumToRAS, sheet.points_mm)
     rotation = anatomy.SacrumToRAS[:3, :3]
-    left = float((sheet.points_mm[:, 0] > 0).mean())
-    side: Place = "left" if left > 0.9 else "right" if left < 0.1 else "central"
     zones = denis_zone(points, anatomy)
     reached = [zone for zone in (3, 2, 1) if float((zones == zone).mean()) >= _REACHES]
     return FractureSuggestion(
@@ -213,7 +211,7 @@ def _suggestion(one: _Weighed, anatomy: Anatomy) -> FractureSuggestion:
         along_ras=rotation @ sheet.along,
         extent_mm=sheet.extent_mm,
         area_mm2=sheet.area_mm2,
-        side=side,
+        side=side_of(points, anatomy),
         denis_zone=max(reached, default=UNKNOWN),
         direction=one.direction,
         score=round(one.score, 2),

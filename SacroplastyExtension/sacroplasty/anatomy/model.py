@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..geometry import FloatArray
 from ..image import Volume
+from .fracture_model import FractureClassification, FractureSuggestion, MarkedFracture
 from .labels import BONE_LABEL, REGION_LABEL
 from .quality import QualityReport
 
@@ -49,6 +50,9 @@ class Anatomy:
         image_hash: `Volume.content_hash` of the CT.
         quality: how far all this can be relied on; None when nobody looked.
         confirmed: structures that a person has looked at and found right.
+        fractures: those that a person marked, in the order of their names `fracture_1` ...
+        fracture_suggestions: places to look at, which nobody has judged.
+        fracture_classification: proposals, which count only where a person confirmed them.
     """
 
     bones: Volume
@@ -62,6 +66,9 @@ class Anatomy:
     image_hash: str
     quality: QualityReport | None = None
     confirmed: frozenset[str] = frozenset()
+    fractures: tuple[MarkedFracture, ...] = ()
+    fracture_suggestions: tuple[FractureSuggestion, ...] = ()
+    fracture_classification: FractureClassification = field(default_factory=FractureClassification)
 
     def bone(self, name: str) -> np.ndarray:
         """Boolean mask of one bone on the CT's grid."""
