@@ -6,9 +6,10 @@ Roy-Camille 1985 (Spine 10:838) for transverse fractures, as told by the tables 
 radiology and of Radiopaedia. Those speak of the lower fragment, here the upper one is meant: 1 bent forwards without
 offset, 2 bent forwards and the upper fragment behind, 3 the upper fragment in front.
 
-Rommens and Hofmann 2013 (Injury 44:1733) for fragility fractures of the pelvis (FFP), as told in J Clin Med 14:5122: I anterior ring alone; II posterior, not displaced
-(a sacrum without the anterior ring, b crush of the front of the sacrum with it, c through and through with it);
-III displaced on one side (c sacrum); IV displaced on both sides (b spinopelvic: U or H).
+Rommens and Hofmann 2013 (Injury 44:1733) for fragility fractures of the pelvis (FFP), as told in J Clin Med 14:5122:
+I anterior ring alone; II posterior, not displaced (a sacrum without the anterior ring, b crush of the front of the
+sacrum with it, c through and through with it); III displaced on one side (c sacrum); IV displaced on both sides
+(b spinopelvic: U or H).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Source = Literal["curve", "plane", "suggestion", "segment"]
 AnteriorRing = Literal["no", "yes"]
 
 #: Stands wherever suggestions are shown.
-SUGGESTION_NOTICE = "Suggestions to look at, not findings; a fracture may be missing here, and most lines are none."
+SUGGESTION_NOTICE = "Places to look at, not findings: a fracture may be missed, and what is shown may be none."
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,16 @@ class Evidence:
     kind: EvidenceKind
     strength: float
     value: float
+
+
+def evidence_text(sign: Evidence) -> str:
+    """A sign in words."""
+    return {
+        "cleft": f"dark cleft, {sign.value:.0f} HU deep",
+        "sclerosis": f"bright band, {sign.value:.0f} HU above the bone beside it",
+        "cortical_step": f"step of the cortex, {abs(sign.value):.1f} mm",
+        "asymmetry": f"{sign.value:.0f} HU more than at the mirrored place",
+    }[sign.kind]
 
 
 @dataclass(frozen=True)

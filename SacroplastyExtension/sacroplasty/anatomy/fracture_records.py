@@ -35,7 +35,11 @@ def fracture_records(anatomy: Anatomy) -> dict[str, Any]:
 
 
 def suggestion_records(suggestions: Sequence[FractureSuggestion]) -> list[dict[str, Any]]:
-    return [asdict(one) for one in suggestions]
+    """Plain lists and numbers throughout."""
+    return [
+        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(one).items()}
+        for one in suggestions
+    ]
 
 
 def suggestions_from(records: Sequence[dict[str, Any]]) -> tuple[FractureSuggestion, ...]:

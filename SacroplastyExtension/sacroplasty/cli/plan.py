@@ -80,10 +80,15 @@ def command(
             "best": {name: _summary(item) for name, item in best.items() if item is not None},
             "blocked": {name: list(reasons) for name, reasons in plan.blocked.items()},
             "confirmed": list(plan.confirmed),
+            "notes": list(plan.notes),
             "trajectories": len(plan.trajectories),
         },
         "\n".join(
-            [*(_line(name, item, plan.blocked.get(name, ())) for name, item in best.items()), f"Written to {path}"]
+            [
+                *(_line(name, item, plan.blocked.get(name, ())) for name, item in best.items()),
+                *plan.notes,
+                f"Written to {path}",
+            ]
         ),
     )
     if not all(accepted.values()):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from .common import OUTPUT_FOLDER, json_option, progress, report
+from .fracture_lines import suggestion_lines
 from .quality_table import quality_table
 
 
@@ -81,6 +83,8 @@ def command(
     """
     from ..anatomy.bone_sources import BoneSource, find_bones
     from ..anatomy.files import write_anatomy
+    from ..anatomy.fracture_records import suggestion_records
+    from ..anatomy.fracture_suggestions import suggest_fractures
     from ..anatomy.label_files import parse_mapping
     from ..anatomy.mri import read_mri
     from ..anatomy.mri_files import mri_summary, write_mri
@@ -99,6 +103,8 @@ def command(
         labelled = find_bones(image, source, update)
     with progress("Finding canal and foramina") as update:
         anatomy = find_structures(image, labelled, update, hu_offset)
+    with progress("Looking for fracture lines") as update:
+        anatomy = replace(anatomy, fracture_suggestions=suggest_fractures(image, anatomy, update))
     registration = oedema = None
     if mri_image is not None:
         with progress("Laying the MRI on the CT") as update:
@@ -119,7 +125,16 @@ def command(
             "quality": None if anatomy.quality is None else quality_as_record(anatomy.quality),
             "landmarks": {name: landmark.position_ras.tolist() for name, landmark in anatomy.landmarks.items()},
             "warnings": list(anatomy.warnings),
+            "fracture_suggestions": suggestion_records(anatomy.fracture_suggestions),
             **mri_json,
         },
-        "\n".join([f"Bones: {anatomy.method}", *quality_table(anatomy), *mri_lines, f"Written to {out}"]),
+        "\n".join(
+            [
+                f"Bones: {anatomy.method}",
+                *quality_table(anatomy),
+                *suggestion_lines(anatomy.fracture_suggestions),
+                *mri_lines,
+                f"Written to {out}",
+            ]
+        ),
     )

@@ -23,6 +23,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "image_hash": plan.image_hash,
         "blocked": plan.blocked,
         "confirmed": plan.confirmed,
+        "notes": plan.notes,
         "trajectories": trajectories,
     }
     write_document(Path(path), "plan", content)
@@ -48,4 +49,5 @@ def read_plan(path: Path, image_hash: str | None = None) -> Plan:
         fields["reasons"] = tuple(entry["reasons"])
         trajectories.append(Trajectory(**fields))
     blocked = {side: tuple(reasons) for side, reasons in record.get("blocked", {}).items()}
-    return Plan(tuple(trajectories), record["image_hash"], blocked, tuple(record.get("confirmed", ())))
+    confirmed, notes = (tuple(record.get(name, ())) for name in ("confirmed", "notes"))
+    return Plan(tuple(trajectories), record["image_hash"], blocked, confirmed, notes)

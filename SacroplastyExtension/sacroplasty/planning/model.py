@@ -61,9 +61,11 @@ class Plan:
         image_hash: of the CT that was planned on.
         blocked: by side, why it was refused as a whole, whatever the path; its trajectories are refused for that too.
         confirmed: structures that planning relied on because a person had confirmed them.
+        notes: what to know before injecting, such as a fracture line that leads to a foramen.
     """
 
     trajectories: tuple[Trajectory, ...]
     image_hash: str
     blocked: dict[Side, tuple[str, ...]] = field(default_factory=dict)
     confirmed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..anatomy.confirmation import blocking_reasons
+from ..anatomy.fracture_reach import leak_risk_notes
 from ..anatomy.frame import sample_mask
 from ..anatomy.labels import REGION_LABEL
 from ..anatomy.model import Anatomy
@@ -214,7 +215,8 @@ def plan_trajectories(
     if technique == "double-needle":
         found = _pair(found, needle)
     trajectories = tuple(trajectory for side in found for trajectory in found[side])
-    return Plan(trajectories, anatomy.image_hash, blocked, tuple(sorted(anatomy.confirmed)))
+    confirmed = tuple(sorted(anatomy.confirmed))
+    return Plan(trajectories, anatomy.image_hash, blocked, confirmed, leak_risk_notes(anatomy))
 
 
 def _refused(item: Trajectory, reasons: Sequence[str]) -> Trajectory:

@@ -81,7 +81,7 @@ def write_results(
         outcome=outcome,
         headline=headline,
         facts=facts | {"Duration": f"{rehearsal.duration_s / 60:.1f} min of procedure time"},
-        warnings=case.anatomy.warnings,
+        warnings=(*case.anatomy.warnings, *case.plan.notes),
         tables=_tables(case, verification, truth),
         figures=figures,
     )

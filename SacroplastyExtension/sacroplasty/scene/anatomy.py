@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import slicer
 from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
@@ -14,6 +16,9 @@ from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSe
 from ..anatomy.bones import LabelledBones
 from ..anatomy.confirmation import Reliability, blocking_reasons, confirm, to_confirm
 from ..anatomy.label_files import LabelMap
+from ..anatomy.fracture_marking import fracture_from_mask
+from ..anatomy.fracture_model import MarkedFracture
+from ..anatomy.fracture_records import classification_from, fracture_from, fracture_records, suggestions_from
 from ..anatomy.labels import BONE_LABEL, BONES, REGION_LABEL, REGIONS
 from ..anatomy.model import Anatomy, Foramen, Landmark
 from ..anatomy.quality import QualityReport, quality_as_record, quality_of_record
@@ -37,6 +42,8 @@ SEGMENTATION_NAME = "Sacrum"
 LANDMARKS_NAME = "Landmarks"
 RECORD_NAME = "Sacroplasty anatomy"
 _NEEDED = "sacrum"
+#: Cosine between the normals of a fracture before and after an edit from which it counts as the one that was marked.
+_SAME_NORMAL = 0.97
 _CT_ROLE = "referenceImageGeometryRef"
 
 
@@ -111,6 +118,9 @@ def show_anatomy(
             scene.RemoveNode(old)
     masks = {name: anatomy.bone(name) for name in BONES.values()}
     masks |= {name: anatomy.region(name) for name in REGIONS.values()}
+    masks |= {
+        f"fracture_{number}": one.mask(anatomy.bones.voxels.shape) for number, one in enumerate(anatomy.fractures, 1)
+    }
     node = add_segmentation(scene, masks, anatomy.bones, SEGMENTATION_NAME)
     if ct_node is not None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
@@ -142,7 +152,7 @@ def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_no
         for name, label in sorted(label_of.items(), key=lambda item: -item[1]):
             if name in names:
                 voxels[mask_of(segmentation, name, ct)] = label
-    return Anatomy(
+    anatomy = Anatomy(
         bones=ct.like(bones),
         regions=ct.like(regions),
         foramina={
@@ -160,7 +170,35 @@ def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_no
         image_hash=record["image_hash"],
         quality=_quality_in(record),
         confirmed=frozenset(record.get("confirmed", ())),
+        fracture_suggestions=suggestions_from(record.get("fracture_suggestions", ())),
+        fracture_classification=classification_from(record.get("fracture_classification")),
     )
+    marked = {one["name"]: one for one in record.get("fractures", ())}
+    return replace(
+        anatomy,
+        fractures=tuple(
+            _fracture(name, marked.get(name), mask_of(segmentation, name, ct), anatomy)
+            for name in fracture_segments(names)
+        ),
+    )
+
+
+def fracture_segments(names: Iterable[str]) -> list[str]:
+    """Those of the segment names that are fractures, by their numbers."""
+    found = [name for name in names if re.fullmatch(r"fracture_[1-9]\d*", name)]
+    return sorted(found, key=lambda name: int(name.rsplit("_", 1)[1]))
+
+
+def _fracture(name: str, record: dict[str, Any] | None, mask: NDArray[np.bool_], anatomy: Anatomy) -> MarkedFracture:
+    """A segment as it is now; how it was marked is kept unless a person painted something else."""
+    if not (mask & anatomy.bone("sacrum")).any():
+        raise AnatomyError(f"segment {name} has no voxel in the sacrum; paint it or delete it")
+    now = fracture_from_mask(mask, anatomy)
+    if record is None:
+        return now
+    before = fracture_from(record, mask)
+    same = abs(float(now.normal_ras @ before.normal_ras)) > _SAME_NORMAL
+    return replace(before, voxels_kji=now.voxels_kji) if same else now
 
 
 def segmented_ct(
@@ -308,6 +346,7 @@ def _record_of(anatomy: Anatomy) -> dict[str, object]:
         "image_hash": anatomy.image_hash,
         "quality": None if anatomy.quality is None else quality_as_record(anatomy.quality),
         "confirmed": sorted(anatomy.confirmed),
+        **fracture_records(anatomy),
     }
 
 

@@ -101,6 +101,7 @@ def plan_of(scene: vtkMRMLScene) -> Plan | None:
         record["image_hash"],
         {side: tuple(reasons) for side, reasons in record.get("blocked", {}).items()},
         tuple(record.get("confirmed", ())),
+        tuple(record.get("notes", ())),
     )
 
 

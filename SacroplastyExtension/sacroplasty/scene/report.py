@@ -142,7 +142,7 @@ def export(scene: vtkMRMLScene, folder: Path, title: str = "Sacroplasty") -> Pat
 
 
 def _report(scene: vtkMRMLScene, title: str, figure: Path) -> Report:
-    verdict = indication(scene)
+    verdict, plan = indication(scene), planning.plan_of(scene)
     given = cement.given_ml(scene)
     outcome: Outcome = "refused"
     headline = "No cement was given."
@@ -156,7 +156,7 @@ def _report(scene: vtkMRMLScene, title: str, figure: Path) -> Report:
         outcome=outcome,
         headline=headline,
         facts=summary(scene),
-        warnings=(*verdict.reasons, *anatomy.warnings_of(scene)),
+        warnings=(*verdict.reasons, *anatomy.warnings_of(scene), *(plan.notes if plan else ())),
         tables=(
             Table(
                 "Indication",
