@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import AnatomyError
 from ..geometry import FloatArray, perpendicular, unit
 from .fracture_model import FractureSuggestion, MarkedFracture, Source
+from .labels import REGION_LABEL
 from .model import Anatomy
 
 #: A marked line stands for a sheet this thick [mm], about the width of sclerosis beside an insufficiency fracture.
@@ -68,7 +69,9 @@ def fracture_from_plane(
     extent_mm: tuple[float, float] | None = None,
     source: Source = "plane",
 ) -> MarkedFracture:
-    """The part of the sacrum at a plane, as far as it is connected with the bone nearest to the point.
+    """The part of the sacrum at a plane, as far as it is connected with what is nearest to the point.
+
+    Bone on both sides of a foramen or the canal is one: a fracture goes on behind an opening.
 
     Args:
         along_ras, extent_mm: direction in the plane and full lengths along and across it of a rectangle around the
@@ -82,8 +85,10 @@ def fracture_from_plane(
     point = _finite_points(np.atleast_2d(np.asarray(point_ras, float)), "the plane's point")[0]
     normal = _direction(normal_ras, "the plane's normal")
     _check_sizes(thickness_mm, REACH_MM)
-    voxels, centers = _sacral_voxels(anatomy)
-    away = centers - point
+    sacrum = anatomy.bone("sacrum")
+    openings = (anatomy.regions.voxels > 0) & (anatomy.regions.voxels < REGION_LABEL["ala_left"])
+    voxels = np.argwhere(sacrum | openings)
+    away = anatomy.bones.ras_of(voxels) - point
     near = np.abs(away @ normal) <= _half_thickness(anatomy, thickness_mm)
     if along_ras is not None and extent_mm is not None:
         _check_sizes(*extent_mm)
@@ -91,7 +96,7 @@ def fracture_from_plane(
         across = np.cross(normal, along)
         near &= (np.abs(away @ along) <= extent_mm[0] / 2) & (np.abs(away @ across) <= extent_mm[1] / 2)
     voxels, away = voxels[near], away[near]
-    if not len(voxels):
+    if not sacrum[tuple(voxels.T)].any():
         raise AnatomyError("the plane does not pass through the sacrum; place it on the fracture line")
     low = voxels.min(axis=0)
     box = np.zeros(voxels.max(axis=0) - low + 1, bool)
@@ -99,7 +104,8 @@ def fracture_from_plane(
     parts, _ = ndimage.label(box, np.ones((3, 3, 3)))
     part = parts[tuple((voxels - low).T)]
     kept = part == part[int(np.argmin(np.linalg.norm(away, axis=1)))]
-    return _marked(anatomy, voxels[kept], point[None], thickness_mm, source)
+    voxels = voxels[kept & sacrum[tuple(voxels.T)]]
+    return _marked(anatomy, voxels, point[None], thickness_mm, source)
 
 
 def fracture_from_suggestion(suggestion: FractureSuggestion, anatomy: Anatomy) -> MarkedFracture:
