@@ -15,10 +15,10 @@ from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSe
 
 from ..anatomy.bones import LabelledBones
 from ..anatomy.confirmation import Reliability, blocking_reasons, confirm, to_confirm
-from ..anatomy.label_files import LabelMap
 from ..anatomy.fracture_marking import fracture_from_mask
 from ..anatomy.fracture_model import MarkedFracture
 from ..anatomy.fracture_records import classification_from, fracture_from, fracture_records, suggestions_from
+from ..anatomy.label_files import LabelMap
 from ..anatomy.labels import BONE_LABEL, BONES, REGION_LABEL, REGIONS
 from ..anatomy.model import Anatomy, Foramen, Landmark
 from ..anatomy.quality import QualityReport, quality_as_record, quality_of_record
