@@ -14,6 +14,8 @@ from .labels import BONE_LABEL
 
 #: Half the thickness of the slab around the mirror plane in which endplate and ventral curve are read [mm].
 SLAB_HALF_MM = 6.0
+#: A mirror plane needs this many points of the surface with a mirror image.
+_FEWEST_MIRRORED = 300
 #: The widest disc space that is searched between L5 and S1 [mm].
 _WIDEST_DISC_MM = 22.0
 #: What is thinner than this in the mirror plane is no body of a vertebra [mm].
@@ -66,7 +68,7 @@ def find_frame(bones: Volume) -> SacralFrame:
     sacrum = bones.like(bones.voxels == BONE_LABEL["sacrum"])
     surface = surface_ras(sacrum)
     left = _left_guess(bones)
-    center, left, asymmetry_mm = mirror_plane(surface, left)
+    center, left, asymmetry_mm = mirror_plane(surface, left, sacrum)
     l5 = bones.ras_of(np.argwhere(bones.voxels == BONE_LABEL["l5"])).mean(axis=0)
     upwards = l5 - center
     superior = unit(upwards - (upwards @ left) * left)
@@ -83,7 +85,8 @@ def find_frame(bones: Volume) -> SacralFrame:
 def surface_ras(mask: Volume, most: int = 6000) -> FloatArray:
     from scipy import ndimage
 
-    edge = mask.voxels & ~ndimage.binary_erosion(mask.voxels)
+    # Where the border of the image cuts the bone, there is no surface.
+    edge = mask.voxels & ~ndimage.binary_erosion(mask.voxels, border_value=1)
     points = mask.ras_of(np.argwhere(edge))
     return points[:: max(1, len(points) // most)]
 
@@ -97,11 +100,14 @@ def _left_guess(bones: Volume) -> FloatArray:
     return unit(left - right)
 
 
-def mirror_plane(surface: FloatArray, left: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+def mirror_plane(
+    surface: FloatArray, left: FloatArray, image: Volume | None = None
+) -> tuple[FloatArray, FloatArray, float]:
     """Plane that maps the surface onto itself best: a point on it, its normal to the left, and the median misfit.
 
     Trimmed iterative closest points between the surface and its mirror image: the midpoints of matched pairs lie on
-    the plane and their differences along its normal.
+    the plane and their differences along its normal. Points whose mirror image lies outside `image` have no match, so
+    that a sacrum whose side is cut off is mirrored by its middle alone.
     """
     from scipy.spatial import cKDTree
 
@@ -111,7 +117,14 @@ def mirror_plane(surface: FloatArray, left: FloatArray) -> tuple[FloatArray, Flo
     for _ in range(40):
         mirrored = surface - 2 * ((surface - center) @ normal)[:, None] * normal
         distances, nearest = tree.query(mirrored)
-        kept = distances <= np.percentile(distances, 80)
+        shown = _within(image, mirrored)
+        if shown.sum() < _FEWEST_MIRRORED:
+            raise AnatomyError(
+                "hardly more than half of the sacrum lies in the image, so that its mirror plane is not known; load a "
+                "CT that shows the foramina of both sides"
+            )
+        distances = np.where(shown, distances, np.inf)
+        kept = distances <= np.percentile(distances[shown], 80)
         # The rotation and shift that bring the mirror image onto the surface, then half of each moves the plane.
         moved, fixed = mirrored[kept], surface[nearest[kept]]
         u, _, vt = np.linalg.svd((moved - moved.mean(axis=0)).T @ (fixed - fixed.mean(axis=0)))
@@ -130,7 +143,14 @@ def mirror_plane(surface: FloatArray, left: FloatArray) -> tuple[FloatArray, Flo
             "the sacrum is not mirrored between the hips (its mirror plane stands "
             f"{angle_between_deg(normal, left):.0f} degrees off); is the sacrum label cut off or the pelvis displaced?"
         )
-    return center, normal, float(np.median(distances))
+    return center, normal, float(np.median(distances[np.isfinite(distances)]))
+
+
+def _within(image: Volume | None, points_ras: FloatArray) -> NDArray[np.bool_]:
+    if image is None:
+        return np.ones(len(points_ras), bool)
+    kji = image.kji_of(points_ras)
+    return np.all((kji >= 0) & (kji <= np.array(image.voxels.shape) - 1), axis=1)
 
 
 def slab(

@@ -19,6 +19,8 @@ from .straighten import Straightening
 #: A hip whose front touches the border of the image within this distance shows no anterior superior spine [mm].
 _BORDER_MM = 4.0
 
+#: A tubercle rises so many steps above the crest on both of its sides [mm].
+_TUBERCLE_STEPS = 0.5
 #: The canal's roof has ended where it is missing for so many steps [mm]: gaps between laminae are narrower.
 _HIATUS_ROWS = 4
 
@@ -28,8 +30,8 @@ _HIATUS_ROWS = 4
 _DEFINITION_MM = {
     "promontory": 0.9,
     "s1_endplate_center": 1.0,
-    "median_crest_s3": 4.0,
-    "median_crest": 1.7,
+    "median_crest_s3": 3.0,
+    "median_crest": 1.9,
     "sacral_hiatus": 1.5,
     "foramen": 0.8,
     "psis": 2.5,
@@ -96,20 +98,27 @@ def _segments(foramina: dict[str, StraightForamen]) -> dict[str, tuple[float, fl
 
 
 def _median_crest(image: StraightImage, upper: float, lower: float) -> FloatArray | None:
-    """The tubercle of a segment: where the crest stands out most from a straight line between the segment's ends."""
-    from scipy import ndimage
+    """The tubercle of a segment: the top of the crest that stands out most from a line between the segment's ends.
+
+    None where the crest only falls or rises: such a segment has no tubercle that a stylus could find again.
+    """
+    from scipy import ndimage, signal
 
     rows = np.nonzero((image.down_mm >= upper) & (image.down_mm <= lower))[0]
     columns = np.abs(image.left_mm) <= 5
     bone = image.bone[columns][:, :, rows]
-    rows, bone = rows[bone.any(axis=(0, 1))], bone[:, :, bone.any(axis=(0, 1))]
+    filled = np.nonzero(np.any(bone, axis=(0, 1)))[0]
+    rows, bone = rows[filled], bone[:, :, filled]
     if len(rows) < 5:
         return None
     # Index of the rearmost bone at each row, and the middle of it from side to side.
-    rear = bone.shape[1] - 1 - np.argmax(bone.any(axis=0)[::-1], axis=0)
+    rear = bone.shape[1] - 1 - np.argmax(np.any(bone, axis=0)[::-1], axis=0)
     crest = ndimage.gaussian_filter1d(rear.astype(float), 1.0, mode="nearest")
     chord = np.interp(rows, rows[[0, -1]], crest[[0, -1]])
-    top = int(np.argmax(crest - chord))
+    tops, _ = signal.find_peaks(crest, prominence=_TUBERCLE_STEPS)
+    if not len(tops):
+        return None
+    top = int(tops[np.argmax((crest - chord)[tops])])
     left = image.left_mm[columns][bone[:, rear[top], top]].mean()
     return np.array([left, image.deep_mm[rear[top]], image.down_mm[rows[top]]])
 
