@@ -19,6 +19,7 @@ QUICK = {
     "anatomy_on_phantoms": ["1"],
     "bone_segmentation": ["--quick"],
     "cement_monitor": ["1"],
+    "fracture_suggestions": ["200", "1"],
     "navigation": ["20"],
     "seed_correction": ["1"],
     "mri_registration": ["1"],

@@ -10,9 +10,11 @@ import pytest
 import slicer
 from sacroplasty.anatomy.fracture_model import Evidence, FractureSuggestion
 from sacroplasty.errors import AnatomyError
+from sacroplasty.geometry import transform_points
 from sacroplasty.scene import anatomy as scene_anatomy
 from sacroplasty.scene import fracture, nodes
 from scene.simple_case import box, make_anatomy, make_ct
+from simple_sacrum import SACRUM_TO_RAS, simple_sacrum
 
 ALA_X = -40.0
 
@@ -146,6 +148,22 @@ def test_a_segment_painted_by_hand_is_a_fracture_and_an_empty_one_is_refused(sce
     nodes.set_segment(segmentation, "fracture_1", box((60, -30, 0), (70, 0, 20)), ct)
     with pytest.raises(AnatomyError, match="fracture_1 has no voxel in the sacrum"):
         scene_anatomy.anatomy_of(scene, segmentation, ct_node)
+
+
+def test_marked_fractures_stay_when_the_bones_are_found_anew(scene):
+    simple = simple_sacrum()
+    ct_node = nodes.add_volume(scene, simple.ct, "CT")
+    labels_node = nodes.add_label_volume(scene, simple.bones, "Bones")
+    segmentation = scene_anatomy.segment(scene, ct_node, labels_node)
+    drawn = curve(scene, transform_points(SACRUM_TO_RAS, [[40.0, 5, -12], [40, 5, -40]]))
+    fracture.mark_curve(scene, segmentation, ct_node, drawn)
+    fracture.confirm_field(scene, "pattern", "unilateral")
+    (before,) = scene_anatomy.anatomy_of(scene, segmentation, ct_node).fractures
+    segmentation = scene_anatomy.segment(scene, ct_node, labels_node)
+    after = scene_anatomy.anatomy_of(scene, segmentation, ct_node)
+    assert np.array_equal(after.fractures[0].voxels_kji, before.voxels_kji)
+    assert after.fractures[0].source == "curve"
+    assert after.fracture_classification.pattern.value == "unilateral"
 
 
 def test_fractures_survive_a_saved_scene(host, case, tmp_path):

@@ -15,6 +15,7 @@ from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSe
 
 from ..anatomy.bones import LabelledBones
 from ..anatomy.confirmation import Reliability, blocking_reasons, confirm, to_confirm
+from ..anatomy.fracture_classification import classify_fractures
 from ..anatomy.fracture_marking import fracture_from_mask
 from ..anatomy.fracture_model import MarkedFracture
 from ..anatomy.fracture_records import classification_from, fracture_from, fracture_records, suggestions_from
@@ -92,6 +93,8 @@ def show_structures(
 ) -> vtkMRMLSegmentationNode:
     """Find all that depends on the bones, however they were found, and show it in place of an older result.
 
+    Fractures that a person marked in the same CT stay, as far as they lie in the sacrum; suggestions do not.
+
     Args:
         labelled: bones on the CT's grid.
         progress: called with 0 to 1.
@@ -100,9 +103,29 @@ def show_structures(
 
     tell = progress or (lambda fraction: None)
     anatomy = find_structures(volume_of(ct_node), labelled, progress=lambda fraction: tell(0.9 * fraction))
-    node = show_anatomy(scene, anatomy, ct_node)
+    node = show_anatomy(scene, _with_marked_fractures(scene, anatomy), ct_node)
     tell(1.0)
     return node
+
+
+def _with_marked_fractures(scene: vtkMRMLScene, anatomy: Anatomy) -> Anatomy:
+    record, segmentation = (
+        read_record(scene, RECORD_NAME),
+        first_node(scene, "vtkMRMLSegmentationNode", SEGMENTATION_NAME),
+    )
+    if record is None or segmentation is None or record["image_hash"] != anatomy.image_hash:
+        return anatomy
+    marked = {one["name"]: one for one in record.get("fractures", ())}
+    masks = {
+        name: mask_of(segmentation, name, anatomy.bones) for name in fracture_segments(segment_names(segmentation))
+    }
+    fractures = tuple(
+        _fracture(name, marked.get(name), mask, anatomy)
+        for name, mask in masks.items()
+        if (mask & anatomy.bone("sacrum")).any()
+    )
+    before = classification_from(record.get("fracture_classification"))
+    return replace(anatomy, fractures=fractures, fracture_classification=classify_fractures(fractures, anatomy, before))
 
 
 def show_anatomy(
