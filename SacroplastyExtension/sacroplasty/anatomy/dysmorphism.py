@@ -19,10 +19,15 @@ from .straight_image import STEP_MM, StraightImage
 
 _SIGN = "sign: dysplastic sacra, BMC Musculoskelet Disord 2019 (s12891-019-2771-1, table 7); threshold: own criterion"
 _OWN = "own criterion"
+_SLOPE = (
+    "sign: dysplastic sacra, BMC Musculoskelet Disord 2019 (s12891-019-2771-1, table 7); threshold: mean + 2 SD of 30 "
+    "sacra of the JHU pelvis atlas (Han 2019), own measurement"
+)
 #: A normal endplate of S1 lies far below the crests [mm].
 _CREST_ABOVE_S1_MM = 15.0
-#: Steeper alae than this fall off too quickly for a straight corridor [deg].
-_STEEP_ALA_DEG = 40.0
+#: Mean and two standard deviations of the 60 alae of 30 sacra (JHU pelvis atlas, Han 2019, doi
+#: 10.1088/1361-6560/ab1456), measured in the same way: 7 and 14 degrees [deg].
+_STEEP_ALA_DEG = 35.0
 #: How much darker the disc is than the bone above and below it [HU]; and the share of the bodies' depth it takes up.
 _DISC_CONTRAST_HU, _DISC_DEPTH = 60.0, 0.5
 #: The remnant of the disc lies within this of the S1 foramina's level [mm], and its endplates within this of it.
@@ -137,7 +142,7 @@ def _alar_slope(bones: Volume, SacrumToRAS: FloatArray) -> list[Hint]:
                 f"The upper edge of the {side} ala falls by {slope_deg:.0f} degrees towards the joint, steeply as in a "
                 "dysmorphic sacrum: what lies in front of a straight path through it must be looked at."
             )
-            hints.append(Hint("steep_ala", side, round(slope_deg, 1), _STEEP_ALA_DEG, text, _SIGN))
+            hints.append(Hint("steep_ala", side, round(slope_deg, 1), _STEEP_ALA_DEG, text, _SLOPE))
     return hints
 
 

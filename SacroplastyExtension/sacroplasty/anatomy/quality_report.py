@@ -58,8 +58,10 @@ def assess(findings: Findings, hu_offset: float = 0.0) -> tuple[QualityReport, d
     noise_hu = estimate_noise(ct)
     cut_off = find_cut_off(bones, regions)
     for name, borders in cut_off.items():
-        reasons[name] = f"cut off by the border of the image ({' and '.join(borders)})"
-        if name not in BONE_LABEL:
+        if name in BONE_LABEL:
+            reasons[name] = f"{reasons.get(name, 'found')}; goes on beyond the image ({' and '.join(borders)})"
+        else:
+            reasons[name] = f"cut off by the border of the image ({' and '.join(borders)})"
             confidence[name] = 0.0
     dense = _dense(ct)
     dense_ml = float(np.count_nonzero(dense)) * ct.voxel_volume_ml

@@ -148,7 +148,7 @@ def _reasons(
         if foramen.confidence <= LOW_CONFIDENCE:
             reasons[name] = "not seen; placed by its neighbors, with a larger region forbidden"
         else:
-            reasons[name] = f"its openings are seen as pits in the bone ({foramen.confidence:.0%} of a clear one)"
+            reasons[name] = "its openings are seen in the bone; less than 100% where they are shallow or ragged"
     reasons["sacral_canal"] = f"its walls are seen on {canal.confidence:.0%} of its length"
     derived = f"from the levels of the foramina and the mirror plane (halves differ by {frame.asymmetry_mm:.1f} mm)"
     reasons |= dict.fromkeys((name for label, name in REGIONS.items() if label >= REGION_LABEL["ala_left"]), derived)
