@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from command_line import CommandLine
+from sacroplasty.anatomy.files import read_anatomy
 from sacroplasty.anatomy.fracture_model import FractureSuggestion
 from sacroplasty.anatomy.fracture_sheets import BELL_MM, WINDOW_MM, fit_bell
 from sacroplasty.anatomy.fracture_suggestions import suggest_fractures
 from sacroplasty.anatomy.model import Anatomy
+from sacroplasty.cli.fracture_lines import suggestion_lines
 from sacroplasty.errors import AnatomyError
 from sacroplasty.geometry import FloatArray, angle_between_deg, invert_rigid, transform_points
-from sacroplasty.image import Volume
+from sacroplasty.image import Volume, write_volume
 from simple_sacrum import SACRUM_TO_RAS, SimpleSacrum
 
 PLACE, NORMAL = np.array([39.0, 5.0, -30.0]), np.array([0.98, 0.0, -0.2])
@@ -104,3 +109,21 @@ def test_without_bone_on_both_sides_there_is_no_bell() -> None:
     weight[18:23] = 1
     (height,) = fit_bell(weight, [weight * 100], 1.0, WINDOW_MM, BELL_MM)
     assert np.isnan(height[20]).all()
+
+
+def test_segment_lists_suggestions_as_such(
+    simple: SimpleSacrum, simple_anatomy: Anatomy, sacroplasty: CommandLine, empty: Path
+) -> None:
+    ct, _ = painted(simple, simple_anatomy, band_hu=120, cleft_hu=-120)
+    write_volume(ct, empty / "ct.nrrd")
+    write_volume(simple.bones, empty / "bones.nrrd")
+    mapping = "1=sacrum,2=l5,3=hip_left,4=hip_right"
+    files = (empty / "ct.nrrd", "--labels", empty / "bones.nrrd", "--out", empty / "case")
+    ended = sacroplasty("segment", *files, "--mapping", mapping, "--json")
+    (one,) = json.loads(ended.out)["fracture_suggestions"]
+    assert one["side"] == "left" and 0 < one["score"] <= 1
+    (kept,) = read_anatomy(empty / "case").fracture_suggestions
+    assert kept.score == one["score"]
+    heading, line = suggestion_lines((kept,))
+    assert "not findings" in heading and "left, vertical, Denis zone I" in line
+    assert "does not mean" in suggestion_lines(())[0]
