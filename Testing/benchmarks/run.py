@@ -20,6 +20,7 @@ QUICK = {
     "bone_segmentation": ["--quick"],
     "cement_monitor": ["1"],
     "fracture_suggestions": ["200", "1"],
+    "landmarks_on_phantoms": ["8"],
     "navigation": ["20"],
     "seed_correction": ["1"],
     "mri_registration": ["1"],

@@ -15,7 +15,7 @@ from .quality import QualityReport
 
 @dataclass(frozen=True)
 class Landmark:
-    """A named point and how far off it may be (one standard deviation)."""
+    """A named point and how far off it is expected to be (root mean square distance)."""
 
     position_ras: FloatArray
     uncertainty_mm: float
