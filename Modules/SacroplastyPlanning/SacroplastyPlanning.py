@@ -445,7 +445,7 @@ class SacroplastyPlanningTest(ScriptedLoadableModuleTest):
         import numpy as np
 
         from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
-        from sacroplasty.anatomy.model import Anatomy, Foramen
+        from sacroplasty.anatomy.model import Anatomy, Foramen, Opening
         from sacroplasty.image import Volume
         from sacroplasty.scene import anatomy, nodes
 
@@ -460,7 +460,11 @@ class SacroplastyPlanningTest(ScriptedLoadableModuleTest):
             bones=volume.like(bones),
             regions=volume.like(regions),
             foramina={
-                name: Foramen(np.array([x, 45.0, 30.0]), np.array([x, 5.0, 30.0]), np.array([x, 5.0, 30.0]))
+                name: Foramen(
+                    Opening(np.array([x, 45.0, 30.0]), np.array([0.0, 1.0, 0.0]), 8.0, 8.0),
+                    Opening(np.array([x, 5.0, 30.0]), np.array([0.0, -1.0, 0.0]), 8.0, 8.0),
+                    np.array([x, 5.0, 30.0]),
+                )
                 for name, x in (("foramen_s1_left", 8.0), ("foramen_s1_right", 42.0))
             },
             landmarks={},

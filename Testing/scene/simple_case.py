@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
-from sacroplasty.anatomy.model import Anatomy, Foramen, Landmark
+from sacroplasty.anatomy.model import Anatomy, Foramen, Landmark, Opening
 from sacroplasty.geometry import rigid
 from sacroplasty.image import Volume
 from sacroplasty.planning.model import Plan, Trajectory
@@ -42,10 +42,12 @@ def make_anatomy(ct: Volume) -> Anatomy:
         bones=ct.like(bones),
         regions=ct.like(regions),
         foramina={
-            "foramen_s1_left": Foramen(
-                np.array([-20.0, 0, 10]), np.array([-20.0, -30, 10]), np.array([-24.0, -30, 10])
-            ),
-            "foramen_s1_right": Foramen(np.array([20.0, 0, 10]), np.array([20.0, -30, 10]), np.array([24.0, -30, 10])),
+            f"foramen_s1_{side}": Foramen(
+                Opening(np.array([20.0 * sign, 0, 10]), np.array([0.0, 1, 0]), 8.0, 8.0),
+                Opening(np.array([20.0 * sign, -30, 10]), np.array([0.0, -1, 0]), 8.0, 8.0),
+                np.array([24.0 * sign, -30, 10]),
+            )
+            for side, sign in (("left", -1), ("right", 1))
         },
         landmarks={"promontory": Landmark(np.array([0.0, 0, 40]), 1.5)},
         SacrumToRAS=rigid(np.diag([-1.0, -1.0, 1.0]), [0, -10, 40]),

@@ -34,8 +34,8 @@ def _errors(anatomy: Anatomy, truth: SimpleSacrum) -> np.ndarray:
     for level in LEVELS:
         for side in SIDES:
             found = anatomy.foramina[f"foramen_{level}_{side}"]
-            errors.append(np.linalg.norm(found.anterior_center_ras - truth.opening(level, side, "anterior")))
-            errors.append(np.linalg.norm(found.posterior_center_ras - truth.opening(level, side, "posterior")))
+            errors.append(np.linalg.norm(found.anterior.center_ras - truth.opening(level, side, "anterior")))
+            errors.append(np.linalg.norm(found.posterior.center_ras - truth.opening(level, side, "posterior")))
     return np.array(errors)
 
 
@@ -84,7 +84,7 @@ def test_a_foramen_that_cannot_be_seen_is_still_forbidden_and_says_so() -> None:
     assert anatomy.confidence["foramen_s3_left"] <= LOW_CONFIDENCE
     assert anatomy.confidence["foramen_s3_right"] > LOW_CONFIDENCE
     assert anatomy.region("foramen_s3_left").sum() > anatomy.region("foramen_s3_right").sum()
-    found = anatomy.foramina["foramen_s3_left"].posterior_center_ras
+    found = anatomy.foramina["foramen_s3_left"].posterior.center_ras
     assert np.linalg.norm(found - truth.opening("s3", "left", "posterior")) < 5
     assert any("S3" in warning for warning in anatomy.warnings)
 

@@ -102,7 +102,7 @@ def segmented(place: Path) -> Path:
             planned_volume_ml=2.0,
         )
         for side in ("left", "right")
-        for target in [anatomy.foramina[f"foramen_s1_{side}"].anterior_center_ras]
+        for target in [anatomy.foramina[f"foramen_s1_{side}"].anterior.center_ras]
     )
     write_plan(Plan(trajectories, anatomy.image_hash), folder / "plan.json")
     write_plan(Plan(trajectories, "0" * 64), folder / "other_plan.json")

@@ -172,7 +172,7 @@ def test_the_orientation_of_the_scan_does_not_move_the_anatomy(
     there, here = read_anatomy(segmented).foramina, read_anatomy(tmp_path / "out").foramina
     assert set(there) == set(here)
     for foramen in there:
-        shift = here[foramen].anterior_center_ras - there[foramen].anterior_center_ras
+        shift = here[foramen].anterior.center_ras - there[foramen].anterior.center_ras
         assert np.linalg.norm(shift) < 3.0, f"{foramen} moved by {shift.round(1)} mm, more than a voxel"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sacroplasty.anatomy.labels import BONE_LABEL, LEVELS, REGION_LABEL
-from sacroplasty.anatomy.model import Anatomy, Foramen
+from sacroplasty.anatomy.model import Anatomy, Foramen, Opening
 from sacroplasty.errors import PlanError
 from sacroplasty.geometry import rigid
 from sacroplasty.image import Volume
@@ -40,7 +40,9 @@ def anatomy() -> Anatomy:
             x, z = 20.0 * sign, 20.0 - 20 * number
             regions[box([x - 4, -30, z - 4], [x + 4, 0, z + 4])] = REGION_LABEL[f"foramen_{level}_{side}"]
             foramina[f"foramen_{level}_{side}"] = Foramen(
-                np.array([x, 0, z]), np.array([x, -30, z]), np.array([x + 4 * sign, -30, z])
+                Opening(np.array([x, 0, z]), np.array([0.0, 1, 0]), 8.0, 8.0),
+                Opening(np.array([x, -30, z]), np.array([0.0, -1, 0]), 8.0, 8.0),
+                np.array([x + 4 * sign, -30, z]),
             )
     bones[(regions > 0)] = 0
     grid = Volume(bones, rigid(SPACING_MM * np.eye(3), ORIGIN_RAS))

@@ -88,7 +88,7 @@ def test_posterior_foramina_follow_each_other_down_and_towards_the_midline(phant
     RASToSacrum = invert_rigid(phantom.SacrumToRAS)
     for side in SIDES:
         points = [
-            transform_points(RASToSacrum, phantom.foramina[f"foramen_{level}_{side}"].posterior_center_ras)
+            transform_points(RASToSacrum, phantom.foramina[f"foramen_{level}_{side}"].posterior.center_ras)
             for level in LEVELS
         ]
         for upper, lower in pairwise(points):
@@ -171,7 +171,7 @@ def test_another_seed_gives_another_patient():
 def test_the_voxel_size_does_not_change_the_patient(phantom):
     thick = make_phantom(3, spacing_mm=(1.7, 1.7, 5.0))
     for name, foramen in phantom.foramina.items():
-        assert thick.foramina[name].anterior_center_ras == pytest.approx(foramen.anterior_center_ras, abs=1e-9)
+        assert thick.foramina[name].anterior.center_ras == pytest.approx(foramen.anterior.center_ras, abs=1e-9)
     for label in BONE_LABEL.values():
         volumes = [(p.bones.voxels == label).sum() * p.ct.voxel_volume_ml for p in (phantom, thick)]
         assert volumes[1] == pytest.approx(volumes[0], rel=0.08)

@@ -24,7 +24,7 @@ def anterior_third(anatomy: Anatomy, side: str) -> NDArray[np.bool_]:
     """
     from ..errors import AnatomyError
 
-    axes = [unit(item.posterior_center_ras - item.anterior_center_ras) for item in anatomy.foramina.values()]
+    axes = [unit(item.posterior.center_ras - item.anterior.center_ras) for item in anatomy.foramina.values()]
     if not axes:
         raise AnatomyError("the anatomy has no foramina, so the anterior third of the alae is not known; segment again")
     left = anatomy.SacrumToRAS[:3, 0]

@@ -28,6 +28,9 @@ _HALF_HEIGHT_AT_S1_MM = 8.0
 #: Depth of the canal's middle behind the ventral surface at the S1 and S4 foramina [mm], start of the search.
 _DEPTH_MM = (22.0, 8.0)
 _DEPTH_SD_MM = 4.0
+#: Above the lamina of S1 the canal grows by this much in height per length, up to the disc, and the ligamentum flavum
+#: behind it counts as canal (own assumptions, on the safe side).
+_FUNNEL, _LIGAMENT_MM = 0.3, 1.5
 #: Confidence where the label map was painted over the canal and only dark CT numbers show it.
 _SEEN_IN_CT_ONLY = 0.6
 
@@ -52,7 +55,7 @@ class StraightCanal:
 def find_canal(
     image: StraightImage, foramina: dict[str, StraightForamen], endplate_corner: FloatArray
 ) -> StraightCanal:
-    """Follow the canal from the plane of the S1 endplate to just below the S4 foramina.
+    """Follow the canal from the plane of the S1 endplate to the posterior S4 openings.
 
     Args:
         endplate_corner: posterior end of the S1 endplate in the mirror plane, straightened (left, deep, down).
@@ -70,17 +73,19 @@ def find_canal(
     # Where the label map leaves the canal open, its walls are the label's; dark marrow in front of it is no canal.
     open_space = np.where(in_label, shown, np.maximum(shown, dark))
     half_width = _half_width(image, open_space, center, share, foramina)
-    mask = _tube(image, open_space, center, half_width, share)
-    end = last + 0.4 * (last - _level(foramina, "s3"))
+    back = _back_wall(image, open_space, center, share)
+    mask = _tube(image, open_space, center, half_width, back, share)
+    end = max(float(foramina[f"foramen_s4_{side}"].posterior.center[2]) for side in SIDES) + STEP_MM
     reaches = image.down_mm <= end
-    mask &= reaches & image.below_endplate
+    # One row further up: the plane itself cuts the canal on the CT's grid.
+    mask &= reaches & (image.below_endplate | np.roll(image.below_endplate, -1, axis=2))
     inside = (image.down_mm >= first) & (image.down_mm <= last)
     seen = np.where(in_label, 1.0, np.where(in_ct, _SEEN_IN_CT_ONLY, 0.0))
     return StraightCanal(mask, center, half_width, float(seen[inside].mean()))
 
 
 def _level(foramina: dict[str, StraightForamen], level: str) -> float:
-    return float(np.mean([foramina[f"foramen_{level}_{side}"].posterior[2] for side in SIDES]))
+    return float(np.mean([foramina[f"foramen_{level}_{side}"].posterior.center[2] for side in SIDES]))
 
 
 def _open_space(image: StraightImage) -> tuple[FloatArray, FloatArray]:
@@ -154,23 +159,52 @@ def _half_width(
     narrowest = np.interp(share, [0, 1], [_CORE_MM[0][0], _CORE_MM[1][0]])
     walled = (widths >= narrowest) & (widths <= widest)
     for foramen in foramina.values():
-        for opening, radius in (
-            (foramen.anterior, foramen.anterior_radius_mm),
-            (foramen.posterior, foramen.posterior_radius_mm),
-        ):
-            walled &= np.abs(image.down_mm - opening[2]) > radius
+        for opening in (foramen.anterior, foramen.posterior):
+            walled &= np.abs(image.down_mm - opening.center[2]) > opening.radius_mm
     if walled.sum() < 3:
         return (widest + narrowest) / 2
     return np.clip(np.interp(image.down_mm, image.down_mm[walled], widths[walled]), narrowest, widest)
 
 
+def _back_wall(image: StraightImage, open_space: FloatArray, center: FloatArray, share: FloatArray) -> FloatArray:
+    """[left, down] depth of the laminae, continued over the gaps between them.
+
+    Above the lamina of S1 the canal widens like a funnel: there its height is that under the lamina, and growing.
+    """
+    from scipy import ndimage
+
+    deepest = np.interp(share, [0, 1], [_WIDEST_MM[0][1], _WIDEST_MM[1][1]])
+    away = image.deep_mm[None, :, None] - center
+    solid = open_space < 0.4
+    wall = solid & (away > 0) & (away <= deepest) & image.below_endplate
+    depth = np.where(wall.any(axis=1), image.deep_mm[np.argmax(wall, axis=1)] - STEP_MM / 2, np.nan)
+    before = solid & (away < 0)
+    in_front = np.where(before.any(axis=1), image.deep_mm[::-1][np.argmax(before[:, ::-1], axis=1)], np.nan)
+    with np.errstate(invalid="ignore"):
+        bodies = np.nanmedian(np.where(np.isfinite(in_front), in_front, center)[np.abs(image.left_mm) <= 5], axis=0)
+    rows = np.arange(len(center))
+    height = depth - bodies
+    for column in height:
+        seen = np.flatnonzero(np.isfinite(column))
+        if len(seen):
+            column[:] = np.interp(rows, seen, column[seen])
+            column[: seen[0]] += _LIGAMENT_MM + _FUNNEL * (seen[0] - rows[: seen[0]]) * STEP_MM
+    back = np.where(np.isfinite(height), height + bodies, np.inf)
+    return ndimage.median_filter(np.minimum(back, center + deepest), (5, 3), mode="nearest")
+
+
 def _tube(
-    image: StraightImage, open_space: FloatArray, center: FloatArray, half_width: FloatArray, share: FloatArray
+    image: StraightImage,
+    open_space: FloatArray,
+    center: FloatArray,
+    half_width: FloatArray,
+    back: FloatArray,
+    share: FloatArray,
 ) -> NDArray[np.bool_]:
     """What is seen from the path without looking through bone, and at least the narrowest tube everywhere.
 
-    Rays from the middle of the canal end at its wall; the gaps between the laminae and the foramina, where a ray finds
-    no wall, end at the half width and at the height of the widest canal.
+    Rays from the middle of the canal end at its wall; the foramina and the gaps between the laminae, where a ray finds
+    no wall, end at the half width and at the line between the laminae.
     """
     from scipy import ndimage
 
@@ -197,4 +231,5 @@ def _tube(
     grid_deep = image.deep_mm[None, :, None] - center
     ray = (np.round((np.arctan2(grid_deep, grid_left) + np.pi) / (2 * np.pi) * len(angles))).astype(int) % len(angles)
     core = (grid_left / core_width) ** 2 + (grid_deep / core_height) ** 2 <= 1
-    return (np.hypot(grid_left, grid_deep) <= reach[rows, ray]) | core
+    seen = (np.hypot(grid_left, grid_deep) <= reach[rows, ray]) & (image.deep_mm[None, :, None] <= back[:, None, :])
+    return seen | core

@@ -68,10 +68,7 @@ def read_anatomy(folder: Path) -> Anatomy:
     return Anatomy(
         bones=bones.like(bones.voxels.astype(np.uint8)),
         regions=regions.like(regions.voxels.astype(np.uint8)),
-        foramina={
-            name: Foramen(**{key: np.array(point, float) for key, point in entry.items()})
-            for name, entry in record["foramina"].items()
-        },
+        foramina={name: Foramen.from_record(entry) for name, entry in record["foramina"].items()},
         landmarks={
             name: Landmark(np.array(entry["position_ras"], float), float(entry["uncertainty_mm"]))
             for name, entry in record["landmarks"].items()
@@ -109,14 +106,7 @@ def _content(anatomy: Anatomy) -> dict:
         "image_hash": anatomy.image_hash,
         "method": anatomy.method,
         "SacrumToRAS": anatomy.SacrumToRAS,
-        "foramina": {
-            name: {
-                "anterior_center_ras": foramen.anterior_center_ras,
-                "posterior_center_ras": foramen.posterior_center_ras,
-                "lateral_edge_ras": foramen.lateral_edge_ras,
-            }
-            for name, foramen in anatomy.foramina.items()
-        },
+        "foramina": {name: foramen.record() for name, foramen in anatomy.foramina.items()},
         "landmarks": {
             name: {"position_ras": landmark.position_ras, "uncertainty_mm": landmark.uncertainty_mm}
             for name, landmark in anatomy.landmarks.items()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..geometry import FloatArray
 from .labels import LEVELS, SIDES
+from .openings import StraightOpening, Surface, measure_opening, round_opening
 from .straight_image import STEP_MM, StraightImage
 
 #: Where the openings lie beside the mirror plane [mm]: posterior S1 16 to 32, further levels nearer to it (the S1
@@ -25,6 +26,8 @@ _FIRST_LEVEL_MM, _FIRST_LEVEL_SD_MM = 36.0, 10.0
 _SPACINGS_MM, _SPACING_SD_MM = (22.0, 19.0, 17.0), 4.0
 #: A side may stand this much higher or lower than the other [mm].
 _SIDE_SHIFT_MM = 6
+#: Anterior and posterior opening differ in level by no more than this [mm].
+_FRONT_TO_BACK_MM = 5
 #: Pits shallower than this are grooves of the surface [mm].
 _SHALLOWEST_PIT_MM = 2.5
 #: Half height and half width of the openings where nothing is seen [mm]: about 13 x 13 anterior and 10 x 8 posterior
@@ -33,6 +36,10 @@ _GUESSED_RADIUS_MM = 9.0
 _LARGEST_RADIUS_MM = 9.0
 #: Where the posterior opening is thought to be relative to the anterior one, towards the midline and the tip [mm].
 _POSTERIOR_MEDIAL_MM, _POSTERIOR_DOWN_MM = 3.0, 3.0
+#: Distance from the mirror plane of an anterior opening of which nothing is seen [mm].
+_GUESSED_LEFT_MM = 20.0
+#: The sacrum is nowhere thinner between two openings [mm].
+_SHORTEST_CHANNEL_MM = 4.0
 LOW_CONFIDENCE = 0.3
 #: Less evidence than this (0 to 1) may be the edge of a neighbour or a groove.
 _LEAST_EVIDENCE = 0.2
@@ -43,18 +50,19 @@ class StraightForamen:
     """One foramen in straightened coordinates (left, deep, down) in mm.
 
     Attributes:
-        anterior, posterior: centres of the openings on the smooth surfaces.
-        anterior_radius_mm, posterior_radius_mm: radii of circles of the openings' area.
-        lateral_edge: most lateral point of the posterior rim.
+        anterior, posterior: its openings.
         confidence: 0 to 1.
     """
 
-    anterior: FloatArray
-    posterior: FloatArray
-    anterior_radius_mm: float
-    posterior_radius_mm: float
-    lateral_edge: FloatArray
+    anterior: StraightOpening
+    posterior: StraightOpening
     confidence: float
+
+    @property
+    def lateral_edge(self) -> FloatArray:
+        """Most lateral point of the posterior rim."""
+        rim = self.posterior.rim
+        return rim[int(np.argmax(rim[:, 0] * np.sign(self.posterior.center[0])))]
 
 
 def find_foramina(image: StraightImage) -> dict[str, StraightForamen]:
@@ -65,7 +73,7 @@ def find_foramina(image: StraightImage) -> dict[str, StraightForamen]:
     for level, down in zip(LEVELS, levels, strict=True):
         for side in SIDES:
             found[f"foramen_{level}_{side}"] = _foramen(image, evidence[side], side, down)
-    return _symmetric_where_unseen(image, found)
+    return _symmetric_where_unseen(found)
 
 
 def _columns(image: StraightImage, side: str) -> NDArray[np.bool_]:
@@ -79,12 +87,15 @@ def _evidence(image: StraightImage, side: str) -> FloatArray:
     from scipy import ndimage
 
     band = _columns(image, side)
-    total = np.zeros(len(image.down_mm))
+    seen = []
     for pit in (image.front_pit_mm, image.back_pit_mm):
         deep = np.clip(pit[band] - _SHALLOWEST_PIT_MM, 0, 10) / 10
         # A foramen is some millimetres wide; a crack is not.
-        total += ndimage.uniform_filter(deep, 5, mode="constant").max(axis=0)
-    return ndimage.gaussian_filter1d(total / 2, 1.5)
+        seen.append(ndimage.uniform_filter(deep, 5, mode="constant").max(axis=0))
+    # The gap between the laminae of L5 and S1 is a pit from behind only, a groove beside the bodies from the front only.
+    near = [ndimage.maximum_filter1d(rows, 2 * _FRONT_TO_BACK_MM + 1) for rows in seen]
+    total = (seen[0] + seen[1]) / 4 + np.sqrt(near[0] * near[1]) / 2
+    return ndimage.gaussian_filter1d(total, 1.5)
 
 
 def _levels(image: StraightImage, evidence: dict[str, FloatArray]) -> list[float]:
@@ -115,39 +126,31 @@ def _foramen(image: StraightImage, evidence: FloatArray, side: str, down: float)
     rows = np.abs(image.down_mm - down) <= _SIDE_SHIFT_MM + 4
     band = _columns(image, side)
     seen = float(evidence[np.abs(image.down_mm - down) <= _SIDE_SHIFT_MM].max())
-    front, back = (
-        _opening(image, pit, band, rows, down) if seen >= _LEAST_EVIDENCE else None
-        for pit in (image.front_pit_mm, image.back_pit_mm)
-    )
+    surfaces = Surface(image.front_hit_mm, image.front_pit_mm, 1.0), Surface(image.back_hit_mm, image.back_pit_mm, -1.0)
+    holes = [_hole(image, surface.pit_mm, band, rows, down) if seen >= _LEAST_EVIDENCE else None for surface in surfaces]
+    middles = [None if hole is None else _middle(image, hole) for hole in holes]
     sign = 1.0 if side == "left" else -1.0
-    if front is None and back is None:
-        beside = sign * 20.0
-        front, back = (
-            (beside, down, _GUESSED_RADIUS_MM),
-            (beside - sign * _POSTERIOR_MEDIAL_MM, down, _GUESSED_RADIUS_MM),
-        )
-        confidence = LOW_CONFIDENCE / 2
-    elif front is None or back is None:
-        confidence = LOW_CONFIDENCE
-        if front is None:
-            assert back is not None
-            front = (back[0] + sign * _POSTERIOR_MEDIAL_MM, back[1] - _POSTERIOR_DOWN_MM, _GUESSED_RADIUS_MM)
-        else:
-            back = (front[0] - sign * _POSTERIOR_MEDIAL_MM, front[1] + _POSTERIOR_DOWN_MM, _GUESSED_RADIUS_MM)
-    else:
-        confidence = float(np.clip(0.4 + 0.6 * seen, 0, 1))
-    assert back is not None and front is not None
-    anterior = np.array([front[0], _surface_at(image, image.front_mm, *front[:2]), front[1]])
-    posterior = np.array([back[0], _surface_at(image, image.back_mm, *back[:2]), back[1]])
-    edge_left = back[0] + sign * back[2]
-    edge = np.array([edge_left, _surface_at(image, image.back_mm, edge_left, back[1]), back[1]])
-    return StraightForamen(anterior, posterior, front[2], back[2], edge, confidence)
+    towards_back = np.array([-sign * _POSTERIOR_MEDIAL_MM, _POSTERIOR_DOWN_MM])
+    front, back = middles
+    if front is None:
+        front = np.array([sign * _GUESSED_LEFT_MM, down]) if back is None else back - towards_back
+    if back is None:
+        back = front + towards_back
+    anterior, posterior = _surface_at(image, image.front_mm, *front), _surface_at(image, image.back_mm, *back)
+    channel = (back - front) / max(posterior - anterior, _SHORTEST_CHANNEL_MM)
+    openings, unseen = [], 0
+    for surface, hole, place, deep in zip(surfaces, holes, (front, back), (anterior, posterior), strict=True):
+        measured = None if hole is None else measure_opening(image, surface, image.share, hole, channel)
+        unseen += measured is None
+        openings.append(measured or round_opening(np.array([place[0], deep, place[1]]), _GUESSED_RADIUS_MM))
+    confidence = float(np.clip(0.4 + 0.6 * seen, 0, 1)) if not unseen else LOW_CONFIDENCE / unseen
+    return StraightForamen(openings[0], openings[1], confidence)
 
 
-def _opening(
+def _hole(
     image: StraightImage, pit: FloatArray, band: NDArray[np.bool_], rows: NDArray[np.bool_], down: float
-) -> tuple[float, float, float] | None:
-    """Centre (left, down) and radius of the opening of the deepest pit near a level, or None."""
+) -> NDArray[np.bool_] | None:
+    """[left, down] the deepest pit near a level, or None."""
     from scipy import ndimage
 
     window = np.where(band[:, None] & rows[None, :], pit, 0.0)
@@ -162,11 +165,12 @@ def _opening(
     inside = parts == parts[column, row]
     # Grooves that lead away from the opening are cut off at the size of the largest foramina.
     away = np.hypot((image.left_mm - image.left_mm[column])[:, None], (image.down_mm - image.down_mm[row])[None, :])
-    inside &= away <= _LARGEST_RADIUS_MM
-    left, along = image.left_mm[:, None] * inside, image.down_mm[None, :] * inside
-    count = int(inside.sum())
-    radius = float(np.sqrt(count * STEP_MM**2 / np.pi))
-    return float(left.sum() / count), float(along.sum() / count), radius
+    return inside & (away <= _LARGEST_RADIUS_MM)
+
+
+def _middle(image: StraightImage, hole: NDArray[np.bool_]) -> FloatArray:
+    """(left, down) of a region's centre."""
+    return np.argwhere(hole).mean(axis=0) * STEP_MM + [image.left_mm[0], image.down_mm[0]]
 
 
 def _surface_at(image: StraightImage, surface: FloatArray, left: float, down: float) -> float:
@@ -179,7 +183,7 @@ def _surface_at(image: StraightImage, surface: FloatArray, left: float, down: fl
     return float(np.median(known))
 
 
-def _symmetric_where_unseen(image: StraightImage, found: dict[str, StraightForamen]) -> dict[str, StraightForamen]:
+def _symmetric_where_unseen(found: dict[str, StraightForamen]) -> dict[str, StraightForamen]:
     """A foramen of which nothing is seen lies opposite its well-seen partner rather than at the textbook's place."""
     result = dict(found)
     mirror = np.array([-1.0, 1.0, 1.0])
@@ -187,12 +191,8 @@ def _symmetric_where_unseen(image: StraightImage, found: dict[str, StraightForam
         other = found[name.replace("left", "#").replace("right", "left").replace("#", "right")]
         if foramen.confidence <= LOW_CONFIDENCE < other.confidence:
             result[name] = replace(
-                other,
-                anterior=other.anterior * mirror,
-                posterior=other.posterior * mirror,
-                lateral_edge=other.lateral_edge * mirror,
-                anterior_radius_mm=max(other.anterior_radius_mm, _GUESSED_RADIUS_MM),
-                posterior_radius_mm=max(other.posterior_radius_mm, _GUESSED_RADIUS_MM),
-                confidence=foramen.confidence,
+                foramen,
+                anterior=round_opening(other.anterior.center * mirror, _GUESSED_RADIUS_MM),
+                posterior=round_opening(other.posterior.center * mirror, _GUESSED_RADIUS_MM),
             )
     return result

@@ -184,7 +184,7 @@ def _is_at_disc(anatomy: Anatomy, sheet: Sheet) -> bool:
     RASToSacrum = invert_rigid(anatomy.SacrumToRAS)
     for level in LEVELS:
         pair = [anatomy.foramina.get(f"foramen_{level}_{side}") for side in SIDES]
-        centers = [transform_points(RASToSacrum, foramen.anterior_center_ras) for foramen in pair if foramen]
+        centers = [transform_points(RASToSacrum, foramen.anterior.center_ras) for foramen in pair if foramen]
         if centers and abs(float((np.mean(centers, axis=0) - center) @ normal)) <= _DISC_MM:
             return True
     return False

@@ -89,7 +89,7 @@ def _uncertainty_mm(name: str, spacing_mm: FloatArray) -> float:
 
 def _segments(foramina: dict[str, StraightForamen]) -> dict[str, tuple[float, float]]:
     """Where the segment of each level begins and ends along the curve [mm]: midway between posterior foramina."""
-    downs = [float(np.mean([foramina[f"foramen_{level}_{side}"].posterior[2] for side in SIDES])) for level in LEVELS]
+    downs = [float(np.mean([foramina[f"foramen_{level}_{side}"].posterior.center[2] for side in SIDES])) for level in LEVELS]
     half = np.diff(downs) / 2
     # The arch of S1 begins just above its foramina: higher up lies the gap below L5.
     upper = [downs[0] - half[0] / 2, *(down - step for down, step in zip(downs[1:], half, strict=True))]
@@ -132,7 +132,7 @@ def _sacral_hiatus(image: StraightImage, foramina: dict[str, StraightForamen]) -
     # A roof has space between itself and the body in front of it.
     starts = np.diff(bone.astype(np.int8), axis=0, prepend=0) == 1
     roofed = starts.sum(axis=0) >= 2
-    first = image.row(float(np.mean([foramina[f"foramen_s3_{side}"].posterior[2] for side in SIDES])))
+    first = image.row(float(np.mean([foramina[f"foramen_s3_{side}"].posterior.center[2] for side in SIDES])))
     last = len(image.down_mm) - _HIATUS_ROWS
     end = next((row for row in range(first, last) if not roofed[row : row + _HIATUS_ROWS].any()), None)
     if end is None or end == first:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,15 +24,65 @@ class Landmark:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """Where a foramen opens onto the front or the back of the sacrum.
+
+    Attributes:
+        center_ras: middle of the opening, on the surface that the bone would have without it.
+        normal_ras: unit vector at a right angle to the rim, out of the bone.
+        width_mm, height_mm: of the rim, from side to side and at a right angle to that.
+    """
+
+    center_ras: FloatArray
+    normal_ras: FloatArray
+    width_mm: float
+    height_mm: float
+
+    def record(self) -> dict[str, Any]:
+        """The opening in a document."""
+        return {
+            "center_ras": self.center_ras,
+            "normal_ras": self.normal_ras,
+            "width_mm": self.width_mm,
+            "height_mm": self.height_mm,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Opening:
+        return cls(
+            np.array(record["center_ras"], float),
+            np.array(record["normal_ras"], float),
+            float(record["width_mm"]),
+            float(record["height_mm"]),
+        )
+
+
+@dataclass(frozen=True)
 class Foramen:
     """One sacral foramen: a channel from its anterior to its posterior opening.
 
     `lateral_edge_ras` is the most lateral point of the posterior rim, from which the entry rule measures.
     """
 
-    anterior_center_ras: FloatArray
-    posterior_center_ras: FloatArray
+    anterior: Opening
+    posterior: Opening
     lateral_edge_ras: FloatArray
+
+    def record(self) -> dict[str, Any]:
+        """The foramen in a document."""
+        return {
+            "anterior": self.anterior.record(),
+            "posterior": self.posterior.record(),
+            "lateral_edge_ras": self.lateral_edge_ras,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Foramen:
+        return cls(
+            Opening.from_record(record["anterior"]),
+            Opening.from_record(record["posterior"]),
+            np.array(record["lateral_edge_ras"], float),
+        )
 
 
 @dataclass(frozen=True)

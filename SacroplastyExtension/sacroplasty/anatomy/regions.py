@@ -18,6 +18,8 @@ _NARROWEST_RADIUS_MM = 3.5
 #: How far open space around a foramen's axis still belongs to it, beyond the radius of its openings [mm].
 _RIM_MM = 3.0
 _GAP_MM = 1.5
+#: Uncertainty of the endplate's plane, up to which the canal counts [mm].
+_ABOVE_ENDPLATE_MM = 0.5
 
 
 def paint_regions(
@@ -37,11 +39,11 @@ def paint_regions(
 def _channel(image: StraightImage, foramen: StraightForamen) -> NDArray[np.bool_]:
     """The open space from the anterior to the posterior opening, and at least a thin tube between them."""
     deep = image.deep_mm
-    front, back = foramen.anterior[1], max(foramen.posterior[1], foramen.anterior[1] + 1)
+    front, back = foramen.anterior.center[1], max(foramen.posterior.center[1], foramen.anterior.center[1] + 1)
     part = np.clip((deep - front) / (back - front), 0, 1)
-    middle_left = foramen.anterior[0] + part * (foramen.posterior[0] - foramen.anterior[0])
-    middle_down = foramen.anterior[2] + part * (foramen.posterior[2] - foramen.anterior[2])
-    radius = foramen.anterior_radius_mm + part * (foramen.posterior_radius_mm - foramen.anterior_radius_mm)
+    middle_left = foramen.anterior.center[0] + part * (foramen.posterior.center[0] - foramen.anterior.center[0])
+    middle_down = foramen.anterior.center[2] + part * (foramen.posterior.center[2] - foramen.anterior.center[2])
+    radius = foramen.anterior.radius_mm + part * (foramen.posterior.radius_mm - foramen.anterior.radius_mm)
     away = np.hypot(
         image.left_mm[:, None, None] - middle_left[None, :, None],
         image.down_mm[None, None, :] - middle_down[None, :, None],
@@ -58,10 +60,10 @@ def _channel(image: StraightImage, foramen: StraightForamen) -> NDArray[np.bool_
 def _towards_canal(image: StraightImage, foramen: StraightForamen) -> NDArray[np.bool_]:
     """The space between the canal and the foramen, through which the nerve root comes out."""
     left, down = image.left_mm[:, None, None], image.down_mm
-    beside = left * np.sign(foramen.anterior[0])
-    low, high = sorted((foramen.anterior[2], foramen.posterior[2]))
-    near = (down >= low - foramen.anterior_radius_mm) & (down <= high + foramen.posterior_radius_mm)
-    return (beside > 0) & (beside <= abs(foramen.anterior[0])) & near
+    beside = left * np.sign(foramen.anterior.center[0])
+    low, high = sorted((foramen.anterior.center[2], foramen.posterior.center[2]))
+    near = (down >= low - foramen.anterior.radius_mm) & (down <= high + foramen.posterior.radius_mm)
+    return (beside > 0) & (beside <= abs(foramen.anterior.center[0])) & near
 
 
 def _joined(core: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -77,7 +79,7 @@ def _paint_bodies_and_alae(
     regions: NDArray[np.uint8], image: StraightImage, foramina: dict[str, StraightForamen], canal: StraightCanal
 ) -> None:
     down = image.down_mm
-    levels = [float(np.mean([foramina[f"foramen_{level}_{side}"].anterior[2] for side in SIDES])) for level in LEVELS]
+    levels = [float(np.mean([foramina[f"foramen_{level}_{side}"].anterior.center[2] for side in SIDES])) for level in LEVELS]
     before_canal = image.deep_mm[:, None] <= canal.center_deep_mm
     medial = np.full(image.bone.shape, True)
     for sign, side in ((1, "left"), (-1, "right")):
@@ -95,12 +97,12 @@ def _paint_bodies_and_alae(
 
 def _foraminal_lines(down: FloatArray, foramina: list[StraightForamen]) -> tuple[FloatArray, FloatArray]:
     """[down] distances from the mirror plane of the medial and the lateral margins of the foramina, levels joined."""
-    centers = [foramen.anterior[2] for foramen in foramina]
-    inner = [abs(foramen.anterior[0]) - foramen.anterior_radius_mm for foramen in foramina]
+    centers = [foramen.anterior.center[2] for foramen in foramina]
+    inner = [abs(foramen.anterior.center[0]) - foramen.anterior.radius_mm for foramen in foramina]
     outer = [
         max(
-            abs(foramen.anterior[0]) + foramen.anterior_radius_mm,
-            abs(foramen.posterior[0]) + foramen.posterior_radius_mm,
+            abs(foramen.anterior.center[0]) + foramen.anterior.radius_mm,
+            abs(foramen.posterior.center[0]) + foramen.posterior.radius_mm,
         )
         for foramen in foramina
     ]
@@ -130,19 +132,31 @@ def onto_ct(straight: NDArray[np.uint8], image: StraightImage, curve: Straighten
     return result
 
 
-def fill_protected(regions: NDArray[np.uint8], sacrum: NDArray[np.bool_], ct: Volume) -> NDArray[np.uint8]:
+def fill_protected(
+    regions: NDArray[np.uint8], sacrum: NDArray[np.bool_], ct: Volume, SacrumToRAS: FloatArray
+) -> NDArray[np.uint8]:
     """Let canal and foramina reach the bone around them, up to which the 1 mm grid may have left a gap.
 
-    Voxels within 1.5 mm that are no sacrum join the nearest canal or foramen; coarse images have none so near.
+    Voxels between bone and a canal or foramen, within 1.5 mm or one voxel of both, join it. The canal stays below the
+    S1 endplate.
     """
     from scipy import ndimage
 
+    canal = REGION_LABEL["sacral_canal"]
     protected = (regions > 0) & (regions < REGION_LABEL["ala_left"])
     used = [(index.min(), index.max() + 1) for index in np.nonzero(protected)]
     box = tuple(slice(max(low - 3, 0), high + 3) for low, high in used)
     spacing = ct.spacing_mm[::-1]
     distance, nearest = ndimage.distance_transform_edt(~protected[box], sampling=spacing, return_indices=True)
-    gap = (distance > 0) & (distance <= _GAP_MM) & ~sacrum[box]
+    by_bone = ndimage.distance_transform_edt(~sacrum[box], sampling=spacing) <= _GAP_MM
+    by_bone |= ndimage.binary_dilation(sacrum[box])
+    beside = (distance <= _GAP_MM) | ndimage.binary_dilation(protected[box])
+    gap = ~protected[box] & beside & by_bone & ~sacrum[box]
     filled = regions.copy()
-    filled[box] = np.where(gap, regions[box][tuple(nearest)], regions[box])
+    part = filled[box]
+    part[gap] = regions[box][tuple(axis[gap] for axis in nearest)]
+    at = np.argwhere(part == canal)
+    ras = ct.ras_of(at + [axis.start for axis in box])
+    above = (ras - SacrumToRAS[:3, 3]) @ SacrumToRAS[:3, 2] > _ABOVE_ENDPLATE_MM
+    part[tuple(at[above].T)] = 0
     return filled

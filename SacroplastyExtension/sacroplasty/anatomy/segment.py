@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..geometry import transform_points
+from ..geometry import FloatArray, transform_points, unit
 from ..image import Volume, check_ct
 from .bones import LabelledBones, bones_from_labels
 from .canal import StraightCanal, find_canal
@@ -15,7 +15,8 @@ from .foramina import LOW_CONFIDENCE, StraightForamen, find_foramina
 from .frame import SacralFrame, find_frame
 from .labels import BONE_LABEL, LEVELS, REGION_LABEL, REGIONS, SIDES
 from .landmarks import find_landmarks
-from .model import Anatomy, Foramen
+from .model import Anatomy, Foramen, Opening
+from .openings import StraightOpening
 from .quality_report import Findings, assess
 from .regions import fill_protected, onto_ct, paint_regions
 from .straight_image import straight_image
@@ -73,18 +74,19 @@ def find_structures(
     frame = find_frame(labelled.bones)
     told(0.1)
     curve = straighten(sacrum, frame)
-    image = straight_image(ct, sacrum, ct.like(labelled.canal), curve)
+    l5 = labelled.bones.like(labelled.bones.voxels == BONE_LABEL["l5"])
+    image = straight_image(ct, sacrum, l5, ct.like(labelled.canal), curve)
     told(0.5)
     foramina = find_foramina(image)
     corner = transform_points(frame.SacrumToRAS, [0.0, *frame.posterior_corner_mm])
     canal = find_canal(image, foramina, curve.from_ras(corner))
     told(0.6)
     painted = onto_ct(paint_regions(image, foramina, canal), image, curve, ct)
-    regions = ct.like(fill_protected(painted, sacrum.voxels, ct))
+    regions = ct.like(fill_protected(painted, sacrum.voxels, ct, frame.SacrumToRAS))
     told(0.85)
     landmarks = find_landmarks(labelled.bones, frame, image, curve, foramina)
     confidence = _confidence(labelled, regions, frame, foramina, canal)
-    s1_level_mm = float(np.mean([foramina[f"foramen_s1_{side}"].anterior[2] for side in SIDES]))
+    s1_level_mm = float(np.mean([foramina[f"foramen_s1_{side}"].anterior.center[2] for side in SIDES]))
     hints = find_hints(labelled.bones, frame.SacrumToRAS, frame.asymmetry_mm, image, s1_level_mm)
     reasons = _reasons(labelled, frame, foramina, canal)
     findings = Findings(ct, labelled.bones, regions, frame.SacrumToRAS, confidence, reasons, hints)
@@ -105,11 +107,23 @@ def find_structures(
 
 
 def _in_ras(foramen: StraightForamen, curve: Straightening) -> Foramen:
+    left = curve.SacrumToRAS[:3, 0]
     return Foramen(
-        anterior_center_ras=curve.to_ras(foramen.anterior),
-        posterior_center_ras=curve.to_ras(foramen.posterior),
-        lateral_edge_ras=curve.to_ras(foramen.lateral_edge),
+        _opening_in_ras(foramen.anterior, foramen.posterior, curve, left),
+        _opening_in_ras(foramen.posterior, foramen.anterior, curve, left),
+        curve.to_ras(foramen.lateral_edge),
     )
+
+
+def _opening_in_ras(
+    opening: StraightOpening, opposite: StraightOpening, curve: Straightening, left: FloatArray
+) -> Opening:
+    center, rim = curve.to_ras(opening.center), curve.to_ras(opening.rim)
+    normal = np.linalg.svd(rim - rim.mean(axis=0))[2][2]
+    normal = normal * np.sign(normal @ (center - curve.to_ras(opposite.center)))
+    across = unit(left - (left @ normal) * normal)
+    width_mm, height_mm = (float(np.ptp(rim @ axis)) for axis in (across, np.cross(normal, across)))
+    return Opening(center, normal, width_mm, height_mm)
 
 
 def _confidence(

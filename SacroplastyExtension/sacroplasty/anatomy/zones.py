@@ -74,7 +74,7 @@ def _margins(anatomy: Anatomy, side: str) -> _Margins | None:
             continue
         front, back, edge = transform_points(
             RASToSacrum,
-            np.stack([foramen.anterior_center_ras, foramen.posterior_center_ras, foramen.lateral_edge_ras]),
+            np.stack([foramen.anterior.center_ras, foramen.posterior.center_ras, foramen.lateral_edge_ras]),
         )
         along = (back - front)[1:]
         across = np.array([-along[1], along[0]]) / max(float(np.linalg.norm(along)), 1e-9)

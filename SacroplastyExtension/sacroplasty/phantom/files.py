@@ -45,12 +45,7 @@ def read_phantom(folder: Path) -> Phantom:
         ct=ct,
         bones=bones,
         regions=regions,
-        foramina={
-            name: Foramen(
-                *(np.array(record[key], float) for key in ("anteriorCenter", "posteriorCenter", "lateralEdge"))
-            )
-            for name, record in truth["foramina"].items()
-        },
+        foramina={name: Foramen.from_record(record) for name, record in truth["foramina"].items()},
         landmarks={name: np.array(point, float) for name, point in truth["landmarks"].items()},
         SacrumToRAS=check_rigid(truth["SacrumToRAS"], "SacrumToRAS"),
         fractures=tuple(
@@ -80,14 +75,7 @@ def _content(phantom: Phantom) -> dict[str, Any]:
         "noiseHu": phantom.noise_hu,
         "SacrumToRAS": phantom.SacrumToRAS,
         "siJointMm": dict(zip(("left", "right"), phantom.si_joint_mm, strict=True)),
-        "foramina": {
-            name: {
-                "anteriorCenter": foramen.anterior_center_ras,
-                "posteriorCenter": foramen.posterior_center_ras,
-                "lateralEdge": foramen.lateral_edge_ras,
-            }
-            for name, foramen in phantom.foramina.items()
-        },
+        "foramina": {name: foramen.record() for name, foramen in phantom.foramina.items()},
         "landmarks": phantom.landmarks,
         "fracturePattern": phantom.fracture,
         "fractures": [

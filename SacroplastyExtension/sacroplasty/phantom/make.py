@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..anatomy.labels import BONE_LABEL, REGION_LABEL
-from ..anatomy.model import Foramen
+from ..anatomy.model import Foramen, Opening
 from ..errors import ImageError
-from ..geometry import FloatArray, invert_rigid, transform_points
+from ..geometry import FloatArray, invert_rigid, transform_points, transform_vectors
 from ..image import Volume
 from .grid import Block, Grid, make_grid
 from .hip import Plate
 from .implicit import Field, coverage, ellipsoid, smooth_max, tube
 from .parameters import PatientParameters, draw_parameters
 from .patient import Fracture, Patient
-from .sacrum import FAR_MM
+from .sacrum import FAR_MM, Rim
 from .soft_tissue import Body, blend
 
 #: Standard deviation of the scanner's point spread.
@@ -44,7 +44,8 @@ class Phantom:
         regions: labels of `anatomy.labels.REGIONS` (uint8), likewise. The canal counts from the S1 endplate down to
             the hiatus, a foramen from the anterior to the posterior surface of the bone and up to the canal, the
             alae lateral to the foramina from the top of the wing down to S3.
-        foramina: centres of both openings on the surface of the bone and the most lateral point of the posterior rim.
+        foramina: centres of both openings on the surface of the bone, their rims there, and the most lateral point of
+            the posterior rim.
         landmarks: points in RAS by name.
         SacrumToRAS: axes left, posterior, superior (normal of the S1 endplate), origin at the endplate's centre.
         si_joint_mm: width of the joint gap, left and right.
@@ -116,8 +117,12 @@ def make_phantom(
 
     SacrumToRAS = patient.SacrumToRAS
     foramina = {
-        name: Foramen(*(transform_points(SacrumToRAS, p) for p in (c.anterior, c.posterior, c.lateral_edge)))
-        for name, c in patient.sacrum.channels.items()
+        name: Foramen(
+            _opening(SacrumToRAS, channel.anterior, channel.anterior_rim),
+            _opening(SacrumToRAS, channel.posterior, channel.posterior_rim),
+            transform_points(SacrumToRAS, channel.lateral_edge),
+        )
+        for name, channel in patient.sacrum.channels.items()
     }
     volume = Volume(ct, grid.IJKToRAS)
     phantom = Phantom(
@@ -136,6 +141,12 @@ def make_phantom(
     )
     report(1.0)
     return phantom
+
+
+def _opening(SacrumToRAS: FloatArray, center: FloatArray, rim: Rim) -> Opening:
+    return Opening(
+        transform_points(SacrumToRAS, center), transform_vectors(SacrumToRAS, rim.normal), rim.width_mm, rim.height_mm
+    )
 
 
 def _field_of_view(patient: Patient, body: Body) -> tuple[FloatArray, FloatArray]:

@@ -101,6 +101,18 @@ _ALA_END_MM = 78.0
 
 
 @dataclass(frozen=True)
+class Rim:
+    """The rim of an opening: unit normal of its plane out of the bone, extent to the sides and at a right angle to it.
+
+    Bone is rounded there; these are the measures of the channel's sharp edge on the filled bone.
+    """
+
+    normal: FloatArray
+    width_mm: float
+    height_mm: float
+
+
+@dataclass(frozen=True)
 class Channel:
     """A foramen as an elliptic cone: centres of its openings and their half axes (along, across the sacrum)."""
 
@@ -108,6 +120,8 @@ class Channel:
     posterior: FloatArray
     anterior_radii_mm: tuple[float, float]
     posterior_radii_mm: tuple[float, float]
+    anterior_rim: Rim
+    posterior_rim: Rim
     lateral_edge: FloatArray
 
 
@@ -270,13 +284,17 @@ class Sacrum:
         anterior_radii = (foramen.anterior_size_mm[0] / 2, foramen.anterior_size_mm[1] / 2)
         posterior_radii = (foramen.posterior_size_mm[0] / 2, foramen.posterior_size_mm[1] / 2)
         axis = unit(posterior - anterior)
-        across, along = _cross_axes(axis)
+        front = self._rim_points(anterior, -axis, anterior_radii)
+        back = self._rim_points(posterior, axis, posterior_radii)
+        edge = back[int(np.argmax(sign * back[:, 0]))]
+        return Channel(anterior, posterior, anterior_radii, posterior_radii, _rim(front, -axis), _rim(back, axis), edge)
+
+    def _rim_points(self, center: FloatArray, outward: FloatArray, radii: tuple[float, float]) -> FloatArray:
+        """Points (180, 3) where the channel's edge meets the filled bone."""
+        across, along = _cross_axes(outward)
         angles = np.radians(np.arange(0, 360, 2))[:, None]
-        ring = posterior + across * posterior_radii[1] * np.cos(angles)
-        ring = ring + along * posterior_radii[0] * np.sin(angles)
-        rim = self._surface_between(ring + 12 * axis, ring - 8 * axis)
-        edge = rim[int(np.argmax(sign * rim[:, 0]))]
-        return Channel(anterior, posterior, anterior_radii, posterior_radii, edge)
+        ring = center + across * radii[1] * np.cos(angles) + along * radii[0] * np.sin(angles)
+        return self._surface_between(ring + 12 * outward, ring - 8 * outward)
 
     def _surface_between(self, outside: ArrayLike, inside: ArrayLike) -> FloatArray:
         """Points (n, 3) where the ways from outside to inside first meet the filled bone, to 0.01 mm.
@@ -407,6 +425,14 @@ class Sacrum:
             best = int(np.argmax(d))
             points.append(self.straight(0.0, float(s[best]), float(d[best])))
         return points
+
+
+def _rim(points: FloatArray, outward: FloatArray) -> Rim:
+    """Measures of a rim (n, 3) in the plane nearest to its points."""
+    normal = np.linalg.svd(points - points.mean(axis=0))[2][2]
+    normal = normal * np.sign(normal @ outward)
+    across, along = _cross_axes(normal)
+    return Rim(normal, float(np.ptp(points @ across)), float(np.ptp(points @ along)))
 
 
 def _cross_axes(direction: ArrayLike) -> tuple[FloatArray, FloatArray]:

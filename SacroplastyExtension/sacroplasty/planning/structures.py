@@ -122,7 +122,7 @@ def view_along_foramina(anatomy: Anatomy) -> SacrumView:
 
     left = anatomy.SacrumToRAS[:3, 0]
     axes = [
-        unit(foramen.posterior_center_ras - foramen.anterior_center_ras)
+        unit(foramen.posterior.center_ras - foramen.anterior.center_ras)
         for name, foramen in anatomy.foramina.items()
         if not name.startswith("foramen_s4")
     ]
@@ -137,7 +137,7 @@ def view_along_foramina(anatomy: Anatomy) -> SacrumView:
         raise PlanError("the anatomy has no sacrum; segment the CT again")
     view = (sacrum_ras - ViewToRAS[:3, 3]) @ ViewToRAS[:3, :3]
     lowest = min(
-        transform_points(invert_rigid(ViewToRAS), foramen.posterior_center_ras)[2]
+        transform_points(invert_rigid(ViewToRAS), foramen.posterior.center_ras)[2]
         for foramen in anatomy.foramina.values()
     )
     lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - _RIM_MM

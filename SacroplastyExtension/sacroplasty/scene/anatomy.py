@@ -178,10 +178,7 @@ def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_no
     anatomy = Anatomy(
         bones=ct.like(bones),
         regions=ct.like(regions),
-        foramina={
-            name: Foramen(**{key: np.asarray(point, float) for key, point in foramen.items()})
-            for name, foramen in record["foramina"].items()
-        },
+        foramina={name: Foramen.from_record(foramen) for name, foramen in record["foramina"].items()},
         landmarks={
             name: Landmark(np.asarray(mark["position_ras"], float), float(mark["uncertainty_mm"]))
             for name, mark in record["landmarks"].items()
@@ -350,14 +347,7 @@ def _facts_in(record: dict[str, Any]) -> Reliability:
 def _record_of(anatomy: Anatomy) -> dict[str, object]:
     return {
         "coordinateSystem": "RAS",
-        "foramina": {
-            name: {
-                "anterior_center_ras": foramen.anterior_center_ras,
-                "posterior_center_ras": foramen.posterior_center_ras,
-                "lateral_edge_ras": foramen.lateral_edge_ras,
-            }
-            for name, foramen in anatomy.foramina.items()
-        },
+        "foramina": {name: foramen.record() for name, foramen in anatomy.foramina.items()},
         "landmarks": {
             name: {"position_ras": mark.position_ras, "uncertainty_mm": mark.uncertainty_mm}
             for name, mark in anatomy.landmarks.items()
