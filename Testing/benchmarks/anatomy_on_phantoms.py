@@ -135,14 +135,16 @@ def _print_total(rows: list[Figures], refused: int) -> None:
     centers = np.concatenate([[*row.anterior_mm, *row.posterior_mm] for row in rows])
     sizes = np.concatenate([[*row.width_mm, *row.height_mm] for row in rows])
     dice, missed = [row.canal_dice for row in rows], [row.missed_percent for row in rows]
-    print(
-        f"\n{len(rows)} patients, {refused} refused. Openings found: {sum(row.seen for row in rows)} of {16 * len(rows)}; "
+    lines = [
+        f"{len(rows)} patients, {refused} refused",
+        f"openings found: {sum(row.seen for row in rows)} of {16 * len(rows)}",
         f"centres within 1.5 mm: {np.count_nonzero(centers <= 1.5)} of {len(centers)}, mean {centers.mean():.2f}, "
-        f"95 % {np.percentile(centers, 95):.2f}, worst {centers.max():.2f} mm; width and height: bias {sizes.mean():+.2f}, "
-        f"mean error {np.abs(sizes).mean():.2f} mm; canal Dice: mean {np.mean(dice):.3f}, worst {min(dice):.3f}; "
-        f"missed: mean {np.mean(missed):.2f}, worst {max(missed):.2f} %\n",
-        flush=True,
-    )
+        f"95 % {np.percentile(centers, 95):.2f}, worst {centers.max():.2f} mm",
+        f"width and height: bias {sizes.mean():+.2f}, mean error {np.abs(sizes).mean():.2f} mm",
+        f"canal Dice: mean {np.mean(dice):.3f}, worst {min(dice):.3f}",
+        f"unprotected: mean {np.mean(missed):.2f}, worst {max(missed):.2f} %",
+    ]
+    print("; ".join(lines) + "\n", flush=True)
 
 
 def main() -> None:
@@ -178,7 +180,7 @@ def main() -> None:
             results.setdefault(how, []).append(figures)
             print(_row(label, figures, _planned(phantom, anatomy) if options.plans else "-"), flush=True)
     for how, rows in results.items():
-        print(f"{how} labels:", end="")
+        print(f"\n{how} labels: ", end="")
         _print_total(rows, refused[how])
 
 

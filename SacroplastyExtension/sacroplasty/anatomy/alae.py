@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import FloatArray, unit
+from ..geometry import FloatArray
 from ..image import Volume
 from .model import Anatomy
+from .surroundings import along_foramina
 
 #: Noise that is left in the smoothed image from which the void is read [HU]: a few times less than the depth of the
 #: void, some 50 HU below water, so that noise alone makes none.
@@ -22,37 +23,11 @@ def anterior_third(anatomy: Anatomy, side: str) -> NDArray[np.bool_]:
     Raises:
         AnatomyError: when the anatomy has no foramen that gives the direction.
     """
-    from ..errors import AnatomyError
-
-    axes = [unit(item.posterior.center_ras - item.anterior.center_ras) for item in anatomy.foramina.values()]
-    if not axes:
-        raise AnatomyError("the anatomy has no foramina, so the anterior third of the alae is not known; segment again")
-    left = anatomy.SacrumToRAS[:3, 0]
-    back = np.mean(axes, axis=0)
-    back = unit(back - (back @ left) * left)
-    RASToView = np.stack([left, back, np.cross(left, back)])
-    cell_mm = max(2.0, float(anatomy.bones.spacing_mm.max()))
     ala = anatomy.region(f"ala_{side}")
-    inside = np.argwhere(ala)
-    if not len(inside):
-        return ala
-    sacrum = anatomy.bones.ras_of(np.argwhere(anatomy.bone("sacrum"))) @ RASToView.T
-    points = anatomy.regions.ras_of(inside) @ RASToView.T
-    corner = sacrum.min(axis=0)
-    shape = np.floor((sacrum.max(axis=0) - corner) / cell_mm).astype(int)[[0, 2]] + 2
-    # A person may have corrected the ala beyond the sacrum.
-    cells, own = (
-        np.clip(np.floor((group - corner)[:, [0, 2]] / cell_mm).astype(int), 0, shape - 1) for group in (sacrum, points)
-    )
-    front, rear = np.full(shape, np.inf), np.full(shape, -np.inf)
-    np.minimum.at(front, tuple(cells.T), sacrum[:, 1])
-    np.maximum.at(rear, tuple(cells.T), sacrum[:, 1])
-    nearest, furthest = front[tuple(own.T)], rear[tuple(own.T)]
-    third = np.zeros_like(ala)
     # Where there is no sacrum in front or behind, there is no third of it either.
-    chosen = np.isfinite(nearest)
-    chosen[chosen] = (2 * nearest + furthest)[chosen] >= 3 * points[chosen, 1]
-    third[tuple(inside[chosen].T)] = True
+    inside, depth, front, rear = along_foramina(anatomy, np.argwhere(ala))
+    third = np.zeros_like(ala)
+    third[tuple(inside[2 * front + rear >= 3 * depth].T)] = True
     return third
 
 

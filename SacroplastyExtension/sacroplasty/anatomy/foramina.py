@@ -92,7 +92,7 @@ def _evidence(image: StraightImage, side: str) -> FloatArray:
         deep = np.clip(pit[band] - _SHALLOWEST_PIT_MM, 0, 10) / 10
         # A foramen is some millimetres wide; a crack is not.
         seen.append(ndimage.uniform_filter(deep, 5, mode="constant").max(axis=0))
-    # The gap between the laminae of L5 and S1 is a pit from behind only, a groove beside the bodies from the front only.
+    # The gap between the laminae of L5 and S1 is a pit from behind only, a groove beside a body from the front only.
     near = [ndimage.maximum_filter1d(rows, 2 * _FRONT_TO_BACK_MM + 1) for rows in seen]
     total = (seen[0] + seen[1]) / 4 + np.sqrt(near[0] * near[1]) / 2
     return ndimage.gaussian_filter1d(total, 1.5)
@@ -127,7 +127,9 @@ def _foramen(image: StraightImage, evidence: FloatArray, side: str, down: float)
     band = _columns(image, side)
     seen = float(evidence[np.abs(image.down_mm - down) <= _SIDE_SHIFT_MM].max())
     surfaces = Surface(image.front_hit_mm, image.front_pit_mm, 1.0), Surface(image.back_hit_mm, image.back_pit_mm, -1.0)
-    holes = [_hole(image, surface.pit_mm, band, rows, down) if seen >= _LEAST_EVIDENCE else None for surface in surfaces]
+    holes = [
+        _hole(image, surface.pit_mm, band, rows, down) if seen >= _LEAST_EVIDENCE else None for surface in surfaces
+    ]
     middles = [None if hole is None else _middle(image, hole) for hole in holes]
     sign = 1.0 if side == "left" else -1.0
     towards_back = np.array([-sign * _POSTERIOR_MEDIAL_MM, _POSTERIOR_DOWN_MM])

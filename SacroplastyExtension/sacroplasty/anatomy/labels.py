@@ -7,6 +7,9 @@ BONES: dict[int, str] = {1: "sacrum", 2: "l5", 3: "hip_left", 4: "hip_right"}
 LEVELS = ("s1", "s2", "s3", "s4")
 SIDES = ("left", "right")
 
+#: Common iliac arteries and veins of both sides.
+VESSELS = "iliac_vessels"
+
 REGIONS: dict[int, str] = {
     1: "sacral_canal",
     **{11 + number: f"foramen_{level}_left" for number, level in enumerate(LEVELS)},
@@ -14,6 +17,8 @@ REGIONS: dict[int, str] = {
     31: "ala_left",
     32: "ala_right",
     **{40 + number: f"body_s{number}" for number in range(1, 6)},
+    # Outside the sacrum, and only when the label map has them.
+    51: VESSELS,
 }
 
 BONE_LABEL = {name: label for label, name in BONES.items()}

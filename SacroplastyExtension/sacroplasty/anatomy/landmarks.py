@@ -89,7 +89,9 @@ def _uncertainty_mm(name: str, spacing_mm: FloatArray) -> float:
 
 def _segments(foramina: dict[str, StraightForamen]) -> dict[str, tuple[float, float]]:
     """Where the segment of each level begins and ends along the curve [mm]: midway between posterior foramina."""
-    downs = [float(np.mean([foramina[f"foramen_{level}_{side}"].posterior.center[2] for side in SIDES])) for level in LEVELS]
+    downs = [
+        float(np.mean([foramina[f"foramen_{level}_{side}"].posterior.center[2] for side in SIDES])) for level in LEVELS
+    ]
     half = np.diff(downs) / 2
     # The arch of S1 begins just above its foramina: higher up lies the gap below L5.
     upper = [downs[0] - half[0] / 2, *(down - step for down, step in zip(downs[1:], half, strict=True))]

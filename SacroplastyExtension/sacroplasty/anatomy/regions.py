@@ -79,7 +79,9 @@ def _paint_bodies_and_alae(
     regions: NDArray[np.uint8], image: StraightImage, foramina: dict[str, StraightForamen], canal: StraightCanal
 ) -> None:
     down = image.down_mm
-    levels = [float(np.mean([foramina[f"foramen_{level}_{side}"].anterior.center[2] for side in SIDES])) for level in LEVELS]
+    levels = [
+        float(np.mean([foramina[f"foramen_{level}_{side}"].anterior.center[2] for side in SIDES])) for level in LEVELS
+    ]
     before_canal = image.deep_mm[:, None] <= canal.center_deep_mm
     medial = np.full(image.bone.shape, True)
     for sign, side in ((1, "left"), (-1, "right")):

@@ -13,7 +13,7 @@ from .canal import StraightCanal, find_canal
 from .dysmorphism import find_hints
 from .foramina import LOW_CONFIDENCE, StraightForamen, find_foramina
 from .frame import SacralFrame, find_frame
-from .labels import BONE_LABEL, LEVELS, REGION_LABEL, REGIONS, SIDES
+from .labels import BONE_LABEL, LEVELS, REGION_LABEL, REGIONS, SIDES, VESSELS
 from .landmarks import find_landmarks
 from .model import Anatomy, Foramen, Opening
 from .openings import StraightOpening
@@ -83,6 +83,9 @@ def find_structures(
     told(0.6)
     painted = onto_ct(paint_regions(image, foramina, canal), image, curve, ct)
     regions = ct.like(fill_protected(painted, sacrum.voxels, ct, frame.SacrumToRAS))
+    if labelled.vessels is not None:
+        outside = (regions.voxels == 0) & (labelled.bones.voxels == 0)
+        regions.voxels[outside & labelled.vessels] = REGION_LABEL[VESSELS]
     told(0.85)
     landmarks = find_landmarks(labelled.bones, frame, image, curve, foramina)
     confidence = _confidence(labelled, regions, frame, foramina, canal)
@@ -142,9 +145,11 @@ def _confidence(
         float(np.clip(1.3 - frame.asymmetry_mm / 4, 0.2, 1)),
     )
     for label, name in REGIONS.items():
-        if label not in painted:
+        if label not in painted or name == VESSELS:
             continue
         confidence[name] = foramina[name].confidence if name in foramina else derived
+    if REGION_LABEL[VESSELS] in painted:
+        confidence[VESSELS] = confidence["sacrum"]
     if REGION_LABEL["sacral_canal"] in painted:
         confidence["sacral_canal"] = canal.confidence
     for side in SIDES:

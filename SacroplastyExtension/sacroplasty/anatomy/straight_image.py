@@ -97,7 +97,7 @@ def straight_image(ct: Volume, sacrum: Volume, l5: Volume, canal: Volume, curve:
         share=share,
         bone=share > 0.5,
         l5=sample_voxels(l5.voxels, coordinates) > 0.5,
-        in_view=((coordinates > -0.5) & (coordinates < last)).all(axis=0),
+        in_view=np.logical_and.reduce((coordinates > -0.5) & (coordinates < last)),
         hounsfield=sample_voxels(ct.voxels, coordinates),
         canal_label=sample_voxels(canal.voxels, coordinates) > 0.5,
         below_endplate=transform_points(invert_rigid(curve.SacrumToRAS), points)[..., 2] <= 0,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from .labels import BONE_LABEL
+from .labels import BONE_LABEL, VESSELS
 
 #: A label of both hips, or of the whole spine: `composite_labels` parts them.
 HIPS, SPINE = "hips", "spine"
-CANAL, VESSELS = "sacral_canal", "iliac_vessels"
+CANAL = "sacral_canal"
 #: What a label may be said to be.
 KNOWN = (*BONE_LABEL, CANAL, VESSELS, HIPS, SPINE)
 

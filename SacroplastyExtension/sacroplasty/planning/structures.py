@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES
+from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES, VESSELS
 from ..anatomy.model import Anatomy
+from ..anatomy.surroundings import joint_space
 from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, rigid, transform_points, unit
 from ..image import Volume
@@ -18,9 +19,6 @@ STEP_MM = 1.0
 #: Rim of the working grid around the sacrum: to the sides and in front, behind (up to the iliac spines), and how far
 #: below the S4 foramina it ends [mm].
 _RIM_MM, _BEHIND_MM, _BELOW_S4_MM = 10.0, 35.0, 25.0
-#: Sacroiliac joint: space this near to both bones [mm], so gaps up to twice this. Joints are a few millimetres wide on
-#: CT; more would take in the ligaments behind the joint, through which the way to the ala leads.
-_JOINT_REACH_MM = 3.0
 #: Gaps in a sacrum label up to twice this are closed: osteoporotic alae hold negative HU, and labels have holes there.
 _LABEL_GAP_MM = 2.0
 #: Larger distances decide nothing [mm].
@@ -98,7 +96,8 @@ class Structures:
     """Distance fields on the grid of a view, and the names of structures that are not known in this patient.
 
     Attributes:
-        fields: by name, `sacral_canal`, `foramen_s1_left` ..., `anterior_cortex`, `si_joint_left`, `hip_left` ...
+        fields: by name, `sacral_canal`, `foramen_s1_left` ..., `anterior_cortex`, `si_joint_left`, `hip_left` ..., and
+            `iliac_vessels` where the label map had them.
         nerves: canal and foramina together.
         everything: all fields together.
         sacrum: negative inside the sacrum.
@@ -209,6 +208,8 @@ def forbidden_structures(
         )
     progress(0.2)
     hollow = np.logical_or.reduce(list(masks.values()))
+    if VESSELS in anatomy.confidence and anatomy.region(VESSELS).any():
+        masks[VESSELS] = sampled(anatomy.regions, anatomy.region(VESSELS))
     for side in SIDES:
         if f"hip_{side}" in anatomy.confidence and anatomy.bone(f"hip_{side}").any():
             masks[f"hip_{side}"] = sampled(anatomy.bones, anatomy.bone(f"hip_{side}"))
@@ -227,8 +228,7 @@ def forbidden_structures(
         if f"hip_{side}" not in fields:
             continue
         outside &= ~masks[f"hip_{side}"]
-        joint = ~view.sacrum & (sacrum.values <= _JOINT_REACH_MM) & (fields[f"hip_{side}"].values <= _JOINT_REACH_MM)
-        joint &= ~masks[f"hip_{side}"]
+        joint = joint_space(sacrum.values, fields[f"hip_{side}"].values)
         outside &= ~joint
         if joint.any():
             fields[f"si_joint_{side}"] = ViewField.of_mask(view, joint)
