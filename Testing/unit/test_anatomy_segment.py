@@ -107,6 +107,27 @@ def test_a_foramen_that_cannot_be_seen_is_still_forbidden_and_says_so() -> None:
     assert any("S3" in warning for warning in anatomy.warnings)
 
 
+def test_beyond_the_border_of_the_image_there_is_nothing_and_the_other_side_is_as_ever(
+    anatomy: Anatomy, truth: SimpleSacrum
+) -> None:
+    # The image ends some 16 mm to the left of the midline, before the left foramina.
+    beside = truth.ct.ras_of(np.argwhere(truth.ct.voxels > -5000)[::997])[:, 0]
+    limit = float(SACRUM_TO_RAS[0, 3] - 16)
+    first = int(np.ceil(truth.ct.kji_of(np.array([limit, *SACRUM_TO_RAS[1:3, 3]]))[2]))
+    assert beside.min() < limit
+    shifted = truth.ct.IJKToRAS.copy()
+    shifted[:3, 3] = truth.ct.ras_of(np.array([0, 0, first]))
+    cropped = [Volume(volume.voxels[:, :, first:], shifted) for volume in (truth.ct, truth.bones)]
+    half = segment_from_labels(*cropped)
+    assert not [name for name in half.foramina if name.endswith("left")]
+    assert not [name for name in half.confidence if name.startswith("foramen") and name.endswith("left")]
+    assert any("on the left: nothing can be planned there" in warning for warning in half.warnings)
+    for level in LEVELS:
+        for which in ("anterior", "posterior"):
+            found = getattr(half.foramina[f"foramen_{level}_right"], which).center_ras
+            assert np.linalg.norm(found - truth.opening(level, "right", which)) < 2.0
+
+
 def test_totalsegmentator_numbers_and_a_given_mapping_mean_the_same(truth: SimpleSacrum) -> None:
     lookup = np.array([0, 25, 27, 77, 78])
     numbered = truth.bones.like(lookup[truth.bones.voxels])

@@ -88,25 +88,31 @@ def find_structures(
         regions.voxels[outside & labelled.vessels] = REGION_LABEL[VESSELS]
     told(0.85)
     landmarks = find_landmarks(labelled.bones, frame, image, curve, foramina)
-    confidence = _confidence(labelled, regions, frame, foramina, canal)
+    # What lies outside the image helps to count the levels, but nobody has seen it.
+    shown = {name: item for name, item in foramina.items() if all(map(image.shows, _centers(item)))}
+    confidence = _confidence(labelled, regions, frame, shown, canal)
     s1_level_mm = float(np.mean([foramina[f"foramen_s1_{side}"].anterior.center[2] for side in SIDES]))
     hints = find_hints(labelled.bones, frame.SacrumToRAS, frame.asymmetry_mm, image, s1_level_mm)
-    reasons = _reasons(labelled, frame, foramina, canal)
+    reasons = _reasons(labelled, frame, shown, canal)
     findings = Findings(ct, labelled.bones, regions, frame.SacrumToRAS, confidence, reasons, hints)
     quality, confidence = assess(findings, hu_offset)
     told(1.0)
     return Anatomy(
         bones=labelled.bones,
         regions=regions,
-        foramina={name: _in_ras(foramen, curve) for name, foramen in foramina.items()},
+        foramina={name: _in_ras(foramen, curve) for name, foramen in shown.items()},
         landmarks=landmarks,
         SacrumToRAS=frame.SacrumToRAS,
         confidence=confidence,
-        warnings=(*labelled.warnings, *_warnings(ct, frame, foramina, canal)),
+        warnings=(*labelled.warnings, *_warnings(ct, frame, shown, canal)),
         method=labelled.method,
         image_hash=ct.content_hash(),
         quality=quality,
     )
+
+
+def _centers(foramen: StraightForamen) -> tuple[FloatArray, FloatArray]:
+    return foramen.anterior.center, foramen.posterior.center
 
 
 def _in_ras(foramen: StraightForamen, curve: Straightening) -> Foramen:
@@ -141,11 +147,11 @@ def _confidence(
     painted = {int(value) for value in np.unique(regions.voxels)}
     # Bodies and alae hang on the levels of the foramina and on the mirror plane.
     derived = min(
-        float(np.mean([foramen.confidence for foramen in foramina.values()])),
+        float(np.mean([foramen.confidence for foramen in foramina.values()] or [0.0])),
         float(np.clip(1.3 - frame.asymmetry_mm / 4, 0.2, 1)),
     )
     for label, name in REGIONS.items():
-        if label not in painted or name == VESSELS:
+        if label not in painted or name == VESSELS or (name.startswith("foramen") and name not in foramina):
             continue
         confidence[name] = foramina[name].confidence if name in foramina else derived
     if REGION_LABEL[VESSELS] in painted:
@@ -186,8 +192,15 @@ def _warnings(ct: Volume, frame: SacralFrame, foramina: dict[str, StraightForame
             f"The sacrum is asymmetric (median {frame.asymmetry_mm:.1f} mm between its halves): displaced fracture, "
             "transitional vertebra or cut-off label? Check the levels of the foramina."
         )
+    for side in SIDES:
+        beyond = [level.upper() for level in LEVELS if f"foramen_{level}_{side}" not in foramina]
+        if beyond:
+            warnings.append(
+                f"The image does not reach the foramina {', '.join(beyond)} on the {side}: nothing can be planned there."
+            )
     for level in LEVELS:
-        unseen = [side for side in SIDES if foramina[f"foramen_{level}_{side}"].confidence <= LOW_CONFIDENCE]
+        both = {side: foramina.get(f"foramen_{level}_{side}") for side in SIDES}
+        unseen = [side for side, item in both.items() if item is not None and item.confidence <= LOW_CONFIDENCE]
         if unseen:
             warnings.append(
                 f"The {level.upper()} foramen is not fully visible on the {' and the '.join(unseen)}; its place is "

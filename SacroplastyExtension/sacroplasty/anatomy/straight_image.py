@@ -72,6 +72,10 @@ class StraightImage:
     def depth(self, deep: float) -> int:
         return int(np.clip(round((deep - self.deep_mm[0]) / STEP_MM), 0, len(self.deep_mm) - 1))
 
+    def shows(self, point: FloatArray) -> bool:
+        """Whether the image reaches a straightened point."""
+        return bool(self.in_view[self.column(point[0]), self.depth(point[1]), self.row(point[2])])
+
     def envelope(self) -> NDArray[np.bool_]:
         """True between the smooth front and back surfaces."""
         deep = self.deep_mm[None, :, None]
