@@ -164,7 +164,9 @@ def _image(hounsfield: np.ndarray) -> StraightImage:
     flat = np.zeros((shape[0], shape[2]))
     bone = np.broadcast_to((deep >= 0)[None, :, None], shape)
     values = np.broadcast_to(hounsfield, shape).astype(np.float32)
-    return StraightImage(left, deep, down, bone, values, ~bone, bone, flat, flat + 30, flat, flat)
+    share, none = bone.astype(np.float32), np.zeros(shape, bool)
+    surfaces = flat, flat + 30, flat, flat + 30, flat, flat
+    return StraightImage(left, deep, down, share, bone, none, ~none, values, ~bone, bone, *surfaces)
 
 
 def test_a_dark_band_between_bright_endplates_is_a_residual_disc_and_a_dark_body_is_none(simple_anatomy) -> None:

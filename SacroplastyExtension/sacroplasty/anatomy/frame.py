@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,17 @@ from ..geometry import FloatArray, angle_between_deg, rigid, transform_points, u
 from ..image import Volume
 from .labels import BONE_LABEL
 
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
 #: Half the thickness of the slab around the mirror plane in which endplate and ventral curve are read [mm].
 SLAB_HALF_MM = 6.0
 #: A mirror plane needs this many points of the surface with a mirror image.
 _FEWEST_MIRRORED = 300
+#: Where the mirror plane of a cropped sacrum is looked for, to the left of the middle of what is in the image [mm],
+#: and the share of its surface that must have a mirror image in it.
+_CROPPED_STARTS_MM = (-40, -30, -20, -10, 0, 10, 20, 30, 40)
+_SMALLEST_SHARE = 0.25
 #: The widest disc space that is searched between L5 and S1 [mm].
 _WIDEST_DISC_MM = 22.0
 #: What is thinner than this in the mirror plane is no body of a vertebra [mm].
@@ -111,18 +119,38 @@ def mirror_plane(
     """
     from scipy.spatial import cKDTree
 
-    tree = cKDTree(surface)
-    center, normal = surface.mean(axis=0), left
+    tree, middle = cKDTree(surface), surface.mean(axis=0)
+    starts = [middle]
+    if not _within(image, surface - 2 * ((surface - middle) @ left)[:, None] * left).all():
+        # The middle of what is left of a sacrum is not its mirror plane.
+        starts = [middle + offset * left for offset in _CROPPED_STARTS_MM]
+    found = [plane for start in starts if (plane := _mirrored_from(start, surface, tree, left, image)) is not None]
+    if not found:
+        raise AnatomyError(
+            "hardly more than half of the sacrum lies in the image, so that its mirror plane is not known; load a "
+            "CT that shows the foramina of both sides"
+        )
+    center, normal, misfit_mm = min(found, key=lambda plane: plane[2])
+    if angle_between_deg(normal, left) > 20:
+        raise AnatomyError(
+            "the sacrum is not mirrored between the hips (its mirror plane stands "
+            f"{angle_between_deg(normal, left):.0f} degrees off); is the sacrum label cut off or the pelvis displaced?"
+        )
+    return center, normal, misfit_mm
+
+
+def _mirrored_from(
+    start: FloatArray, surface: FloatArray, tree: cKDTree, left: FloatArray, image: Volume | None
+) -> tuple[FloatArray, FloatArray, float] | None:
+    """The nearest mirror plane to one through `start`; None when too little of the surface has its mirror image."""
+    center, normal = start, left
     distances = np.zeros(len(surface))
     for _ in range(40):
         mirrored = surface - 2 * ((surface - center) @ normal)[:, None] * normal
         distances, nearest = tree.query(mirrored)
         shown = _within(image, mirrored)
-        if shown.sum() < _FEWEST_MIRRORED:
-            raise AnatomyError(
-                "hardly more than half of the sacrum lies in the image, so that its mirror plane is not known; load a "
-                "CT that shows the foramina of both sides"
-            )
+        if shown.sum() < max(_FEWEST_MIRRORED, _SMALLEST_SHARE * len(surface)):
+            return None
         distances = np.where(shown, distances, np.inf)
         kept = distances <= np.percentile(distances[shown], 80)
         # The rotation and shift that bring the mirror image onto the surface, then half of each moves the plane.
@@ -138,11 +166,6 @@ def mirror_plane(
         center, normal = center + ((middle - center) @ updated) * updated, updated
         if change < 1e-3:
             break
-    if angle_between_deg(normal, left) > 20:
-        raise AnatomyError(
-            "the sacrum is not mirrored between the hips (its mirror plane stands "
-            f"{angle_between_deg(normal, left):.0f} degrees off); is the sacrum label cut off or the pelvis displaced?"
-        )
     return center, normal, float(np.median(distances[np.isfinite(distances)]))
 
 

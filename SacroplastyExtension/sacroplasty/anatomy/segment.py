@@ -196,7 +196,7 @@ def _warnings(ct: Volume, frame: SacralFrame, foramina: dict[str, StraightForame
         beyond = [level.upper() for level in LEVELS if f"foramen_{level}_{side}" not in foramina]
         if beyond:
             warnings.append(
-                f"The image does not reach the foramina {', '.join(beyond)} on the {side}: nothing can be planned there."
+                f"The image does not reach the foramina {', '.join(beyond)} on the {side}: no plan is made there."
             )
     for level in LEVELS:
         both = {side: foramina.get(f"foramen_{level}_{side}") for side in SIDES}
