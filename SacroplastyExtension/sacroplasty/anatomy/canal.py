@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import FloatArray
-from .foramina import StraightForamen
+from .foramina import LOW_CONFIDENCE, StraightForamen
 from .labels import SIDES
 from .straight_image import STEP_MM, StraightImage
 
@@ -28,6 +28,8 @@ _HALF_HEIGHT_AT_S1_MM = 8.0
 #: Depth of the canal's middle behind the ventral surface at the S1 and S4 foramina [mm], start of the search.
 _DEPTH_MM = (22.0, 8.0)
 _DEPTH_SD_MM = 4.0
+#: The canal's middle lies about this far in front of the posterior openings of S3 and S4 [mm].
+_BEFORE_OPENING_MM = 2.0
 #: Above the lamina of S1 the canal grows by this much in height per length, up to the disc, and the ligamentum flavum
 #: behind it counts as canal (own assumptions, on the safe side).
 _FUNNEL, _LIGAMENT_MM = 0.3, 1.5
@@ -55,7 +57,7 @@ class StraightCanal:
 def find_canal(
     image: StraightImage, foramina: dict[str, StraightForamen], endplate_corner: FloatArray
 ) -> StraightCanal:
-    """Follow the canal from the plane of the S1 endplate to the posterior S4 openings.
+    """Follow the canal from the plane of the S1 endplate to the lower rim of the S4 openings.
 
     Args:
         endplate_corner: posterior end of the S1 endplate in the mirror plane, straightened (left, deep, down).
@@ -65,9 +67,17 @@ def find_canal(
     share = np.clip(level, 0, 1)
     shown, dark = _open_space(image)
     top = float(min(endplate_corner[2], first - 5))
-    expected = np.interp(
-        image.down_mm, [top, first, last], [float(endplate_corner[1]) + _HALF_HEIGHT_AT_S1_MM, *_DEPTH_MM]
-    )
+    low = [foramina[f"foramen_{name}_{side}"] for name in ("s3", "s4") for side in SIDES]
+    clear = [item.posterior.center for item in low if item.confidence > LOW_CONFIDENCE]
+    levels = [first, *(_level(foramina, name) for name in ("s3", "s4"))] if len(clear) == len(low) else [first, last]
+    depths = list(_DEPTH_MM)
+    if len(levels) == 3:
+        # Down there the sacrum is thin, and its openings tell better than an average where the canal lies.
+        depths = [
+            _DEPTH_MM[0],
+            *(float(np.mean([one[1] for one in pair])) - _BEFORE_OPENING_MM for pair in (clear[:2], clear[2:])),
+        ]
+    expected = np.interp(image.down_mm, [top, *levels], [float(endplate_corner[1]) + _HALF_HEIGHT_AT_S1_MM, *depths])
     center = _follow(image, np.maximum(shown, dark), level, expected)
     in_label, in_ct = (_along(image, space, center, share) > 0.5 for space in (shown, dark))
     # Where the label map leaves the canal open, its walls are the label's; dark marrow in front of it is no canal.
@@ -75,7 +85,7 @@ def find_canal(
     half_width = _half_width(image, open_space, center, share, foramina)
     back = _back_wall(image, open_space, center, share)
     mask = _tube(image, open_space, center, half_width, back, share)
-    end = max(float(foramina[f"foramen_s4_{side}"].posterior.center[2]) for side in SIDES) + STEP_MM
+    end = max(float(foramina[f"foramen_s4_{side}"].posterior.rim[:, 2].max()) for side in SIDES)
     reaches = image.down_mm <= end
     # One row further up: the plane itself cuts the canal on the CT's grid.
     mask &= reaches & (image.below_endplate | np.roll(image.below_endplate, -1, axis=2))
