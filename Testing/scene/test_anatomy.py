@@ -7,10 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 
+from sacroplasty.anatomy.labels import BONES
+from sacroplasty.anatomy.structure_names import structure_of
 from sacroplasty.errors import AnatomyError, DocumentError
+from sacroplasty.geometry import rotation_about
 from sacroplasty.scene import anatomy as scene_anatomy
 from sacroplasty.scene import nodes, records
+from sacroplasty.scene.terminology import terminology_entry
 from scene.simple_case import box, make_anatomy, make_ct
+from simple_sacrum import simple_sacrum
 
 
 @pytest.fixture
@@ -70,13 +75,87 @@ def test_rows_give_volume_centre_and_confidence(scene, case):
     assert rows["ala_left"].confidence is None
 
 
-def test_segmenting_again_replaces_nodes_instead_of_adding(scene, case):
+def shown_segmentations(scene):
+    found = [scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode") for n in range(scene.GetNumberOfNodes())]
+    return [node for node in found if node is not None and not node.GetHideFromEditors()]
+
+
+def test_segmenting_again_replaces_the_result_and_keeps_one_older_one_out_of_sight(scene, case):
     anatomy, ct_node, _ = case
-    before = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), scene.GetNumberOfNodesByClass("vtkMRMLTextNode")
-    scene_anatomy.show_anatomy(scene, dataclasses.replace(anatomy, warnings=()), ct_node)
-    after = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), scene.GetNumberOfNodesByClass("vtkMRMLTextNode")
-    assert before == after
+    for _ in range(3):
+        scene_anatomy.show_anatomy(scene, dataclasses.replace(anatomy, warnings=()), ct_node)
+    assert len(shown_segmentations(scene)) == 1
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 2
+    assert scene.GetNumberOfNodesByClass("vtkMRMLTextNode") == 2
     assert scene_anatomy.warnings_of(scene) == ()
+
+
+def test_the_previous_result_comes_back_with_its_edits_even_from_a_saved_scene(host, case, tmp_path):
+    anatomy, ct_node, segmentation = case
+    painted = box((-28, -30, 4), (-14, 0, 16))
+    nodes.set_segment(segmentation, "foramen_s1_left", painted, nodes.volume_of(ct_node))
+    assert not scene_anatomy.has_previous(host.scene)
+    with pytest.raises(AnatomyError, match="no previous result"):
+        scene_anatomy.restore_previous(host.scene)
+    scene_anatomy.show_anatomy(host.scene, dataclasses.replace(anatomy, method="second"), ct_node)
+    host.save(tmp_path / "case.mrb")
+    host.scene.Clear(False)
+    host.load(tmp_path / "case.mrb")
+    ct_node = nodes.first_node(host.scene, "vtkMRMLScalarVolumeNode", "CT")
+    assert len(shown_segmentations(host.scene)) == 1
+    for method, mask in (("test", painted), ("second", anatomy.region("foramen_s1_left")), ("test", painted)):
+        restored = scene_anatomy.restore_previous(host.scene)
+        back = scene_anatomy.anatomy_of(host.scene, restored, ct_node)
+        assert back.method == method
+        assert np.array_equal(back.region("foramen_s1_left"), mask)
+        assert scene_anatomy.segmented_ct(host.scene) == (ct_node, restored)
+        assert restored.GetDisplayNode().GetVisibility() and not restored.GetDisplayNode().GetVisibility2DFill()
+        assert shown_segmentations(host.scene) == [restored]
+
+
+def test_what_a_person_painted_is_told_apart_from_what_was_found(host, tmp_path):
+    case = simple_sacrum(3.0, directions=rotation_about([1, 2, 3], 20.0))
+    bones = {name: case.bones.voxels == label for label, name in BONES.items()}
+    anatomy = dataclasses.replace(make_anatomy(make_ct()), bones=case.bones, image_hash=case.ct.content_hash())
+    anatomy = dataclasses.replace(anatomy, regions=case.bones.like(np.where(case.canal, 1, 0).astype(np.uint8)))
+    scene_anatomy.show_anatomy(host.scene, anatomy, nodes.add_volume(host.scene, case.ct, "CT"))
+    host.save(tmp_path / "case.mrb")
+    host.scene.Clear(False)
+    host.load(tmp_path / "case.mrb")
+    segmentation = nodes.first_node(host.scene, "vtkMRMLSegmentationNode", scene_anatomy.SEGMENTATION_NAME)
+    assert scene_anatomy.edited_structures(host.scene, segmentation) == ()
+    larger = bones["l5"].copy()
+    larger[tuple(np.argwhere(larger)[0] - 1)] = True
+    nodes.set_segment(segmentation, "l5", larger, case.bones)
+    segmentation.GetSegmentation().RemoveSegment("sacral_canal")
+    assert scene_anatomy.edited_structures(host.scene, segmentation) == ("l5", "sacral_canal")
+
+
+def test_a_confirmation_lapses_when_the_structure_is_painted_on(scene, case):
+    _, ct_node, segmentation = case
+    scene_anatomy.confirm_structure(scene, "foramen_s1_left")
+    assert scene_anatomy.confirmed_structures(scene) == {"foramen_s1_left"}
+    nodes.set_segment(segmentation, "foramen_s1_left", box((-28, -30, 4), (-14, 0, 16)), nodes.volume_of(ct_node))
+    assert scene_anatomy.confirmed_structures(scene) == frozenset()
+    assert scene_anatomy.anatomy_of(scene, segmentation, ct_node).confirmed == frozenset()
+    assert any("foramen_s1_left: found" in reason for reason in scene_anatomy.blocking_reasons_of(scene, "left"))
+    scene_anatomy.confirm_structure(scene, "foramen_s1_left")
+    assert scene_anatomy.confirmed_structures(scene) == {"foramen_s1_left"}
+
+
+def test_bones_carry_the_codes_of_slicers_terminologies_and_nerve_rooms_none(scene, case):
+    _, _, segmentation = case
+    entry = nodes.terminology_of(segmentation, "sacrum")
+    assert entry.split("~")[:3] == [
+        "Segmentation category and type - DICOM master list",
+        "SCT^123037004^Anatomical Structure",
+        "SCT^54735007^Sacrum",
+    ]
+    for name in ("sacrum", "l5", "hip_left", "hip_right"):
+        assert structure_of("Segment_1", terminology_entry(name)) == name
+    assert terminology_entry("sacral_canal") is None and terminology_entry("foramen_s1_left") is None
+    # What Slicer gives to every segment without a code.
+    assert "^Tissue~" in nodes.terminology_of(segmentation, "foramen_s1_left")
 
 
 def test_case_survives_a_saved_scene(host, case, tmp_path):

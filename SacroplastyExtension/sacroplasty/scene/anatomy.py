@@ -27,12 +27,14 @@ from ..anatomy.structure_names import KNOWN, structure_of
 from ..errors import AnatomyError
 from ..geometry import FloatArray, check_rigid
 from ..image import Volume, check_ct
+from . import previous
 from .nodes import (
     add_points,
     add_segmentation,
     first_node,
     mask_of,
     segment_names,
+    shape_digest,
     terminology_of,
     volume_of,
     volumes_in,
@@ -42,6 +44,12 @@ from .records import read_record, write_record
 SEGMENTATION_NAME = "Sacrum"
 LANDMARKS_NAME = "Landmarks"
 RECORD_NAME = "Sacroplasty anatomy"
+#: What one result consists of, by class of node.
+_NODES = {
+    "vtkMRMLSegmentationNode": SEGMENTATION_NAME,
+    "vtkMRMLMarkupsFiducialNode": LANDMARKS_NAME,
+    "vtkMRMLTextNode": RECORD_NAME,
+}
 _NEEDED = "sacrum"
 #: Cosine between the normals of a fracture before and after an edit from which it counts as the one that was marked.
 _SAME_NORMAL = 0.97
@@ -131,14 +139,8 @@ def _with_marked_fractures(scene: vtkMRMLScene, anatomy: Anatomy) -> Anatomy:
 def show_anatomy(
     scene: vtkMRMLScene, anatomy: Anatomy, ct_node: vtkMRMLScalarVolumeNode | None = None
 ) -> vtkMRMLSegmentationNode:
-    """Add the anatomy to the scene: segments, landmarks and the record; an older one is replaced."""
-    for class_name, name in (
-        ("vtkMRMLSegmentationNode", SEGMENTATION_NAME),
-        ("vtkMRMLMarkupsFiducialNode", LANDMARKS_NAME),
-    ):
-        old = first_node(scene, class_name, name)
-        if old is not None:
-            scene.RemoveNode(old)
+    """Add the anatomy to the scene: segments, landmarks and the record; an older one becomes the previous one."""
+    previous.set_aside(scene, _NODES)
     masks = {name: anatomy.bone(name) for name in BONES.values()}
     masks |= {name: anatomy.region(name) for name in REGIONS.values()}
     masks |= {
@@ -148,8 +150,34 @@ def show_anatomy(
     if ct_node is not None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
     add_points(scene, {name: mark.position_ras for name, mark in anatomy.landmarks.items()}, LANDMARKS_NAME)
-    write_record(scene, RECORD_NAME, _record_of(anatomy))
+    write_record(
+        scene, RECORD_NAME, _record_of(anatomy) | {"drawn": {name: shape_digest(node, name) for name in masks}}
+    )
     return node
+
+
+def has_previous(scene: vtkMRMLScene) -> bool:
+    """Whether the scene keeps the result before the last one."""
+    return previous.has_previous(scene, _NODES)
+
+
+def restore_previous(scene: vtkMRMLScene) -> vtkMRMLSegmentationNode:
+    """Go back to the result before the last one, with its edits and confirmations; a second time goes forth again.
+
+    Raises:
+        AnatomyError: when there is none.
+    """
+    if not has_previous(scene):
+        raise AnatomyError("there is no previous result to restore; the scene keeps one from the second result on")
+    previous.exchange(scene, _NODES)
+    return first_node(scene, "vtkMRMLSegmentationNode", SEGMENTATION_NAME)
+
+
+def edited_structures(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode) -> tuple[str, ...]:
+    """Segments that a person has changed or removed since they were found, fractures and oedema left out."""
+    drawn = (read_record(scene, RECORD_NAME) or {}).get("drawn", {})
+    found = (name for name in (*BONE_LABEL, *REGION_LABEL) if name in drawn)
+    return tuple(name for name in found if shape_digest(segmentation, name) != drawn[name])
 
 
 def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_node: vtkMRMLScalarVolumeNode) -> Anatomy:
@@ -189,7 +217,7 @@ def anatomy_of(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, ct_no
         method=record["method"],
         image_hash=record["image_hash"],
         quality=_quality_in(record),
-        confirmed=frozenset(record.get("confirmed", ())),
+        confirmed=_still_confirmed(record, segmentation),
         fracture_suggestions=suggestions_from(record.get("fracture_suggestions", ())),
         fracture_classification=classification_from(record.get("fracture_classification")),
     )
@@ -275,26 +303,29 @@ def warnings_of(scene: vtkMRMLScene) -> tuple[str, ...]:
     return tuple((read_record(scene, RECORD_NAME) or {}).get("warnings", ()))
 
 
+def method_of(scene: vtkMRMLScene) -> str:
+    """How the bones were found and, when the program chose, why; empty when nothing was segmented yet."""
+    return str((read_record(scene, RECORD_NAME) or {}).get("method", ""))
+
+
 def quality_of(scene: vtkMRMLScene) -> QualityReport | None:
     """The quality report of what was segmented last; None without one."""
     return _quality_in(read_record(scene, RECORD_NAME) or {})
 
 
 def confirmed_structures(scene: vtkMRMLScene) -> frozenset[str]:
-    """Structures that a person has looked at and found right."""
-    return frozenset((read_record(scene, RECORD_NAME) or {}).get("confirmed", ()))
+    """Structures that a person has looked at and found right, and that were not changed since."""
+    return _facts(scene).confirmed
 
 
 def structures_to_confirm(scene: vtkMRMLScene, sides: Iterable[str]) -> tuple[str, ...]:
     """Structures that block planning of these sides until a person confirms them."""
-    record = read_record(scene, RECORD_NAME)
-    return () if record is None else to_confirm(_facts_in(record), sides)
+    return to_confirm(_facts(scene), sides) if read_record(scene, RECORD_NAME) is not None else ()
 
 
 def blocking_reasons_of(scene: vtkMRMLScene, side: str) -> tuple[str, ...]:
     """Why nothing may be planned on a side; empty when nothing blocks it, or when nothing was segmented yet."""
-    record = read_record(scene, RECORD_NAME)
-    return () if record is None else blocking_reasons(_facts_in(record), side)
+    return blocking_reasons(_facts(scene), side) if read_record(scene, RECORD_NAME) is not None else ()
 
 
 def confirm_structure(scene: vtkMRMLScene, name: str) -> None:
@@ -304,9 +335,11 @@ def confirm_structure(scene: vtkMRMLScene, name: str) -> None:
         AnatomyError: for a structure that the CT does not show, or when nothing was segmented yet.
     """
     record = _record_in(scene)
-    confirmed = confirm(_facts_in(record), [name]).confirmed
+    confirmed = confirm(_facts(scene), [name]).confirmed
+    segmentation = _segmentation_in(scene)
+    seen = {one: shape_digest(segmentation, one) for one in sorted(confirmed)} if segmentation is not None else {}
     scene.SaveStateForUndo()
-    write_record(scene, RECORD_NAME, record | {"confirmed": sorted(confirmed)})
+    write_record(scene, RECORD_NAME, record | {"confirmed": sorted(confirmed), "confirmed_as": seen})
 
 
 def withdraw_confirmation(scene: vtkMRMLScene, name: str) -> None:
@@ -340,8 +373,24 @@ def _quality_in(record: dict[str, Any]) -> QualityReport | None:
     return quality_of_record(record["quality"]) if record.get("quality") else None
 
 
-def _facts_in(record: dict[str, Any]) -> Reliability:
-    return Reliability(record["confidence"], _quality_in(record), frozenset(record.get("confirmed", ())))
+def _facts(scene: vtkMRMLScene) -> Reliability:
+    record = read_record(scene, RECORD_NAME) or {}
+    return Reliability(
+        record.get("confidence", {}), _quality_in(record), _still_confirmed(record, _segmentation_in(scene))
+    )
+
+
+def _segmentation_in(scene: vtkMRMLScene) -> vtkMRMLSegmentationNode | None:
+    return first_node(scene, "vtkMRMLSegmentationNode", SEGMENTATION_NAME)
+
+
+def _still_confirmed(record: dict[str, Any], segmentation: vtkMRMLSegmentationNode | None) -> frozenset[str]:
+    """Confirmed structures as they were when a person looked at them: who paints on must look again."""
+    confirmed = frozenset(record.get("confirmed", ()))
+    seen = record.get("drawn", {}) | record.get("confirmed_as", {})
+    if segmentation is None:
+        return confirmed
+    return frozenset(name for name in confirmed if shape_digest(segmentation, name) == seen.get(name, ""))
 
 
 def _record_of(anatomy: Anatomy) -> dict[str, object]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
 import vtk
 from numpy.typing import ArrayLike, NDArray
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 import slicer
 from slicer import (
@@ -25,6 +26,7 @@ from slicer import (
 from ..errors import SacroplastyError
 from ..geometry import FloatArray
 from ..image import Volume
+from .terminology import terminology_entry
 
 #: Colours (red, green, blue; 0 to 1) that stay apart for colour-blind readers too: bone pale, nerves yellow,
 #: targets green and blue, cement magenta.
@@ -109,7 +111,7 @@ def set_volume(node: vtkMRMLScalarVolumeNode, volume: Volume) -> None:
 def add_segmentation(
     scene: vtkMRMLScene, masks: Mapping[str, NDArray[np.bool_]], grid: Volume, name: str
 ) -> vtkMRMLSegmentationNode:
-    """Add a segmentation with one named and coloured segment for each mask that is not empty.
+    """Add a segmentation with one named, coloured and coded segment for each mask that is not empty.
 
     Args:
         masks: by segment name, each of the grid's shape.
@@ -149,6 +151,9 @@ def set_segment(node: vtkMRMLSegmentationNode, name: str, mask: NDArray[np.bool_
     segment = slicer.vtkSegment()
     segment.SetName(name)
     segment.SetColor(*color_of(name))
+    entry = terminology_entry(name)
+    if entry is not None:
+        segment.SetTag(segment.GetTerminologyEntryTagName(), entry)
     segment.AddRepresentation("Binary labelmap", image)
     segmentation.AddSegment(segment, name)
     return name
@@ -174,7 +179,7 @@ def mask_of(node: vtkMRMLSegmentationNode, name: str, grid: Volume) -> NDArray[n
     resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
     if not resample(source, reference, target, False, False):
         raise SacroplastyError(f"segment {name!r} of {node.GetName()} cannot be brought onto the CT's grid")
-    voxels = vtk.util.numpy_support.vtk_to_numpy(target.GetPointData().GetScalars())
+    voxels = vtk_to_numpy(target.GetPointData().GetScalars())
     return voxels.reshape(grid.voxels.shape) != 0
 
 
@@ -182,6 +187,31 @@ def segment_names(node: vtkMRMLSegmentationNode) -> list[str]:
     """Names of all segments in order."""
     segmentation = node.GetSegmentation()
     return [segmentation.GetNthSegment(number).GetName() for number in range(segmentation.GetNumberOfSegments())]
+
+
+def shape_digest(node: vtkMRMLSegmentationNode, name: str) -> str:
+    """A text that changes when a segment's voxels change, and not when the segmentation is saved and loaded.
+
+    Empty for a segment that is not there or has no voxel.
+    """
+    segment_id = node.GetSegmentation().GetSegmentIdBySegmentName(name)
+    image = slicer.vtkOrientedImageData()
+    if not segment_id or not node.GetBinaryLabelmapRepresentation(segment_id, image):
+        return ""
+    if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        return ""
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(tuple(reversed(image.GetDimensions()))) != 0
+    found = [np.flatnonzero(voxels.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not len(found[0]):
+        return ""
+    # Whatever room was left around the segment says nothing of it.
+    cropped = voxels[tuple(slice(one[0], one[-1] + 1) for one in found)]
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    ImageToRAS = slicer.util.arrayFromVTKMatrix(matrix)
+    corner = np.array([one[0] for one in reversed(found)]) + np.array(image.GetExtent()[::2])
+    place = np.round([ImageToRAS[:3, :3] @ corner + ImageToRAS[:3, 3], *ImageToRAS[:3, :3].T], 2) + 0.0
+    return hashlib.sha256(np.packbits(cropped).tobytes() + repr((place.tolist(), cropped.shape)).encode()).hexdigest()
 
 
 def terminology_of(node: vtkMRMLSegmentationNode, name: str) -> str:

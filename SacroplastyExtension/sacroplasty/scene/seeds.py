@@ -12,13 +12,13 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 import slicer
 
-from ..anatomy.bones import LabelledBones
 from ..anatomy.labels import BONE_LABEL
 from ..anatomy.structure_names import HIPS, structure_of
 from ..errors import AnatomyError
 from ..geometry import FloatArray
 from ..image import Volume
 from .anatomy import anatomy_of, show_structures
+from .bones import corrected_bones
 from .nodes import volume_of
 
 BACKGROUND = "background"
@@ -124,13 +124,8 @@ def correct_bones(
     tell(0.1)
     bones = grow_from_seeds(ct, _seeds_in(clicks, anatomy.SacrumToRAS), anatomy.bones)
     tell(0.3)
-    found = {name for name, label in BONE_LABEL.items() if (bones.voxels == label).any()}
-    labelled = LabelledBones(
-        bones,
-        np.zeros(ct.voxels.shape, bool),
-        f"{anatomy.method.removesuffix(_CORRECTED)}{_CORRECTED}",
-        {name: anatomy.confidence.get(name, 0.0) for name in found},
-        ("The bones were corrected by clicks; check their borders around them.",),
+    labelled = corrected_bones(
+        anatomy, bones, _CORRECTED, "The bones were corrected by clicks; check their borders around them."
     )
     return show_structures(scene, ct_node, labelled, lambda fraction: tell(0.3 + 0.7 * fraction))
 
