@@ -193,7 +193,14 @@ def case_under_way(scene):
     write_step(scene, "registration", accepted=False, reasons=["error at the target 3.4 mm, allowed 2.0 mm"])
 
 
-SCENES = {"Sacroplasty": case_under_way}
+def sacrum_to_confirm(scene):
+    """A structure or two that a person must look at, a marked fracture and a suggestion."""
+    from desktop.segmented_case import segmented_case
+
+    segmented_case(scene)
+
+
+SCENES = {"Sacroplasty": case_under_way, "SacroplastySegmentation": sacrum_to_confirm}
 
 
 def test_picture_of_the_module(desktop, picture_folder, name):

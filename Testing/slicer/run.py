@@ -100,8 +100,53 @@ def check_simulators(limit_s=60.0):
         logic.close()
 
 
+def check_segment_editor():
+    """What the segmentation module prepares is what the Segment Editor then shows."""
+    import numpy as np
+
+    import slicer
+    from sacroplasty.image import Volume
+    from sacroplasty.scene import nodes
+
+    slicer.mrmlScene.Clear()
+    volume = Volume(np.zeros((20, 20, 20), np.int16), np.diag([2.0, 2.0, 2.0, 1.0]))
+    ct = nodes.add_volume(slicer.mrmlScene, volume, "CT")
+    segmentation = nodes.add_segmentation(slicer.mrmlScene, {"sacrum": volume.voxels == 0}, volume, "Sacrum")
+    slicer.util.getModuleLogic("SacroplastySegmentation").prepareSegmentEditor(segmentation, ct)
+    widget = slicer.util.getModuleWidget("SegmentEditor")
+    if slicer.util.mainWindow():
+        slicer.util.selectModule("SegmentEditor")
+    else:
+        widget.enter()
+    slicer.app.processEvents()
+    shown = widget.editor.segmentationNode(), widget.editor.sourceVolumeNode()
+    if shown != (segmentation, ct):
+        raise RuntimeError(f"the Segment Editor shows {shown}")
+
+
+def check_placing():
+    """A click button of the segmentation module starts placing a point of its name; leaving the module ends it."""
+    import slicer
+
+    logic = slicer.util.getModuleLogic("SacroplastySegmentation")
+    clicks = logic.placeClick(None, "hip")
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    placing = interaction.GetCurrentInteractionMode() == interaction.Place
+    if not placing or selection.GetActivePlaceNodeID() != clicks.GetID():
+        raise RuntimeError("no point would be placed")
+    clicks.AddControlPointWorld(1.0, 2.0, 3.0)
+    if logic.clickTexts(clicks) != ["hip-1"]:
+        raise RuntimeError(f"the point is named {logic.clickTexts(clicks)}")
+    logic.remove(clicks)
+    if interaction.GetCurrentInteractionMode() == interaction.Place:
+        raise RuntimeError("points would still be placed")
+
+
 def main():
     """Run all checks; returns the number of failures."""
+    import slicer
+
     failures = 0
 
     def report(what, check, *arguments):
@@ -124,6 +169,11 @@ def main():
     for file in files:
         report(f"{file.stem} widget", check_widget, file.stem)
         report(f"{file.stem} test", check_test, file.stem)
+    if hasattr(slicer.modules, "segmenteditor"):
+        report("Segment Editor", check_segment_editor)
+    else:
+        print("skipped Segment Editor: this is no whole Slicer")
+    report("placing points", check_placing)
     report("simulators", check_simulators)
     print(f"{failures} failures")
     sys.stdout.flush()

@@ -37,7 +37,7 @@ DISPLACED_MM = 2.0
 #: Own limit: the front of intact sacra has ridges between the bodies, so smaller offsets mean nothing [mm].
 _OFFSET_MM = 3.0
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "denis_zone": ZONES,
     "pattern": PATTERNS,
     "roy_camille": ROY_CAMILLE,
@@ -101,10 +101,10 @@ def confirm(classification: FractureClassification, field: str, value: str | flo
     if field == "displacement_mm":
         if value is not None and (isinstance(value, str) or not (np.isfinite(value) and 0 <= value <= 100)):
             raise AnatomyError(f"a displacement of {value!r} is impossible; give millimetres from 0 to 100")
-    elif field not in _CHOICES:
-        raise AnatomyError(f"there is no field {field!r} to confirm; there are {', '.join(_CHOICES)}, displacement_mm")
-    elif value is not None and value not in _CHOICES[field]:
-        raise AnatomyError(f"{field} cannot be {value!r}; choose {', '.join(_CHOICES[field])}")
+    elif field not in CHOICES:
+        raise AnatomyError(f"there is no field {field!r} to confirm; there are {', '.join(CHOICES)}, displacement_mm")
+    elif value is not None and value not in CHOICES[field]:
+        raise AnatomyError(f"{field} cannot be {value!r}; choose {', '.join(CHOICES[field])}")
     judged: Judged = getattr(classification, field)
     changes: dict[str, Any] = {field: replace(judged, confirmed=value)}
     result = replace(classification, **changes)

@@ -20,7 +20,7 @@ from ..anatomy.fracture_marking import fracture_from_mask
 from ..anatomy.fracture_model import MarkedFracture
 from ..anatomy.fracture_records import classification_from, fracture_from, fracture_records, suggestions_from
 from ..anatomy.label_files import LabelMap
-from ..anatomy.labels import BONE_LABEL, BONES, REGION_LABEL, REGIONS
+from ..anatomy.labels import BONE_LABEL, BONES, REGION_LABEL, REGIONS, SIDES
 from ..anatomy.model import Anatomy, Foramen, Landmark
 from ..anatomy.quality import QualityReport, quality_as_record, quality_of_record
 from ..anatomy.structure_names import KNOWN, structure_of
@@ -288,13 +288,23 @@ def label_map_of(node: vtkMRMLNode, ct: Volume) -> LabelMap:
 
 
 def structure_rows(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode) -> list[StructureRow]:
-    """One row for each segment, in the order of the segmentation."""
+    """One row for each segment in the order of the segmentation, then the joints, which are no segments.
+
+    A joint has no volume (NaN); its place is that of the hip which is nearest to the ala.
+    """
     record = read_record(scene, RECORD_NAME) or {}
     confidence = record.get("confidence", {})
     rows = []
     for name in segment_names(segmentation):
         center, volume_ml = _measure(segmentation, name)
         rows.append(StructureRow(name, confidence.get(name), volume_ml, center))
+    centers = {row.name: row.center_ras for row in rows}
+    for side in SIDES:
+        name, hip, ala = f"si_joint_{side}", f"hip_{side}", f"ala_{side}"
+        if name in confidence and hip in centers and ala in centers:
+            points = _points_of(segmentation, hip)[0]
+            nearest = points[np.argmin(np.linalg.norm(points - centers[ala], axis=1))] if len(points) else centers[ala]
+            rows.append(StructureRow(name, confidence[name], np.nan, nearest))
     return rows
 
 
@@ -311,6 +321,31 @@ def method_of(scene: vtkMRMLScene) -> str:
 def quality_of(scene: vtkMRMLScene) -> QualityReport | None:
     """The quality report of what was segmented last; None without one."""
     return _quality_in(read_record(scene, RECORD_NAME) or {})
+
+
+def quality_texts(scene: vtkMRMLScene) -> list[str]:
+    """What a person must check, then what may be worth knowing of this CT, a line each."""
+    quality = quality_of(scene)
+    lines = [f"⚠ {warning}" for warning in warnings_of(scene)]
+    if quality is None:
+        return lines
+    lines += [f"⚠ {check.text.replace(check.structure, readable(check.structure))}" for check in quality.must_check]
+    lines += [f"Hint: {hint.text}" for hint in quality.hints]
+    bone = quality.bone
+    if bone.refused:
+        lines.append(f"Density of bone: {bone.refused}")
+    else:
+        lines += [
+            f"{readable(name)}: {one.mean_hu:.0f} HU (standard deviation {one.sd_hu:.0f})"
+            for name, one in bone.density.items()
+        ]
+        lines += [f"{readable(name)}: {volume:.1f} mL below 0 HU" for name, volume in bone.void_ml.items()]
+        lines += [bone.osteoporosis.text] if bone.osteoporosis is not None else []
+    lines.append(f"S1 endplate: {quality.sacral_slope_deg:.0f}° to the transverse plane of the scan")
+    lines.append(f"Voxels: {' x '.join(f'{size:.2f}' for size in quality.voxel_mm)} mm")
+    # Not known where there is too little soft tissue.
+    lines += [f"Noise: {quality.noise_hu:.0f} HU"] if quality.noise_hu == quality.noise_hu else []
+    return lines
 
 
 def confirmed_structures(scene: vtkMRMLScene) -> frozenset[str]:
@@ -414,6 +449,12 @@ def _record_of(anatomy: Anatomy) -> dict[str, object]:
 
 def _measure(segmentation: vtkMRMLSegmentationNode, name: str) -> tuple[FloatArray, float]:
     """Mean position in RAS and volume in mL of a segment, in its own (cropped) grid."""
+    points, voxel_ml = _points_of(segmentation, name)
+    return (points.mean(axis=0) if len(points) else np.full(3, np.nan)), len(points) * voxel_ml
+
+
+def _points_of(segmentation: vtkMRMLSegmentationNode, name: str) -> tuple[FloatArray, float]:
+    """Centres of a segment's voxels in RAS (n, 3) and the volume of one [mL]."""
     import vtk
     from vtk.util.numpy_support import vtk_to_numpy
 
@@ -421,15 +462,12 @@ def _measure(segmentation: vtkMRMLSegmentationNode, name: str) -> tuple[FloatArr
     segment_id = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
     segmentation.GetBinaryLabelmapRepresentation(segment_id, image)
     if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
-        return np.full(3, np.nan), 0.0
+        return np.empty((0, 3)), 0.0
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     ImageToRAS = slicer.util.arrayFromVTKMatrix(matrix)
     shape = tuple(reversed(image.GetDimensions()))
     filled = np.argwhere(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape))
-    if not len(filled):
-        return np.full(3, np.nan), 0.0
-    extent = image.GetExtent()
-    ijk = filled.mean(axis=0)[::-1] + np.array(extent[::2])
-    volume_ml = len(filled) * abs(float(np.linalg.det(ImageToRAS[:3, :3]))) / 1000
-    return ImageToRAS[:3, :3] @ ijk + ImageToRAS[:3, 3], volume_ml
+    ijk = filled[:, ::-1] + np.array(image.GetExtent()[::2])
+    voxel_ml = abs(float(np.linalg.det(ImageToRAS[:3, :3]))) / 1000
+    return ijk @ ImageToRAS[:3, :3].T + ImageToRAS[:3, 3], voxel_ml

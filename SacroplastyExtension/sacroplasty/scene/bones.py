@@ -15,6 +15,7 @@ from ..anatomy.bones import LabelledBones
 from ..anatomy.labels import BONE_LABEL, VESSELS
 from ..anatomy.model import Anatomy
 from ..anatomy.totalsegmentator import TotalSegmentatorError
+from ..errors import AnatomyError
 from ..image import Volume, check_ct
 from .anatomy import anatomy_of, segment, show_structures
 from .nodes import volume_of
@@ -79,8 +80,14 @@ def corrected_bones(anatomy: Anatomy, bones: Volume, how: str, warning: str) -> 
     Args:
         bones: labels of `labels.BONES` on the anatomy's grid.
         how: what is added to the name of the method.
+
+    Raises:
+        AnatomyError: without sacrum or L5, from which everything else is found.
     """
     found = {name for name, label in BONE_LABEL.items() if (bones.voxels == label).any()}
+    missing = [name for name in ("sacrum", "l5") if name not in found]
+    if missing:
+        raise AnatomyError(f"there is nothing left of {' and '.join(missing)}; paint it, or run the segmentation again")
     vessels = anatomy.region(VESSELS)
     return LabelledBones(
         bones,
