@@ -300,13 +300,15 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
 
     def onApplyButton(self):
         parameters = self._parameterNode
-        segmentation = self.work(
-            _("The structures were not found."),
-            _("Finding bones, canal, foramina and alae…"),
-            lambda progress: self.logic.segment(parameters.ct, parameters.method.value, parameters.labels, progress),
+        self.replaceSegmentation(
+            self.work(
+                _("The structures were not found."),
+                _("Finding bones, canal, foramina and alae…"),
+                lambda progress: self.logic.segment(
+                    parameters.ct, parameters.method.value, parameters.labels, progress
+                ),
+            )
         )
-        if segmentation:
-            parameters.segmentation = segmentation
 
     # What the scene holds
 
@@ -370,8 +372,13 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
             self.ui.statusLabel.text = _("✘ Planning is blocked")
         else:
             self.ui.statusLabel.text = _("✔ Nothing blocks planning")
-        self.ui.blockLabel.visible = bool(segmentation and lines)
-        self.ui.blockLabel.text = _("Blocks planning – {structures}").format(structures=". ".join(lines))
+        self.ui.blockLabel.visible = bool(segmentation)
+        if lines:
+            self.ui.blockLabel.text = _("Blocks planning – {structures}").format(structures=". ".join(lines))
+        else:
+            self.ui.blockLabel.text = _("{count} of {total} structures confirmed. Look at all of them.").format(
+                count=len(self.logic.confirmed()), total=len(self._rows)
+            )
         self.ui.blockLabel.toolTip = "\n".join(self.logic.blockingReasons())
         self.ui.methodLabel.visible = bool(segmentation)
         self.ui.methodLabel.text = _("Bones by {method}").format(method=self.logic.method())
@@ -476,6 +483,8 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
 
     def onRestoreButton(self):
         self.replaceSegmentation(self.do(_("Nothing was restored."), self.logic.restorePrevious))
+        # The older result may be of another CT.
+        self._parameterNode.ct = self.logic.segmentedCT()[0]
 
     def replaceSegmentation(self, segmentation):
         if segmentation:

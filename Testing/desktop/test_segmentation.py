@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -113,7 +115,9 @@ def test_next_to_confirm_walks_through_all_that_blocks_planning(desktop, case):
         assert rows(case)[anatomy.readable(name)][2] == "✔ yes"
         assert not case.ui.confirmButton.enabled and case.ui.withdrawButton.enabled
     assert case.ui.statusLabel.text == "✔ Nothing blocks planning"
-    assert case.ui.blockLabel.isHidden() and not case.ui.nextButton.enabled
+    total = len(rows(case))
+    assert case.ui.blockLabel.text == f"{len(wanted)} of {total} structures confirmed. Look at all of them."
+    assert not case.ui.nextButton.enabled
     case.ui.withdrawButton.click()
     assert case.ui.statusLabel.text == "⚠ 1 to confirm" and case.ui.nextButton.enabled
 
@@ -158,12 +162,27 @@ def test_recomputing_asks_before_it_replaces_what_a_person_painted_and_can_be_ta
     fracture.show_suggestions(desktop.scene)
     case.ui.recomputeButton.click()
     assert case.ui.suggestionsList.count == suggestion_models(desktop.scene) == 0, "they were of the other result"
-    assert "Foramen S2 left" in rows(case) and case.ui.methodLabel.text.endswith(", edited by hand")
+    assert "Foramen S2 left" in rows(case)
+    assert case.ui.methodLabel.text == "Bones by labels (bones)", "no bone was edited"
     case.ui.restoreButton.click()
     assert case.ui.suggestionsList.count == suggestion_models(desktop.scene) == 2
     assert "Foramen S2 left (edited)" in rows(case)
     mask = nodes.mask_of(case._parameterNode.segmentation, "foramen_s2_left", truth.ct)
     assert np.array_equal(mask, painted)
+
+
+def test_the_previous_result_comes_back_with_the_ct_that_it_belongs_to(desktop, case):
+    truth, result = found()
+    other = truth.ct.like(truth.ct.voxels + 1)
+    other_node = nodes.add_volume(desktop.scene, other, "Other CT")
+    case._parameterNode.ct = other_node
+    anatomy.show_anatomy(desktop.scene, replace(result, image_hash=other.content_hash()), other_node)
+    desktop.leave(case)
+    desktop.enter(case)
+    assert case.ui.ctSelector.currentNode() is other_node
+    case.ui.restoreButton.click()
+    assert case.ui.ctSelector.currentNode().GetName() == "CT"
+    assert case.logic.segmentedCT() == (case._parameterNode.ct, case._parameterNode.segmentation)
 
 
 def test_three_clicks_correct_the_bones(desktop, case):

@@ -112,6 +112,7 @@ def show_structures(
     tell = progress or (lambda fraction: None)
     anatomy = find_structures(volume_of(ct_node), labelled, progress=lambda fraction: tell(0.9 * fraction))
     node = show_anatomy(scene, _with_marked_fractures(scene, anatomy), ct_node)
+    write_record(scene, RECORD_NAME, _record_in(scene) | {"bone_warnings": list(labelled.warnings)})
     tell(1.0)
     return node
 
@@ -316,6 +317,11 @@ def warnings_of(scene: vtkMRMLScene) -> tuple[str, ...]:
 def method_of(scene: vtkMRMLScene) -> str:
     """How the bones were found and, when the program chose, why; empty when nothing was segmented yet."""
     return str((read_record(scene, RECORD_NAME) or {}).get("method", ""))
+
+
+def bone_warnings_of(scene: vtkMRMLScene) -> tuple[str, ...]:
+    """Those of the warnings that came with the bones, which stay when only what depends on them is found anew."""
+    return tuple((read_record(scene, RECORD_NAME) or {}).get("bone_warnings", ()))
 
 
 def quality_of(scene: vtkMRMLScene) -> QualityReport | None:

@@ -17,7 +17,7 @@ from ..anatomy.model import Anatomy
 from ..anatomy.totalsegmentator import TotalSegmentatorError
 from ..errors import AnatomyError
 from ..image import Volume, check_ct
-from .anatomy import anatomy_of, segment, show_structures
+from .anatomy import anatomy_of, bone_warnings_of, edited_structures, readable, segment, show_structures
 from .nodes import volume_of
 from .totalsegmentator import ExtensionLogic, bones_by_extension, extension_logic
 
@@ -70,11 +70,14 @@ def recompute(
         AnatomyError: when nothing was segmented yet, the CT is another one, or the bones are none of a sacrum.
     """
     anatomy = anatomy_of(scene, segmentation, ct_node)
-    warning = "The bones were edited by hand; their confidence is that of the method."
-    return show_structures(scene, ct_node, corrected_bones(anatomy, anatomy.bones, _EDITED, warning), progress)
+    edited = [name for name in edited_structures(scene, segmentation) if name in BONE_LABEL]
+    how = _EDITED if edited else ""
+    warning = f"Edited by hand, with the confidence of before: {', '.join(map(readable, edited))}."
+    warnings = (*bone_warnings_of(scene), *([warning] if edited else []))
+    return show_structures(scene, ct_node, corrected_bones(anatomy, anatomy.bones, how, warnings), progress)
 
 
-def corrected_bones(anatomy: Anatomy, bones: Volume, how: str, warning: str) -> LabelledBones:
+def corrected_bones(anatomy: Anatomy, bones: Volume, how: str, warnings: tuple[str, ...]) -> LabelledBones:
     """Bones in place of the anatomy's own. Its vessels stay, since no other source would bring them back.
 
     Args:
@@ -94,7 +97,7 @@ def corrected_bones(anatomy: Anatomy, bones: Volume, how: str, warning: str) -> 
         np.zeros(bones.voxels.shape, bool),
         f"{anatomy.method.removesuffix(how)}{how}",
         {name: anatomy.confidence.get(name, 0.0) for name in found},
-        (warning,),
+        tuple(dict.fromkeys(warnings)),
         vessels if vessels.any() else None,
     )
 

@@ -17,7 +17,7 @@ from ..anatomy.structure_names import HIPS, structure_of
 from ..errors import AnatomyError
 from ..geometry import FloatArray
 from ..image import Volume
-from .anatomy import anatomy_of, show_structures
+from .anatomy import anatomy_of, bone_warnings_of, show_structures
 from .bones import corrected_bones
 from .nodes import volume_of
 
@@ -124,9 +124,8 @@ def correct_bones(
     tell(0.1)
     bones = grow_from_seeds(ct, _seeds_in(clicks, anatomy.SacrumToRAS), anatomy.bones)
     tell(0.3)
-    labelled = corrected_bones(
-        anatomy, bones, _CORRECTED, "The bones were corrected by clicks; check their borders around them."
-    )
+    warning = "The bones were corrected by clicks; check their borders around them."
+    labelled = corrected_bones(anatomy, bones, _CORRECTED, (*bone_warnings_of(scene), warning))
     return show_structures(scene, ct_node, labelled, lambda fraction: tell(0.3 + 0.7 * fraction))
 
 
