@@ -121,6 +121,7 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
         self._parameterNodeGuiTag = None
         self._rows = []
         self._markups = []
+        self._shown = None
 
     def setup(self):
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -219,6 +220,7 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.observeMarkups(())
+        self._shown = None
         self._parameterNode = inputParameterNode
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
@@ -253,7 +255,12 @@ class SacroplastySegmentationWidget(ScriptedLoadableModuleWidget, VTKObservation
         else:
             self.ui.applyButton.toolTip = _("Select a CT and its labels.") if byLabels else _("Select a CT.")
         self.observeMarkups([node for node in (parameters.clicks, parameters.curve, parameters.plane) if node])
-        self.showResult()
+        # A slider that is dragged must not measure all segments at every step.
+        nodes = (parameters.ct, parameters.segmentation, parameters.clicks, parameters.curve, parameters.plane)
+        shown = [node.GetID() if node else None for node in (*nodes, parameters.mri)]
+        if shown != self._shown:
+            self.showResult()
+            self._shown = shown
 
     # Working, with progress
 

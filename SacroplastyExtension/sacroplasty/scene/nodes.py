@@ -189,27 +189,37 @@ def segment_names(node: vtkMRMLSegmentationNode) -> list[str]:
     return [segmentation.GetNthSegment(number).GetName() for number in range(segmentation.GetNumberOfSegments())]
 
 
+def voxels_of(node: vtkMRMLSegmentationNode, name: str) -> tuple[NDArray[np.bool_], NDArray[np.int64], FloatArray]:
+    """Mask [k, j, i] of a segment in its own (cropped) grid, i, j, k of the mask's first voxel, and that grid in RAS.
+
+    A segment that is not there, or has no voxel, gives an empty mask.
+    """
+    image = slicer.vtkOrientedImageData()
+    segment_id = node.GetSegmentation().GetSegmentIdBySegmentName(name)
+    if segment_id:
+        node.GetBinaryLabelmapRepresentation(segment_id, image)
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    ImageToRAS = slicer.util.arrayFromVTKMatrix(matrix)
+    if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        return np.zeros((0, 0, 0), bool), np.zeros(3, int), ImageToRAS
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(tuple(reversed(image.GetDimensions())))
+    return voxels != 0, np.array(image.GetExtent()[::2]), ImageToRAS
+
+
 def shape_digest(node: vtkMRMLSegmentationNode, name: str) -> str:
     """A text that changes when a segment's voxels change, and not when the segmentation is saved and loaded.
 
     Empty for a segment that is not there or has no voxel.
     """
-    segment_id = node.GetSegmentation().GetSegmentIdBySegmentName(name)
-    image = slicer.vtkOrientedImageData()
-    if not segment_id or not node.GetBinaryLabelmapRepresentation(segment_id, image):
-        return ""
-    if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
-        return ""
-    voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(tuple(reversed(image.GetDimensions()))) != 0
+    voxels, first_ijk, ImageToRAS = voxels_of(node, name)
     found = [np.flatnonzero(voxels.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     if not len(found[0]):
         return ""
     # Whatever room was left around the segment says nothing of it.
     cropped = voxels[tuple(slice(one[0], one[-1] + 1) for one in found)]
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    ImageToRAS = slicer.util.arrayFromVTKMatrix(matrix)
-    corner = np.array([one[0] for one in reversed(found)]) + np.array(image.GetExtent()[::2])
+    corner = first_ijk + np.array([one[0] for one in reversed(found)])
+    # Zero has two signs in print.
     place = np.round([ImageToRAS[:3, :3] @ corner + ImageToRAS[:3, 3], *ImageToRAS[:3, :3].T], 2) + 0.0
     return hashlib.sha256(np.packbits(cropped).tobytes() + repr((place.tolist(), cropped.shape)).encode()).hexdigest()
 
