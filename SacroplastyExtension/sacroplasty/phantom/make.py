@@ -72,6 +72,7 @@ def make_phantom(
     ala_hu: float = -50.0,
     noise_hu: float = 20.0,
     fracture: str | None = None,
+    spread: float = 1.0,
     progress: Callable[[float], None] | None = None,
 ) -> Phantom:
     """The synthetic patient of a seed.
@@ -82,6 +83,7 @@ def make_phantom(
             J Bone Joint Surg).
         noise_hu: standard deviation of the noise.
         fracture: "none" (also None), "left", "right", "bilateral" or "h".
+        spread: 1 for a patient as people differ, 0 for the average pelvis.
         progress: called with the fraction done, 0 to 1.
 
     Raises:
@@ -96,7 +98,7 @@ def make_phantom(
         raise ImageError(f"the seed must be a whole number from 0, not {seed}")
     report = progress or (lambda fraction: None)
     pattern = fracture or "none"
-    parameters = draw_parameters(seed)
+    parameters = draw_parameters(seed, spread)
     patient = Patient(parameters, pattern)
     body = Body(patient)
     grid = make_grid(*_field_of_view(patient, body), spacing_mm, patient.PatientToRAS)

@@ -70,8 +70,11 @@ _OPENINGS_MM = {
 }
 
 
-def draw_parameters(seed: int) -> PatientParameters:
+def draw_parameters(seed: int, spread: float = 1.0) -> PatientParameters:
     """The patient of a seed; the same seed gives the same patient whatever the voxel size.
+
+    Args:
+        spread: how far people differ from the average, 1 as real ones do; 0 gives the average pelvis for every seed.
 
     Spreads: sacral slope 24-55 deg (mean plus or minus two standard deviations of 709 people, Mac-Thiong 2011);
     joint width 1-3 mm and surface scales so that 30 patients spread like 30 real sacra (see
@@ -80,7 +83,11 @@ def draw_parameters(seed: int) -> PatientParameters:
     rng = np.random.default_rng([seed, 1])
 
     def normal(mean: float, deviation: float, limit: float = 2.0) -> float:
-        return float(mean + deviation * np.clip(rng.standard_normal(), -limit, limit))
+        return float(mean + spread * deviation * np.clip(rng.standard_normal(), -limit, limit))
+
+    def between(low: float, high: float) -> float:
+        middle = (low + high) / 2
+        return float(middle + spread * (rng.uniform(low, high) - middle))
 
     size = normal(0.0, 0.05)
     width = 1.02 + size + normal(0.0, 0.045)
@@ -116,8 +123,8 @@ def draw_parameters(seed: int) -> PatientParameters:
         canal_scale=normal(1.0, 0.09),
         crest_scale=normal(1.0, 0.15),
         cortex_mm=normal(1.15, 0.12),
-        relief_mm=1.1,
-        si_joint_mm=(float(rng.uniform(1.2, 2.8)), float(rng.uniform(1.2, 2.8))),
+        relief_mm=1.1 * spread,
+        si_joint_mm=(between(1.2, 2.8), between(1.2, 2.8)),
         disc_mm=normal(9.5, 1.5),
         disc_wedge_deg=normal(13.0, 3.0),
         roll_yaw_deg=(normal(0.0, 1.5), normal(0.0, 1.5)),
