@@ -15,22 +15,28 @@ import SimpleITK as sitk
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from sacroplasty.anatomy.labels import BONE_LABEL
+from sacroplasty.anatomy.atlas.template import SOLID_SACRUM
+from sacroplasty.anatomy.labels import BONE_LABEL, BONES, REGION_LABEL
 from sacroplasty.geometry import transform_points
-from sacroplasty.phantom import Phantom, make_phantom
+from sacroplasty.image import Volume
+from sacroplasty.phantom import make_phantom
 
 OUTPUT = Path(__file__).parents[1] / "SacroplastyExtension/sacroplasty/anatomy/atlas/average_pelvis.npz"
 SPACING_MM = 0.8
 #: Vertices per bone: about one every 2 mm on the sacrum, whose outline matters most, every 4 mm on the hips.
-VERTICES = {"sacrum": 9000, "l5": 3000, "hip_left": 3500, "hip_right": 3500}
+VERTICES = {"sacrum": 9000, "l5": 3000, "hip_left": 3500, "hip_right": 3500, "solid_sacrum": 5000}
 
 
 def main() -> None:
     phantom = make_phantom(0, spacing_mm=(SPACING_MM,) * 3, noise_hu=0, spread=0.0)
     points, triangles, bones = [], [], []
     count = 0
-    for name, label in BONE_LABEL.items():
-        vertices, corners = surface(phantom, label, VERTICES[name])
+    masks = {label: phantom.bones.voxels == label for label in BONE_LABEL.values()}
+    # Closed over canal and foramina, so that these can be told from the outside.
+    channels = (phantom.regions.voxels > 0) & (phantom.regions.voxels < REGION_LABEL["ala_left"])
+    masks[SOLID_SACRUM] = masks[BONE_LABEL["sacrum"]] | channels
+    for label, name in {**BONES, SOLID_SACRUM: "solid_sacrum"}.items():
+        vertices, corners = surface(phantom.bones, masks[label], VERTICES[name])
         points.append(vertices)
         triangles.append(corners + count)
         bones.append(np.full(len(vertices), label, np.uint8))
@@ -51,10 +57,10 @@ def main() -> None:
     print(f"{OUTPUT.name}: {count} vertices, {OUTPUT.stat().st_size / 1000:.0f} kB")
 
 
-def surface(phantom: Phantom, label: int, vertices: int) -> tuple[np.ndarray, np.ndarray]:
+def surface(grid: Volume, mask: np.ndarray, vertices: int) -> tuple[np.ndarray, np.ndarray]:
     """Vertices in RAS (n, 3) and triangles (m, 3), their corners in outward order, of one bone."""
-    mask = np.pad(phantom.bones.voxels == label, 2).astype(np.float32)
-    image = sitk.GetArrayFromImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(mask), 0.6))
+    padded = np.pad(mask, 2).astype(np.float32)
+    image = sitk.GetArrayFromImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(padded), 0.6))
     data = vtk.vtkImageData()
     data.SetDimensions(*image.shape[::-1])
     data.GetPointData().SetScalars(numpy_to_vtk(image.ravel(), deep=True))
@@ -70,7 +76,7 @@ def surface(phantom: Phantom, label: int, vertices: int) -> tuple[np.ndarray, np
     reduce.Update()
     mesh = reduce.GetOutput()
     ijk = vtk_to_numpy(mesh.GetPoints().GetData()).astype(float) - 2
-    ras = transform_points(phantom.bones.IJKToRAS, ijk)
+    ras = transform_points(grid.IJKToRAS, ijk)
     corners = vtk_to_numpy(mesh.GetPolys().GetConnectivityArray()).reshape(-1, 3)
     # Corners in the order that makes the enclosed volume positive, so that normals point out of the bone.
     a, b, c = (ras[corners[:, n]] for n in range(3))

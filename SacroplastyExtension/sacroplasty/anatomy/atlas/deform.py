@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,95 +13,125 @@ from ...image import Volume
 from ..labels import BONE_LABEL
 from .localize import Place
 from .profiles import Edges, cortex_brightness, find_edges, line_offsets, sample_lines
-from .template import Template, vertex_normals
+from .template import SOLID_SACRUM, Template, vertex_normals
 
 #: (reach of the search [mm], rounds) of the affine stage.
 _AFFINE = ((18.0, 4), (12.0, 4), (9.0, 3))
-#: (spacing of the lattice [mm], reach of the search [mm], rounds, stiffness).
-_LATTICES = ((45.0, 14.0, 6, 0.5), (24.0, 12.0, 8, 0.3), (14.0, 8.0, 8, 0.2), (9.0, 5.0, 8, 0.1))
-
+#: (spacing of the lattice [mm], reach of the search [mm], rounds, stiffness, every how manieth vertex is looked at).
+_LATTICES = ((45.0, 14.0, 5, 0.5, 4), (24.0, 12.0, 6, 0.3, 4), (14.0, 8.0, 6, 0.2, 3), (9.0, 5.0, 6, 0.1, 2))
 #: (reach of the search [mm], stiffness) of the last rounds, in which every vertex moves along its normal.
 _SURFACE = ((4.0, 2.0), (3.0, 1.0), (3.0, 0.5), (2.0, 0.5))
 
 #: Surfaces that look at each other closer than this are a joint [mm]; the sacroiliac joint is 1 to 3 mm wide.
 _JOINT_MM = 7.0
+#: The disc between L5 and S1 is up to this high, with what it may be off at first [mm].
+_DISC_MM = 16.0
 #: Cosine between the normals of two surfaces that look at each other, and by how much they may overlap [mm].
 _OPPOSITE, _OVERLAP_MM = -0.5, 4.0
 
 
-def fit(ct: Volume, template: Template, place: Place, tell: Callable[[float], None]) -> FloatArray:
-    """Vertices (n, 3) of the template on the patient's bones, RAS mm."""
+@dataclass(frozen=True)
+class Fit:
+    """The template on the patient's bones.
+
+    Attributes:
+        points_ras: vertices (n, 3).
+        evidence: how clearly the image shows the surface at each vertex (n,), 0 to 1.
+        cortex_hu: brightness of thick cortex.
+    """
+
+    points_ras: FloatArray
+    evidence: FloatArray
+    cortex_hu: float
+
+
+def fit(ct: Volume, template: Template, place: Place, tell: Callable[[float], None]) -> Fit:
+    """Bend the template onto the bones of a CT, starting from a rough place."""
     points = place.apply(template.points_mm)
     search = _Search(ct, template)
     for reach, rounds in _AFFINE:
         for _ in range(rounds):
-            edges, normals = search(points, reach)
-            points = points + _affine_step(points, normals, edges)
-    for number, (spacing, reach, rounds, stiffness) in enumerate(_LATTICES):
+            chosen, normals, edges = search(points, reach, 4)
+            points = points + _affine_step(points, chosen, normals, edges)
+    for number, (spacing, reach, rounds, stiffness, stride) in enumerate(_LATTICES):
         lattice = Lattice(points, spacing)
         start = points
         nodes = np.zeros((lattice.size, 3))
         for _ in range(rounds):
-            edges, normals = search(points, reach)
-            nodes = lattice.solve(nodes, normals, edges, stiffness)
+            chosen, normals, edges = search(points, reach, stride)
+            nodes = lattice.solve(nodes, chosen, normals, edges, stiffness)
             points = start + lattice.weights @ nodes
         tell((number + 1) / (len(_LATTICES) + 1))
+    laplacian = surface_laplacian(template)
+    follower = template.leader >= 0
     for reach, stiffness in _SURFACE:
-        edges, normals = search(points, reach)
-        points = points + _surface_step(template, edges, stiffness)[:, None] * normals
-    return points
+        chosen, normals, edges = search(points, reach, 1)
+        offset, weight = np.zeros(len(points)), np.zeros(len(points))
+        offset[chosen], weight[chosen] = edges.offset_mm, edges.weight
+        offset, weight = offset[template.leader], np.where(follower, weight[template.leader], 0.0)
+        normals = vertex_normals(points, template.triangles)
+        points = points + _surface_step(laplacian, offset, weight, stiffness)[:, None] * normals
+    return Fit(points, weight, search.cortex_hu)
 
 
 class _Search:
-    """Edges of bone near the vertices; remembers how bright thick cortex is."""
+    """Edges of bone near the vertices."""
 
     def __init__(self, ct: Volume, template: Template) -> None:
         self._ct, self._template = ct, template
+        self._active = np.nonzero((template.bone != SOLID_SACRUM) & ~template.cut)[0]
+        self.cortex_hu = 0.0
 
-    def __call__(self, points: FloatArray, reach_mm: float) -> tuple[Edges, FloatArray]:
-        """Edges within reach along the outward normals, and these normals."""
-        normals = vertex_normals(points, self._template.triangles)
+    def __call__(self, points: FloatArray, reach_mm: float, stride: int) -> tuple[NDArray[np.intp], FloatArray, Edges]:
+        """Vertices looked at (every `stride`-th), their outward normals, and the edges within reach along these."""
+        chosen = self._active[::stride]
+        normals = vertex_normals(points, self._template.triangles)[chosen]
         offsets = line_offsets(reach_mm)
-        lines = sample_lines(self._ct, points, normals, offsets)
-        edges = find_edges(lines, offsets, reach_mm, cortex_brightness(lines), self._facing(points, normals))
-        return Edges(edges.offset_mm, np.where(self._template.cut, 0.0, edges.weight)), normals
-
-    def _facing(self, points: FloatArray, normals: FloatArray) -> NDArray[np.bool_]:
-        """True at the vertices that look at another bone across a joint."""
-        from scipy.spatial import cKDTree
-
-        result = np.zeros(len(points), bool)
-        sacrum = self._template.bone == BONE_LABEL["sacrum"]
-        for one, other in ((sacrum, ~sacrum), (~sacrum, sacrum)):
-            distance, nearest = cKDTree(points[other]).query(points[one], distance_upper_bound=_JOINT_MM)
-            near = np.nonzero(np.isfinite(distance))[0]
-            opposite = np.einsum("ij,ij->i", normals[one][near], normals[other][nearest[near]]) < _OPPOSITE
-            towards = points[other][nearest[near]] - points[one][near]
-            ahead = np.einsum("ij,ij->i", towards, normals[one][near]) > -_OVERLAP_MM
-            result[np.nonzero(one)[0][near[opposite & ahead]]] = True
-        return result
+        lines = sample_lines(self._ct, points[chosen], normals, offsets)
+        self.cortex_hu = cortex_brightness(lines)
+        bone = self._template.bone[chosen]
+        sacrum, l5 = bone == BONE_LABEL["sacrum"], bone == BONE_LABEL["l5"]
+        joint = _facing(points[chosen], normals, sacrum, ~sacrum & ~l5, _JOINT_MM)
+        disc = _facing(points[chosen], normals, sacrum, l5, _DISC_MM)
+        return chosen, normals, find_edges(lines, offsets, reach_mm, self.cortex_hu, joint, disc)
 
 
-def _affine_step(points: FloatArray, normals: FloatArray, edges: Edges) -> FloatArray:
+def _facing(
+    points: FloatArray, normals: FloatArray, one: NDArray[np.bool_], other: NDArray[np.bool_], within_mm: float
+) -> NDArray[np.bool_]:
+    """True at the points of either group that look at the other group across a joint."""
+    from scipy.spatial import cKDTree
+
+    result = np.zeros(len(points), bool)
+    for here, there in ((one, other), (other, one)):
+        distance, nearest = cKDTree(points[there]).query(points[here], distance_upper_bound=within_mm)
+        near = np.nonzero(np.isfinite(distance))[0]
+        opposite = np.einsum("ij,ij->i", normals[here][near], normals[there][nearest[near]]) < _OPPOSITE
+        towards = points[there][nearest[near]] - points[here][near]
+        ahead = np.einsum("ij,ij->i", towards, normals[here][near]) > -_OVERLAP_MM
+        result[np.nonzero(here)[0][near[opposite & ahead]]] = True
+    return result
+
+
+def _affine_step(points: FloatArray, chosen: NDArray[np.intp], normals: FloatArray, edges: Edges) -> FloatArray:
     """The affine displacement that brings the surface onto its edges, along the normals, in least squares."""
     center = points.mean(axis=0)
     local = np.column_stack([(points - center) / 50.0, np.ones(len(points))])
-    design = (normals[:, :, None] * local[:, None, :]).reshape(len(points), 12)
+    design = (normals[:, :, None] * local[chosen, None, :]).reshape(len(chosen), 12)
     weighted = design * edges.weight[:, None]
     # A little resistance keeps directions that no edge tells of where they are.
-    matrix = weighted.T @ design + 0.01 * edges.weight.sum() * np.eye(12)
+    matrix = weighted.T @ design + (0.01 * edges.weight.sum() + 1e-6) * np.eye(12)
     solution = np.linalg.solve(matrix, weighted.T @ edges.offset_mm)
     return np.asarray(local @ solution.reshape(3, 4).T)
 
 
-def _surface_step(template: Template, edges: Edges, stiffness: float) -> FloatArray:
+def _surface_step(laplacian: NDArray, offset: FloatArray, weight: FloatArray, stiffness: float) -> FloatArray:
     """Distance each vertex goes along its normal [mm]: to its edge, as far as its neighbors go along."""
     from scipy import sparse
     from scipy.sparse.linalg import cg
 
-    laplacian = surface_laplacian(template)
-    system = sparse.diags(edges.weight + 1e-3) + stiffness * laplacian
-    return np.asarray(cg(system, edges.weight * edges.offset_mm, rtol=1e-3, maxiter=200)[0])
+    system = sparse.diags(weight + 1e-3) + stiffness * laplacian
+    return np.asarray(cg(system, weight * offset, rtol=1e-2, maxiter=100)[0])
 
 
 def surface_laplacian(template: Template) -> NDArray:
@@ -138,27 +169,29 @@ class Lattice:
             (np.concatenate(values), (np.concatenate(rows), index)), (len(points), self.size)
         )
         self._bending = _bending(used, tuple(shape))
-        self._count = len(points) / self.size
 
-    def solve(self, nodes: FloatArray, normals: FloatArray, edges: Edges, stiffness: float) -> FloatArray:
-        """Nodes that move the surface by `offset_mm` along its normals from where `nodes` had it, weakly bent."""
+    def solve(
+        self, nodes: FloatArray, chosen: NDArray[np.intp], normals: FloatArray, edges: Edges, stiffness: float
+    ) -> FloatArray:
+        """Nodes that move the chosen points by `offset_mm` along their normals from where `nodes` had them."""
         from scipy.sparse.linalg import LinearOperator, cg
 
-        weights, bending = self.weights, self._bending
-        strength = stiffness * self._count
+        weights, bending = self.weights[chosen], self._bending
+        transposed = weights.T.tocsr()
+        strength = stiffness * len(chosen) / self.size
         w = edges.weight
 
-        def residual_of(flat: NDArray) -> FloatArray:
+        def along(flat: NDArray) -> FloatArray:
             return np.einsum("ij,ij->i", normals, weights @ flat.reshape(-1, 3))
 
         def apply(flat: NDArray) -> FloatArray:
-            pushed = weights.T @ ((w * residual_of(flat))[:, None] * normals)
+            pushed = transposed @ ((w * along(flat))[:, None] * normals)
             return np.asarray((pushed + strength * (bending @ flat.reshape(-1, 3))).ravel())
 
-        target = edges.offset_mm + residual_of(nodes.ravel())
-        right = (weights.T @ ((w * target)[:, None] * normals)).ravel()
+        target = edges.offset_mm + along(nodes.ravel())
+        right = (transposed @ ((w * target)[:, None] * normals)).ravel()
         size = nodes.size
-        solution, _ = cg(LinearOperator((size, size), apply), right, x0=nodes.ravel(), rtol=1e-2, maxiter=80)
+        solution, _ = cg(LinearOperator((size, size), apply), right, x0=nodes.ravel(), rtol=2e-2, maxiter=40)
         return np.asarray(solution.reshape(-1, 3))
 
 

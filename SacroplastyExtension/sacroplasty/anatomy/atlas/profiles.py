@@ -23,7 +23,7 @@ _FULL_GAP_HU = 150.0
 _LEAST_SCORE = 0.3
 _GAP_SIDE_MM = 4.0
 #: The face of a dimmed shell is looked for below this share of its crest.
-_CREST_SHARE = 0.75
+_CREST_SHARE = 0.68
 _THICK_CORTEX_PERCENT = 95
 #: Cortex dimmer or brighter than this is not believed [HU].
 _CORTEX_RANGE_HU = (350.0, 900.0)
@@ -57,19 +57,22 @@ def find_edges(
     offsets_mm: FloatArray,
     reach_mm: float,
     cortex_hu: float,
-    facing: NDArray[np.bool_],
+    joint: NDArray[np.bool_],
+    disc: NDArray[np.bool_],
 ) -> Edges:
     """The best place for the bone's surface within reach of 0, on lines from its inside (negative offsets) outwards.
 
     Args:
         cortex_hu: brightness of thick cortex, from `cortex_brightness`.
-        facing: True for lines that run into another bone across a joint. There the surface lies before a dark gap
+        joint: True for lines that run into another bone across a joint. There the surface lies before a dark gap
             between two bright sheets; elsewhere it is a fall of brightness.
+        disc: True for lines that run into another bone across a disc, which may be either.
     """
     side = round(_SIDE_MM / STEP_MM)
     clipped = np.clip(lines, _DARKEST_HU, _BRIGHTEST_HU)
     known = np.nan_to_num(clipped, nan=0.0)
-    score = np.where(facing[:, None], _gaps(known) / _FULL_GAP_HU, _falls(known, side) / _FULL_EDGE_HU)
+    gap, fall = _gaps(known) / _FULL_GAP_HU, _falls(known, side) / _FULL_EDGE_HU
+    score = np.where(joint[:, None], gap, np.where(disc[:, None], np.maximum(gap, fall), fall))
     unknown = np.cumsum(np.pad(np.isnan(lines), ((0, 0), (1, 0))), axis=1)
     hidden = np.ones(lines.shape, bool)
     hidden[:, side:-side] = (unknown[:, 2 * side + 1 :] - unknown[:, : -2 * side - 1]) > 0
@@ -125,7 +128,7 @@ def _outer_face(lines: NDArray[np.float32], offsets_mm: FloatArray, edge: NDArra
 
 def cortex_brightness(lines: NDArray[np.float32]) -> float:
     """HU of thick cortex in this image: what the brightest twentieth of the lines across bone reach."""
-    return float(np.clip(np.nanpercentile(np.nanmax(lines, axis=1), _THICK_CORTEX_PERCENT), *_CORTEX_RANGE_HU))
+    return float(np.clip(np.percentile(np.nan_to_num(lines, nan=_DARKEST_HU).max(axis=1), _THICK_CORTEX_PERCENT), *_CORTEX_RANGE_HU))
 
 
 def line_offsets(reach_mm: float) -> FloatArray:
