@@ -96,6 +96,6 @@ def _by_labels(ct: Volume, path: Path, mapping: Mapping[str, str] | None) -> Lab
 
 
 def _by_atlas(ct: Volume, progress: Callable[[float], None] | None) -> LabelledBones:
-    raise AnatomyError(
-        "the bones are needed: give --labels FILE with sacrum, l5 and hips, for example TotalSegmentator's (task total)"
-    )
+    from .atlas import segment_bones
+
+    return segment_bones(ct, progress)

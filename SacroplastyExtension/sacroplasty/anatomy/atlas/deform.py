@@ -37,12 +37,12 @@ class Fit:
     Attributes:
         points_ras: vertices (n, 3).
         evidence: how clearly the image shows the surface at each vertex (n,), 0 to 1.
-        cortex_hu: brightness of thick cortex.
+        in_view: True at the vertices that lie within the image (n,).
     """
 
     points_ras: FloatArray
     evidence: FloatArray
-    cortex_hu: float
+    in_view: NDArray[np.bool_]
 
 
 def fit(ct: Volume, template: Template, place: Place, tell: Callable[[float], None]) -> Fit:
@@ -71,7 +71,9 @@ def fit(ct: Volume, template: Template, place: Place, tell: Callable[[float], No
         offset, weight = offset[template.leader], np.where(follower, weight[template.leader], 0.0)
         normals = vertex_normals(points, template.triangles)
         points = points + _surface_step(laplacian, offset, weight, stiffness)[:, None] * normals
-    return Fit(points, weight, search.cortex_hu)
+    kji = ct.kji_of(points)
+    in_view = ((kji >= 0) & (kji <= np.array(ct.voxels.shape) - 1)).all(axis=1)
+    return Fit(points, weight, in_view)
 
 
 class _Search:
@@ -80,7 +82,6 @@ class _Search:
     def __init__(self, ct: Volume, template: Template) -> None:
         self._ct, self._template = ct, template
         self._active = np.nonzero((template.bone != SOLID_SACRUM) & ~template.cut)[0]
-        self.cortex_hu = 0.0
 
     def __call__(self, points: FloatArray, reach_mm: float, stride: int) -> tuple[NDArray[np.intp], FloatArray, Edges]:
         """Vertices looked at (every `stride`-th), their outward normals, and the edges within reach along these."""
@@ -88,12 +89,11 @@ class _Search:
         normals = vertex_normals(points, self._template.triangles)[chosen]
         offsets = line_offsets(reach_mm)
         lines = sample_lines(self._ct, points[chosen], normals, offsets)
-        self.cortex_hu = cortex_brightness(lines)
         bone = self._template.bone[chosen]
         sacrum, l5 = bone == BONE_LABEL["sacrum"], bone == BONE_LABEL["l5"]
         joint = _facing(points[chosen], normals, sacrum, ~sacrum & ~l5, _JOINT_MM)
         disc = _facing(points[chosen], normals, sacrum, l5, _DISC_MM)
-        return chosen, normals, find_edges(lines, offsets, reach_mm, self.cortex_hu, joint, disc)
+        return chosen, normals, find_edges(lines, offsets, reach_mm, cortex_brightness(lines), joint, disc)
 
 
 def _facing(
