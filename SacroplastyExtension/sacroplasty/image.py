@@ -81,6 +81,13 @@ class Volume:
         return digest.hexdigest()
 
 
+def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    """The part of a volume within slices (k, j, i), at its place."""
+    IJKToRAS = volume.IJKToRAS.copy()
+    IJKToRAS[:3, 3] = volume.ras_of([part.start or 0 for part in box])
+    return Volume(volume.voxels[box], IJKToRAS)
+
+
 def read_volume(path: Path, series: str | None = None, modality: str = "CT") -> Volume:
     """Read NIfTI, NRRD, MHA or a DICOM folder.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from ..errors import AnatomyError
 from ..geometry import FloatArray, transform_points, unit
-from ..image import Volume, check_ct
+from ..image import Volume, check_ct, crop
 from .bones import LabelledBones, bones_from_labels
 from .canal import StraightCanal, find_canal
 from .dysmorphism import find_hints
@@ -22,6 +24,8 @@ from .regions import fill_protected, onto_ct, paint_regions
 from .straight_image import straight_image
 from .straighten import Straightening, straighten
 
+#: Room around the bones in which structures are looked for: presacral layer, vessels, fat behind the sacrum [mm].
+_ROOM_MM = 40.0
 #: Slices thicker than this hide S3 and S4 foramina [mm].
 _THICK_SLICES_MM = 3.5
 #: Mirror misfit of an intact sacrum stays below this; a displaced fracture or a half-lumbar S1 does not [mm].
@@ -68,8 +72,32 @@ def find_structures(
         AnatomyError: when the bones are not those of a sacrum between its neighbours.
         ImageError: when `ct` is no CT.
     """
-    told = progress or (lambda fraction: None)
     check_ct(ct, "the CT")
+    if not labelled.bones.voxels.any():
+        raise AnatomyError("no bone was found in the CT; give the bones as a label map")
+    # Whole-body scans have a hundred million voxels; what matters lies around these bones.
+    box = _box_around(labelled.bones)
+    part, bones = crop(ct, box), crop(labelled.bones, box)
+    vessels = labelled.vessels[box] if labelled.vessels is not None else None
+    near = replace(labelled, bones=bones, canal=labelled.canal[box], vessels=vessels)
+    anatomy = _find_structures(part, near, progress or (lambda fraction: None), hu_offset)
+    regions = np.zeros(ct.voxels.shape, np.uint8)
+    regions[box] = anatomy.regions.voxels
+    return replace(anatomy, bones=labelled.bones, regions=ct.like(regions), image_hash=ct.content_hash())
+
+
+def _box_around(bones: Volume) -> tuple[slice, ...]:
+    """The part of the grid that holds all bones with some room, but nothing beyond the image."""
+    margin = np.ceil(_ROOM_MM / bones.spacing_mm[::-1]).astype(int)
+    box = []
+    for axis, room in enumerate(margin.tolist()):
+        others = tuple(other for other in range(3) if other != axis)
+        used = np.nonzero(bones.voxels.any(axis=others))[0]
+        box.append(slice(max(int(used[0]) - room, 0), int(used[-1]) + room + 1))
+    return tuple(box)
+
+
+def _find_structures(ct: Volume, labelled: LabelledBones, told: Callable[[float], None], hu_offset: float) -> Anatomy:
     sacrum = labelled.bones.like(labelled.bones.voxels == BONE_LABEL["sacrum"])
     frame = find_frame(labelled.bones)
     told(0.1)

@@ -1,4 +1,4 @@
-"""From a rough place to the patient's shape: affine first, then a lattice that bends as finely as the image supports."""
+"""From a rough place to the patient's shape: affine first, then a lattice that bends ever more finely."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def fit(ct: Volume, template: Template, place: Place, tell: Callable[[float], No
         normals = vertex_normals(points, template.triangles)
         points = points + _surface_step(laplacian, offset, weight, stiffness)[:, None] * normals
     kji = ct.kji_of(points)
-    in_view = ((kji >= 0) & (kji <= np.array(ct.voxels.shape) - 1)).all(axis=1)
-    return Fit(points, weight, in_view)
+    in_view = np.all((kji >= 0) & (kji <= np.array(ct.voxels.shape) - 1), axis=1)
+    return Fit(points, weight, np.asarray(in_view))
 
 
 class _Search:
@@ -91,25 +91,31 @@ class _Search:
         lines = sample_lines(self._ct, points[chosen], normals, offsets)
         bone = self._template.bone[chosen]
         sacrum, l5 = bone == BONE_LABEL["sacrum"], bone == BONE_LABEL["l5"]
-        joint = _facing(points[chosen], normals, sacrum, ~sacrum & ~l5, _JOINT_MM)
-        disc = _facing(points[chosen], normals, sacrum, l5, _DISC_MM)
-        return chosen, normals, find_edges(lines, offsets, reach_mm, cortex_brightness(lines), joint, disc)
+        ahead = _facing(points[chosen], normals, sacrum, ~sacrum & ~l5, _JOINT_MM)
+        joint = np.isfinite(ahead)
+        disc = np.isfinite(_facing(points[chosen], normals, sacrum, l5, _DISC_MM))
+        # Of two gaps, the joint is the one at the hip, whose thick cortex is seldom mistaken; a fracture of the ala is
+        # the other.
+        expected = np.where(joint & sacrum, np.clip(ahead, 0, _JOINT_MM), 0.0)
+        edges = find_edges(lines, offsets, reach_mm, cortex_brightness(lines), joint, disc, expected)
+        return chosen, normals, edges
 
 
 def _facing(
     points: FloatArray, normals: FloatArray, one: NDArray[np.bool_], other: NDArray[np.bool_], within_mm: float
-) -> NDArray[np.bool_]:
-    """True at the points of either group that look at the other group across a joint."""
+) -> FloatArray:
+    """How far ahead of each point of either group the other group's surface lies across a joint; NaN elsewhere."""
     from scipy.spatial import cKDTree
 
-    result = np.zeros(len(points), bool)
+    result = np.full(len(points), np.nan)
     for here, there in ((one, other), (other, one)):
         distance, nearest = cKDTree(points[there]).query(points[here], distance_upper_bound=within_mm)
         near = np.nonzero(np.isfinite(distance))[0]
         opposite = np.einsum("ij,ij->i", normals[here][near], normals[there][nearest[near]]) < _OPPOSITE
         towards = points[there][nearest[near]] - points[here][near]
-        ahead = np.einsum("ij,ij->i", towards, normals[here][near]) > -_OVERLAP_MM
-        result[np.nonzero(here)[0][near[opposite & ahead]]] = True
+        ahead = np.einsum("ij,ij->i", towards, normals[here][near])
+        looks = opposite & (ahead > -_OVERLAP_MM)
+        result[np.nonzero(here)[0][near[looks]]] = ahead[looks]
     return result
 
 

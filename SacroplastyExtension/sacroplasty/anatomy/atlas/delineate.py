@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...geometry import FloatArray, transform_points, unit
-from ...image import Volume
+from ...image import Volume, crop
 from ..labels import BONE_LABEL, BONES
 from .deform import Fit
 from .profiles import STEP_MM, sample_lines
@@ -30,7 +30,7 @@ _SMOOTHING_MM = 0.8
 #: Bone that the average pelvis lacks is taken this far from the fitted surface, where no other bone is nearer [mm].
 _MISSING_MM = 5.0
 #: Voxels that only look bright because half of them is bone lie nearer than this [mm].
-_RIM_MM = 1.5
+_RIM_MM = 2.0
 #: The average pelvis ends at S5. Below this height over its tip [mm] the bone is followed as far as it is connected,
 #: within this distance of the line on that the tip points.
 _TIP_HEIGHT_MM, _TIP_RADIUS_MM = 14.0, 22.0
@@ -39,13 +39,14 @@ _TIP_HEIGHT_MM, _TIP_RADIUS_MM = 14.0, 22.0
 def label_bones(ct: Volume, template: Template, fit: Fit) -> NDArray[np.uint8]:
     """Labels of `labels.BONES` on the CT's grid."""
     result = np.zeros(ct.voxels.shape, np.uint8)
-    for label in sorted(BONES, reverse=True):
+    # Where two fitted surfaces overlap in a joint, the hip's thicker cortex was the clearer one.
+    for label in sorted(BONES):
         result[voxelize(ct, fit.points_ras, template.triangles_of(label))] = label
     sacrum_points = fit.points_ras[template.bone == BONE_LABEL["sacrum"]]
     box = _box(ct, sacrum_points)
     if box is None:
         return result
-    part = Volume(ct.voxels[box], _shifted(ct, box))
+    part = crop(ct, box)
     bones = result[box]
     openings = _openings(part, template, fit, bones)
     bones[openings & ~_open(part, template, fit, openings)] = BONE_LABEL["sacrum"]
@@ -69,12 +70,6 @@ def _box(ct: Volume, points: FloatArray) -> tuple[slice, ...] | None:
     return tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
 
 
-def _shifted(ct: Volume, box: tuple[slice, ...]) -> FloatArray:
-    IJKToRAS = ct.IJKToRAS.copy()
-    IJKToRAS[:3, 3] = ct.ras_of([[part.start for part in box]])[0]
-    return IJKToRAS
-
-
 def _openings(ct: Volume, template: Template, fit: Fit, bones: NDArray[np.uint8]) -> Mask:
     """Canal and foramina of the fitted sacrum."""
     return voxelize(ct, fit.points_ras, template.triangles_of(SOLID_SACRUM)) & (bones == 0)
@@ -87,7 +82,7 @@ def _open(ct: Volume, template: Template, fit: Fit, openings: Mask) -> Mask:
     wall = np.nonzero(template.channel_wall)[0]
     points = fit.points_ras[wall]
     normals = vertex_normals(fit.points_ras, template.triangles)[wall]
-    steps = np.arange(-4, 6) * STEP_MM
+    steps: FloatArray = np.arange(-4, 6, dtype=np.float64) * STEP_MM
     lines = np.nan_to_num(sample_lines(ct, points, normals, steps))
     content = lines[:, steps > 1].mean(axis=1)
     contrast = lines[:, steps < 1].max(axis=1) - content
@@ -110,7 +105,7 @@ def _add_missing(ct: Volume, bones: NDArray[np.uint8], openings: Mask) -> None:
     elsewhere = ndimage.distance_transform_edt(~others, sampling=spacing) if others.any() else np.inf
     bright = (_smoothed(ct) > _BONE_HU) & (bones == 0) & ~openings
     candidate = bright & (away <= _MISSING_MM) & (away + 1 < elsewhere)
-    rim = max(_RIM_MM, float(spacing.max()) * 0.9)
+    rim = max(_RIM_MM, float(spacing.max()) * 1.2)
     core = candidate & (away > rim)
     if not core.any():
         return
@@ -141,7 +136,8 @@ def _follow_caudally(ct: Volume, bones: NDArray[np.uint8], openings: Mask, templ
     added = _connected(bright & ~sacrum, sacrum)
     whole = added | (sacrum & region)
     radius = np.maximum(1, np.round(3.0 / ct.spacing_mm[::-1])).astype(int)
-    closed = ndimage.binary_closing(np.pad(whole, 4), np.ones((1, 2 * radius[1] + 1, 2 * radius[2] + 1)))[4:-4, 4:-4, 4:-4]
+    box = np.ones((1, 2 * radius[1] + 1, 2 * radius[2] + 1))
+    closed = ndimage.binary_closing(np.pad(whole, 8), box)[8:-8, 8:-8, 8:-8]
     filled = np.stack([ndimage.binary_fill_holes(section) for section in closed])
     bones[(added | (filled & region & (along > 0))) & (bones == 0) & ~openings] = BONE_LABEL["sacrum"]
 

@@ -48,8 +48,7 @@ def segment_bones(ct: Volume, progress: Callable[[float], None] | None = None) -
     told(0.2)
     found: Fit | None = None
     for number, place in enumerate(places):
-        start = 0.2 + 0.5 * number / len(places)
-        found = fit(ct, template, place, lambda part, start=start: told(start + 0.5 / len(places) * part))
+        found = fit(ct, template, place, _share(told, 0.2 + 0.5 * number / len(places), 0.5 / len(places)))
         if _evidence(template, found, "sacrum") >= _LEAST_EVIDENCE and _is_a_sacrum(template, found):
             break
     else:
@@ -78,6 +77,10 @@ def segment_bones(ct: Volume, progress: Callable[[float], None] | None = None) -
         confidence=confidence,
         warnings=_warnings(in_view, confidence),
     )
+
+
+def _share(told: Callable[[float], None], start: float, width: float) -> Callable[[float], None]:
+    return lambda fraction: told(start + width * fraction)
 
 
 def _of(template: Template, name: str) -> NDArray[np.bool_]:

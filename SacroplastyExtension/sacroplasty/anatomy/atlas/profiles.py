@@ -43,13 +43,14 @@ def sample_lines(ct: Volume, points: FloatArray, normals: FloatArray, offsets_mm
     """HU (n, m) at `points + offset * normal`; NaN outside the image."""
     from scipy import ndimage
 
-    along = points[:, None, :] + offsets_mm[None, :, None] * normals[:, None, :]
-    kji = ct.kji_of(along.reshape(-1, 3)).T
+    start, step = ct.kji_of(points), normals @ ct.RASToIJK[:3, :3].T[:, ::-1]
+    kji = start.T[:, :, None] + step.T[:, :, None] * offsets_mm
+    kji = kji.reshape(3, -1)
     sampled = ndimage.map_coordinates(ct.voxels, kji, output=np.float32, order=1, mode="nearest", prefilter=False)
     limit = np.array(ct.voxels.shape)[:, None] - 0.5
     outside = ((kji < -0.5) | (kji > limit)).any(axis=0)
     sampled[outside] = np.nan
-    return np.asarray(sampled.reshape(along.shape[:2]))
+    return np.asarray(sampled.reshape(len(points), len(offsets_mm)))
 
 
 def find_edges(
@@ -59,6 +60,7 @@ def find_edges(
     cortex_hu: float,
     joint: NDArray[np.bool_],
     disc: NDArray[np.bool_],
+    expected_mm: FloatArray | float = 0.0,
 ) -> Edges:
     """The best place for the bone's surface within reach of 0, on lines from its inside (negative offsets) outwards.
 
@@ -67,6 +69,7 @@ def find_edges(
         joint: True for lines that run into another bone across a joint. There the surface lies before a dark gap
             between two bright sheets; elsewhere it is a fall of brightness.
         disc: True for lines that run into another bone across a disc, which may be either.
+        expected_mm: where on each line the surface is looked for first.
     """
     side = round(_SIDE_MM / STEP_MM)
     clipped = np.clip(lines, _DARKEST_HU, _BRIGHTEST_HU)
@@ -77,7 +80,8 @@ def find_edges(
     hidden = np.ones(lines.shape, bool)
     hidden[:, side:-side] = (unknown[:, 2 * side + 1 :] - unknown[:, : -2 * side - 1]) > 0
     reachable = np.abs(offsets_mm) <= reach_mm
-    penalty = _DISTANCE_PENALTY * (offsets_mm / reach_mm) ** 2
+    away = offsets_mm - np.broadcast_to(expected_mm, len(lines))[:, None]
+    penalty = _DISTANCE_PENALTY * (away / reach_mm) ** 2
     score = np.where(reachable & ~hidden & (score > _LEAST_SCORE), np.minimum(score, 1.0) - penalty, -1.0)
     best = np.argmax(score, axis=1)
     weight = np.maximum(score[np.arange(len(score)), best], 0.0)
@@ -103,7 +107,9 @@ def _gaps(lines: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.minimum(before, after) - lines)
 
 
-def _outer_face(lines: NDArray[np.float32], offsets_mm: FloatArray, edge: NDArray[np.intp], cortex_hu: float) -> FloatArray:
+def _outer_face(
+    lines: NDArray[np.float32], offsets_mm: FloatArray, edge: NDArray[np.intp], cortex_hu: float
+) -> FloatArray:
     """Where the cortex ends: half of its own brightness, not of its blurred image's.
 
     A thin shell is dimmed by the scanner's blur, but its outer face still lies where the image has about half the
@@ -128,10 +134,11 @@ def _outer_face(lines: NDArray[np.float32], offsets_mm: FloatArray, edge: NDArra
 
 def cortex_brightness(lines: NDArray[np.float32]) -> float:
     """HU of thick cortex in this image: what the brightest twentieth of the lines across bone reach."""
-    return float(np.clip(np.percentile(np.nan_to_num(lines, nan=_DARKEST_HU).max(axis=1), _THICK_CORTEX_PERCENT), *_CORTEX_RANGE_HU))
+    brightest = np.nan_to_num(lines, nan=_DARKEST_HU).max(axis=1)
+    return float(np.clip(np.percentile(brightest, _THICK_CORTEX_PERCENT), *_CORTEX_RANGE_HU))
 
 
 def line_offsets(reach_mm: float) -> FloatArray:
     """Offsets of the samples that `find_edges` needs for a reach."""
     count = int(np.ceil((reach_mm + _SIDE_MM) / STEP_MM)) + 1
-    return np.arange(-count, count + 1) * STEP_MM
+    return np.arange(-count, count + 1, dtype=np.float64) * STEP_MM
