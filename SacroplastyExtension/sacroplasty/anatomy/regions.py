@@ -17,6 +17,7 @@ from .straighten import Straightening
 _NARROWEST_RADIUS_MM = 3.5
 #: How far open space around a foramen's axis still belongs to it, beyond the radius of its openings [mm].
 _RIM_MM = 3.0
+#: Gap between a protected region and the bone around it that is closed [mm] (own choice).
 _GAP_MM = 1.5
 #: Uncertainty of the endplate's plane, up to which the canal counts [mm].
 _ABOVE_ENDPLATE_MM = 0.5
@@ -139,8 +140,9 @@ def fill_protected(
 ) -> NDArray[np.uint8]:
     """Let canal and foramina reach the bone around them, up to which the 1 mm grid may have left a gap.
 
-    Voxels between bone and a canal or foramen, within 1.5 mm or one voxel of both, join it. The canal stays below the
-    S1 endplate.
+    Voxels between bone and a canal or foramen, within 1.5 mm or one voxel of both, join it. At the openings, where
+    there is no wall, so much soft tissue counts too: their edge on the CT is unsure by a voxel. The canal stays below
+    the S1 endplate.
     """
     from scipy import ndimage
 
@@ -153,7 +155,8 @@ def fill_protected(
     by_bone = ndimage.distance_transform_edt(~sacrum[box], sampling=spacing) <= _GAP_MM
     by_bone |= ndimage.binary_dilation(sacrum[box])
     beside = (distance <= _GAP_MM) | ndimage.binary_dilation(protected[box])
-    gap = ~protected[box] & beside & by_bone & ~sacrum[box]
+    at_foramen = regions[box][tuple(nearest)] != canal
+    gap = ~protected[box] & beside & (by_bone | at_foramen) & ~sacrum[box]
     filled = regions.copy()
     part = filled[box]
     part[gap] = regions[box][tuple(axis[gap] for axis in nearest)]

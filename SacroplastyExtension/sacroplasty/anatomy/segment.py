@@ -105,7 +105,7 @@ def _find_structures(ct: Volume, labelled: LabelledBones, told: Callable[[float]
     l5 = labelled.bones.like(labelled.bones.voxels == BONE_LABEL["l5"])
     image = straight_image(ct, sacrum, l5, ct.like(labelled.canal), curve)
     told(0.5)
-    foramina = find_foramina(image)
+    foramina, doubt = find_foramina(image)
     corner = transform_points(frame.SacrumToRAS, [0.0, *frame.posterior_corner_mm])
     canal = find_canal(image, foramina, curve.from_ras(corner))
     told(0.6)
@@ -122,6 +122,9 @@ def _find_structures(ct: Volume, labelled: LabelledBones, told: Callable[[float]
     s1_level_mm = float(np.mean([foramina[f"foramen_s1_{side}"].anterior.center[2] for side in SIDES]))
     hints = find_hints(labelled.bones, frame.SacrumToRAS, frame.asymmetry_mm, image, s1_level_mm)
     reasons = _reasons(labelled, frame, shown, canal)
+    if doubt is not None:
+        seen = (name for name, foramen in shown.items() if foramen.confidence > LOW_CONFIDENCE)
+        reasons |= dict.fromkeys(seen, f"its level may be miscounted: {doubt}")
     findings = Findings(ct, labelled.bones, regions, frame.SacrumToRAS, confidence, reasons, hints)
     quality, confidence = assess(findings, hu_offset)
     told(1.0)
@@ -132,7 +135,7 @@ def _find_structures(ct: Volume, labelled: LabelledBones, told: Callable[[float]
         landmarks=landmarks,
         SacrumToRAS=frame.SacrumToRAS,
         confidence=confidence,
-        warnings=(*labelled.warnings, *_warnings(ct, frame, shown, canal)),
+        warnings=(*labelled.warnings, *_warnings(ct, frame, shown, canal, doubt)),
         method=labelled.method,
         image_hash=ct.content_hash(),
         quality=quality,
@@ -210,8 +213,19 @@ def _reasons(
     return reasons
 
 
-def _warnings(ct: Volume, frame: SacralFrame, foramina: dict[str, StraightForamen], canal: StraightCanal) -> list[str]:
+def _warnings(
+    ct: Volume,
+    frame: SacralFrame,
+    foramina: dict[str, StraightForamen],
+    canal: StraightCanal,
+    doubt: str | None,
+) -> list[str]:
     warnings = []
+    if doubt is not None:
+        warnings.append(
+            f"The levels of the foramina may be miscounted: {doubt}. Transitional vertebra or wrong S1 endplate? Count "
+            "them before planning."
+        )
     thickest = float(ct.spacing_mm.max())
     if thickest > _THICK_SLICES_MM:
         warnings.append(f"The CT's voxels are up to {thickest:.1f} mm long; the lower foramina may not be visible.")

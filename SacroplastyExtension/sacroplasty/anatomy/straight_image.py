@@ -35,7 +35,7 @@ class StraightImage:
         in_view: True where the image reaches.
         hounsfield: CT numbers.
         canal_label: True where the label map shows the spinal canal or cord.
-        below_endplate: True on the caudal side of the plane of the S1 endplate.
+        below_endplate_mm: distance from the plane of the S1 endplate, positive on its caudal side.
         front_hit_mm, back_hit_mm: [left, down] depth of the first bone from the front and from the back; NaN for none.
         front_mm, back_mm: [left, down] depth of the smooth front and back surface; NaN beside the bone.
         front_pit_mm, back_pit_mm: [left, down] how deep the real surface lies below the smooth one, 0 beside the bone.
@@ -50,7 +50,7 @@ class StraightImage:
     in_view: NDArray[np.bool_]
     hounsfield: NDArray[np.float32]
     canal_label: NDArray[np.bool_]
-    below_endplate: NDArray[np.bool_]
+    below_endplate_mm: NDArray[np.float32]
     front_hit_mm: FloatArray
     back_hit_mm: FloatArray
     front_mm: FloatArray
@@ -62,6 +62,11 @@ class StraightImage:
     def outline(self) -> NDArray[np.bool_]:
         """[left, down] True where the sacrum, its openings closed, is in the way of a ray from front to back."""
         return np.isfinite(self.front_mm)
+
+    @property
+    def below_endplate(self) -> NDArray[np.bool_]:
+        """True on the caudal side of the plane of the S1 endplate."""
+        return self.below_endplate_mm >= 0
 
     def column(self, left: float) -> int:
         return int(np.clip(round((left - self.left_mm[0]) / STEP_MM), 0, len(self.left_mm) - 1))
@@ -104,7 +109,7 @@ def straight_image(ct: Volume, sacrum: Volume, l5: Volume, canal: Volume, curve:
         in_view=np.logical_and.reduce((coordinates > -0.5) & (coordinates < last)),
         hounsfield=sample_voxels(ct.voxels, coordinates),
         canal_label=sample_voxels(canal.voxels, coordinates) > 0.5,
-        below_endplate=transform_points(invert_rigid(curve.SacrumToRAS), points)[..., 2] <= 0,
+        below_endplate_mm=-transform_points(invert_rigid(curve.SacrumToRAS), points)[..., 2].astype(np.float32),
         front_hit_mm=hits[0],
         back_hit_mm=hits[1],
         front_mm=front,
