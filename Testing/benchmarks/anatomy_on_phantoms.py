@@ -33,7 +33,7 @@ _NOISE_HU = (20.0, 10.0, 40.0)
 _FRACTURES = ("none", "left", "none", "bilateral", "right", "h")
 SEEDS = tuple(range(1, 17))
 _QUICK_SEEDS = (5, 7)
-#: Ways in which label maps of networks are wrong: what is done to the sacrum's label.
+#: Ways in which label maps of networks are wrong: what is done to the sacrum's label. One voxel is taken or added.
 SPOILED = ("eroded", "dilated", "smoothed", "filled")
 
 
@@ -99,15 +99,12 @@ def spoiled(bones: Volume, how: str, truth: Phantom) -> Volume:
         below = (bones.ras_of(canal) - level) @ truth.SacrumToRAS[:3, 2] < 0
         shut[tuple(canal[below].T)] = True
         changed = sacrum | shut
-    else:
+    elif how == "smoothed":
         distance = ndimage.distance_transform_edt(~sacrum, sampling=spacing)
         distance -= ndimage.distance_transform_edt(sacrum, sampling=spacing)
-        if how == "smoothed":
-            changed = ndimage.gaussian_filter(distance, 1.5 / spacing) < 0
-        else:
-            half_mm = 0.5 * float(spacing.mean())
-            # Distances count from voxel centres: the surface lies half a voxel before the first of them.
-            changed = distance < (1 + 1e-3) * half_mm * (3 if how == "dilated" else -1)
+        changed = ndimage.gaussian_filter(distance, 1.5 / spacing) < 0
+    else:
+        changed = (ndimage.binary_erosion if how == "eroded" else ndimage.binary_dilation)(sacrum)
     free = (bones.voxels == 0) | sacrum
     return bones.like(np.where(free, changed * BONE_LABEL["sacrum"], bones.voxels).astype(np.uint8))
 

@@ -12,6 +12,7 @@ from ..geometry import FloatArray, transform_points, unit
 from ..image import Volume, check_ct, crop
 from .bones import LabelledBones, bones_from_labels
 from .canal import StraightCanal, find_canal
+from .cortex import without_soft_surface
 from .dysmorphism import find_hints
 from .foramina import LOW_CONFIDENCE, StraightForamen, find_foramina
 from .frame import SacralFrame, find_frame
@@ -103,14 +104,15 @@ def _find_structures(ct: Volume, labelled: LabelledBones, told: Callable[[float]
     told(0.1)
     curve = straighten(sacrum, frame)
     l5 = labelled.bones.like(labelled.bones.voxels == BONE_LABEL["l5"])
-    image = straight_image(ct, sacrum, l5, ct.like(labelled.canal), curve)
+    solid = without_soft_surface(sacrum, ct)
+    image = straight_image(ct, solid, l5, ct.like(labelled.canal), curve)
     told(0.5)
     foramina, doubt = find_foramina(image)
     corner = transform_points(frame.SacrumToRAS, [0.0, *frame.posterior_corner_mm])
     canal = find_canal(image, foramina, curve.from_ras(corner))
     told(0.6)
     painted = onto_ct(paint_regions(image, foramina, canal), image, curve, ct)
-    regions = ct.like(fill_protected(painted, sacrum.voxels, ct, frame.SacrumToRAS))
+    regions = ct.like(fill_protected(painted, solid.voxels, ct, frame.SacrumToRAS))
     if labelled.vessels is not None:
         outside = (regions.voxels == 0) & (labelled.bones.voxels == 0)
         regions.voxels[outside & labelled.vessels] = REGION_LABEL[VESSELS]

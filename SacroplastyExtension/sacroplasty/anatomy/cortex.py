@@ -1,0 +1,45 @@
+"""Where a label map counts soft tissue as bone: the surface of bone is cortex, and cortex is bright."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..image import Volume
+
+#: Nerve, muscle and fat are darker than this, cortex brighter even when a voxel holds only a part of it [HU] (own choice).
+SOFT_HU = 90.0
+#: How far a label's surface may lie outside the cortex [mm], and what a voxel of noise may hide (own choices).
+_LABEL_ERROR_MM = 2.0
+#: Depth to which a hole that the label map filled is followed into the bone, and its least radius [mm] (own choices):
+#: the smallest foramina measure about 7 mm, and clefts and gaps of the cortex are narrower.
+_HOLE_DEPTH_MM, _HOLE_RADIUS_MM = 12.0, 2.0
+#: Standard deviation of the smoothing that keeps noise from looking soft [voxels] (own choice).
+_SMOOTHING_VOXELS = 0.5
+
+
+def without_soft_surface(bone: Volume, ct: Volume) -> Volume:
+    """A bone's mask without the soft tissue that it shows at its surface and in holes of it.
+
+    Soft marrow stays, for there is cortex between it and the surface.
+
+    Args:
+        bone: mask on the CT's grid.
+    """
+    from scipy import ndimage
+
+    used = [(int(index.min()), int(index.max()) + 1) for index in np.nonzero(bone.voxels)]
+    box = tuple(slice(max(low - 2, 0), high + 2) for low, high in used)
+    spacing = ct.spacing_mm[::-1]
+    mask = np.pad(bone.voxels[box], 1)
+    smooth = ndimage.gaussian_filter(ct.voxels[box].astype(np.float32), _SMOOTHING_VOXELS)
+    soft = mask & np.pad(smooth < SOFT_HU, 1)
+    depth_mm = ndimage.distance_transform_edt(mask, sampling=spacing)
+    near = (depth_mm <= _LABEL_ERROR_MM) | (mask & ~ndimage.binary_erosion(mask))
+    # Holes are wide: what a ball fits into.
+    room_mm = ndimage.distance_transform_edt(soft | ~mask, sampling=spacing)
+    wide = ndimage.distance_transform_edt(room_mm <= _HOLE_RADIUS_MM, sampling=spacing) <= _HOLE_RADIUS_MM
+    passable = soft & (near | (wide & (depth_mm <= _HOLE_DEPTH_MM)))
+    outside = ndimage.binary_propagation(~mask, mask=~mask | passable)
+    result = np.zeros_like(bone.voxels)
+    result[box] = (mask & ~outside)[1:-1, 1:-1, 1:-1]
+    return bone.like(result)
