@@ -10,16 +10,18 @@ from ..image import Volume
 from .canal import StraightCanal
 from .foramina import LOW_CONFIDENCE, StraightForamen
 from .labels import LEVELS, REGION_LABEL, SIDES
-from .straight_image import StraightImage
+from .straight_image import STEP_MM, StraightImage
 from .straighten import Straightening
 
 #: A protected channel is never thinner than this, whatever the label map shows [mm].
 _NARROWEST_RADIUS_MM = 3.5
 #: How far open space around a foramen's axis still belongs to it, beyond the radius of its openings [mm].
 _RIM_MM = 3.0
+#: How far the canal may reach beyond the half width that both its sides have in common [mm] (own choice).
+_BESIDE_CANAL_MM = 3.0
 #: Gap between a protected region and the bone around it that is closed [mm] (own choice).
 _GAP_MM = 1.5
-#: Uncertainty of the endplate's plane, up to which the canal counts [mm].
+#: Uncertainty of the endplate's plane, up to which the canal counts [mm] (own choice).
 _ABOVE_ENDPLATE_MM = 0.5
 
 
@@ -34,7 +36,22 @@ def paint_regions(
         regions[channel] = REGION_LABEL[name]
     # Medially the channels run into the canal; there, it is the canal.
     regions[canal.mask] = REGION_LABEL["sacral_canal"]
+    free = (regions == 0) | (regions >= REGION_LABEL["ala_left"])
+    regions[free & _beside_canal(image, canal)] = REGION_LABEL["sacral_canal"]
     return regions
+
+
+def _beside_canal(image: StraightImage, canal: StraightCanal) -> NDArray[np.bool_]:
+    """The open space inside the bone up to its walls: no canal is quite symmetric."""
+    from scipy import ndimage
+
+    sideways = np.zeros((3, 3, 3), bool)
+    sideways[:, 1, 1] = True
+    inside = ~image.bone & image.envelope()
+    grown: NDArray[np.bool_] = ndimage.binary_dilation(
+        canal.mask, sideways, iterations=int(_BESIDE_CANAL_MM / STEP_MM), mask=inside
+    )
+    return grown
 
 
 def _channel(image: StraightImage, foramen: StraightForamen) -> NDArray[np.bool_]:
