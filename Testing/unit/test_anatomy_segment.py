@@ -8,27 +8,28 @@ import numpy as np
 import pytest
 
 from sacroplasty.anatomy.bones import bones_from_labels
+from sacroplasty.anatomy.confirmation import blocking_reasons
 from sacroplasty.anatomy.files import read_anatomy, read_segmented_ct, write_anatomy
 from sacroplasty.anatomy.foramina import LOW_CONFIDENCE
 from sacroplasty.anatomy.labels import LEVELS, SIDES
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.errors import AnatomyError
-from sacroplasty.geometry import angle_between_deg, rotation_about
+from sacroplasty.geometry import angle_between_deg, invert_rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
 from sacroplasty.phantom.make import make_phantom
 from simple_sacrum import LEVELS as HOLES
 from simple_sacrum import SACRUM_TO_RAS, SimpleSacrum, simple_sacrum
 
 
-@pytest.fixture(scope="module")
-def truth() -> SimpleSacrum:
-    return simple_sacrum()
+@pytest.fixture(scope="session")
+def truth(simple: SimpleSacrum) -> SimpleSacrum:
+    return simple
 
 
-@pytest.fixture(scope="module")
-def anatomy(truth: SimpleSacrum) -> Anatomy:
-    return segment_from_labels(truth.ct, truth.bones)
+@pytest.fixture(scope="session")
+def anatomy(simple_anatomy: Anatomy) -> Anatomy:
+    return simple_anatomy
 
 
 def _errors(anatomy: Anatomy, truth: SimpleSacrum) -> np.ndarray:
@@ -108,8 +109,22 @@ def test_a_foramen_that_cannot_be_seen_is_still_forbidden_and_says_so() -> None:
     assert any("S3" in warning for warning in anatomy.warnings)
 
 
+def test_a_count_of_levels_that_is_doubtful_blocks_planning_and_says_so() -> None:
+    truth = simple_sacrum(spacing_mm=2.5)
+    # Without the upper 13 mm of S1, its foramina lie 15 mm below what looks like the endplate.
+    kji = np.argwhere(truth.bones.voxels == 1)
+    upper = transform_points(invert_rigid(SACRUM_TO_RAS), truth.bones.ras_of(kji))[:, 2] > -13
+    labels = truth.bones.voxels.copy()
+    labels[tuple(kji[upper].T)] = 0
+    anatomy = segment_from_labels(truth.ct, truth.bones.like(labels))
+    assert any("miscounted" in warning for warning in anatomy.warnings)
+    for side in SIDES:
+        blocked = " ".join(blocking_reasons(anatomy, side))
+        assert all(f"foramen_{level}_{side}" in blocked for level in LEVELS)
+
+
 def test_beyond_the_border_of_the_image_there_is_nothing_and_the_other_side_is_as_ever() -> None:
-    phantom = make_phantom(5, spacing_mm=(2.0, 2.0, 2.0))
+    phantom = make_phantom(5, spacing_mm=(2.5, 2.5, 2.5))
     left, origin = phantom.SacrumToRAS[:3, 0], phantom.SacrumToRAS[:3, 3]
     # The image ends 12 mm to the left of the midline, before the left foramina.
     columns = phantom.ct.kji_of(np.stack([origin, origin + 12 * left]))[:, 2]

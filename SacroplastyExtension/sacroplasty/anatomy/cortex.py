@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from ..image import Volume
 
-#: Nerve, muscle and fat are darker than this, cortex brighter even when a voxel holds only a part of it [HU] (own choice).
+#: Nerve, muscle and fat are darker than this, cortex brighter even where it fills a voxel in part [HU] (own choice).
 SOFT_HU = 90.0
 #: How far a label's surface may lie outside the cortex [mm], and what a voxel of noise may hide (own choices).
 _LABEL_ERROR_MM = 2.0
 #: Depth to which a hole that the label map filled is followed into the bone, and its least radius [mm] (own choices):
 #: the smallest foramina measure about 7 mm, and clefts and gaps of the cortex are narrower.
 _HOLE_DEPTH_MM, _HOLE_RADIUS_MM = 12.0, 2.0
-#: In larger voxels thin cortex is as dark as the marrow behind it, and nothing is taken from the label [mm] (own choice;
+#: In larger voxels thin cortex is as dark as marrow, and nothing is taken from the label [mm] (own choice;
 #: at 3 mm marrow of the sample patient was taken for soft tissue).
 _COARSEST_MM = 2.0
 #: Share of a bone beyond which holes so deep are a leak into its marrow (own choice).
