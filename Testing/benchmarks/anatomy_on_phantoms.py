@@ -1,6 +1,6 @@
 """How near canal, foramina and frame come to the exact truth of synthetic patients.
 
-Run: python Testing/benchmarks/anatomy_on_phantoms.py [--quick] [--spoiled] [--plans] [seeds ...]
+Run: python Testing/benchmarks/anatomy_on_phantoms.py [--quick] [--spoiled] [--bones atlas] [--plans] [seeds ...]
 The bones are the phantom's own labels, so this measures what is derived from them, not the bone segmentation. With
 --spoiled the labels are damaged first as those of networks are. About 30 s for each patient.
 """
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sacroplasty.anatomy.bone_sources import BoneSource, find_bones
 from sacroplasty.anatomy.labels import BONE_LABEL, SIDES
 from sacroplasty.anatomy.model import Anatomy
-from sacroplasty.anatomy.segment import segment_from_labels
+from sacroplasty.anatomy.segment import find_structures, segment_from_labels
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.geometry import angle_between_deg
 from sacroplasty.image import Volume
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("seeds", nargs="*", type=int, help=f"default {SEEDS[0]} to {SEEDS[-1]}")
     parser.add_argument("--quick", action="store_true", help="two patients with large voxels")
     parser.add_argument("--spoiled", action="store_true", help="with labels damaged in four ways as well")
+    parser.add_argument("--bones", choices=["truth", "atlas"], default="truth", help="where the bones come from")
     parser.add_argument("--plans", action="store_true", help="search trajectories too (20 s more for each patient)")
     options = parser.parse_args()
     seeds = options.seeds or (_QUICK_SEEDS if options.quick else SEEDS)
@@ -168,7 +170,10 @@ def main() -> None:
             bones = phantom.bones if how == "exact" else spoiled(phantom.bones, how, phantom)
             label = name if how == "exact" else f"{seed} {how}"
             try:
-                anatomy = segment_from_labels(phantom.ct, bones)
+                if options.bones == "atlas":
+                    anatomy = find_structures(phantom.ct, find_bones(phantom.ct, BoneSource("atlas")))
+                else:
+                    anatomy = segment_from_labels(phantom.ct, bones)
             except SacroplastyError as error:
                 print(f"| {label} | refused: {error} |", flush=True)
                 refused[how] += 1
