@@ -166,14 +166,13 @@ def test_labels_of_no_pelvis_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("segment ct.nrrd --out OUT", ["--labels"]),
         ("segment ct.nrrd --method labels --out OUT", ["--labels FILE"]),
         ("segment ct.nrrd --mapping 1=sacrum --out OUT", ["--mapping", "--labels FILE"]),
         ("segment ct.nrrd --labels bones.nrrd --mapping 1=liver --out OUT", ["liver is not known", "hip_left"]),
         ("segment ct.nrrd --labels bones.nrrd --mapping 9=sacrum --out OUT", ["--mapping", "9", "holds 1, 2, 3, 4"]),
         ("segment ct.nrrd --labels bones.nrrd --series 1.2.3.1 --out OUT", ["is a file", "1.2.3.1"]),
         ("segment dicom --labels bones.nrrd --series 9 --out OUT", ["no series 9"]),
-        ("rehearse ct.nrrd --out OUT", ["--labels"]),
+        ("rehearse ct.nrrd --labels missing.nrrd --out OUT", ["missing.nrrd"]),
         ("rehearse --labels bones.nrrd --out OUT", ["--labels", "belong to a CT"]),
         ("rehearse --series 1.2 --out OUT", ["belong to a CT"]),
         ("rehearse ct.nrrd --labels bones.nrrd --scenario missing.json --out OUT", ["no scenario", "normal, leak"]),
