@@ -88,6 +88,21 @@ def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:
     return Volume(volume.voxels[box], IJKToRAS)
 
 
+def box_around(mask: NDArray, margin_voxels: ArrayLike = 0) -> tuple[slice, slice, slice] | None:
+    """The smallest box of indices (k, j, i) around all voxels that are not zero, with room around; None without any.
+
+    Args:
+        margin_voxels: room along k, j, i, or the same along all; it ends at the border of the image.
+    """
+    spans = []
+    for axis, margin in enumerate(np.broadcast_to(margin_voxels, 3).tolist()):
+        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not used.size:
+            return None
+        spans.append(slice(max(int(used[0]) - int(margin), 0), min(int(used[-1]) + int(margin) + 1, mask.shape[axis])))
+    return spans[0], spans[1], spans[2]
+
+
 def read_volume(path: Path, series: str | None = None, modality: str = "CT") -> Volume:
     """Read NIfTI, NRRD, MHA or a DICOM folder.
 
@@ -118,15 +133,8 @@ def read_ct(path: Path, series: str | None = None) -> Volume:
 
 def check_ct(volume: Volume, where: str) -> None:
     """Raise ImageError unless the volume can be a pelvic CT in Hounsfield units."""
+    check_whole(volume, where, _FEWEST_SLICES)
     voxels = volume.voxels
-    if min(voxels.shape) < _FEWEST_SLICES:
-        raise ImageError(f"{where} has only {min(voxels.shape)} slices; load the whole series, not a localizer")
-    if not np.isfinite(volume.IJKToRAS).all() or abs(np.linalg.det(volume.IJKToRAS[:3, :3])) < 1e-9:
-        raise ImageError(f"{where} has an impossible voxel size or orientation; export it again from the scanner")
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        count = int(np.count_nonzero(~np.isfinite(voxels)))
-        first = np.argwhere(~np.isfinite(voxels))[0]
-        raise ImageError(f"{where} holds {count} voxels that are no numbers (NaN), first at k, j, i = {first.tolist()}")
     extent = volume.spacing_mm * voxels.shape[::-1]
     if extent.max() < _SMALLEST_EXTENT_MM or extent.max() > _LARGEST_EXTENT_MM:
         raise ImageError(
@@ -140,6 +148,19 @@ def check_ct(volume: Volume, where: str) -> None:
             f"{where} does not hold Hounsfield units (1 % below {low:.0f}, median {middle:.0f}, 0.1 % above "
             f"{high:.0f}): {hint}? Air is -1000, soft tissue about 0, bone above 200"
         )
+
+
+def check_whole(volume: Volume, where: str, fewest_slices: int) -> None:
+    """Raise ImageError unless the volume has slices enough, a possible grid, and numbers only."""
+    voxels = volume.voxels
+    if min(voxels.shape) < fewest_slices:
+        raise ImageError(f"{where} has only {min(voxels.shape)} slices; load the whole series, not a localizer")
+    if not np.isfinite(volume.IJKToRAS).all() or abs(np.linalg.det(volume.IJKToRAS[:3, :3])) < 1e-9:
+        raise ImageError(f"{where} has an impossible voxel size or orientation; export it again from the scanner")
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        count = int(np.count_nonzero(~np.isfinite(voxels)))
+        first = np.argwhere(~np.isfinite(voxels))[0]
+        raise ImageError(f"{where} holds {count} voxels that are no numbers (NaN), first at k, j, i = {first.tolist()}")
 
 
 def read_itk(path: Path, series: str | None = None, modality: str = "CT") -> sitk.Image:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from make_dicom import write_ct_series
 from sacroplasty.errors import ImageError
-from sacroplasty.image import Volume, check_ct, read_ct, read_volume, write_volume
+from sacroplasty.image import Volume, box_around, check_ct, read_ct, read_volume, write_volume
 
 
 def test_a_written_volume_has_the_same_points_in_itk(a_small_ct: Volume, tmp_path: Path) -> None:
@@ -142,3 +142,11 @@ def test_a_missing_slice_in_a_dicom_series_is_refused(a_small_ct: Volume, tmp_pa
 def test_an_empty_folder_is_no_series(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no DICOM"):
         read_ct(tmp_path)
+
+
+def test_a_box_holds_all_that_is_not_zero_and_ends_at_the_border() -> None:
+    mask = np.zeros((6, 7, 8), bool)
+    assert box_around(mask) is None
+    mask[2, 3, 1] = mask[4, 3, 5] = True
+    assert box_around(mask) == (slice(2, 5), slice(3, 4), slice(1, 6))
+    assert box_around(mask, (1, 2, 3)) == (slice(1, 6), slice(1, 6), slice(0, 8))

@@ -61,16 +61,29 @@ def find_bones(
     if source.method == "totalsegmentator":
         return bones_by_totalsegmentator(ct, find(), source.options, progress)
     if source.labels is not None:
-        return _because(source, _by_labels(ct, source.labels, source.mapping), "a label map was given")
+        labelled = _by_labels(ct, source.labels, source.mapping)
+        return labelled if source.method == "labels" else chosen_as(labelled, "a label map was given")
     installation = find()
     if installation is None:
-        return _because(source, _by_atlas(ct, progress), "no label map given, TotalSegmentator not installed")
+        return chosen_as(_by_atlas(ct, progress), "no label map given, TotalSegmentator not installed")
     try:
         labelled = bones_by_totalsegmentator(ct, installation, source.options, progress)
     except TotalSegmentatorError as error:
-        labelled = _because(source, _by_atlas(ct, progress), "TotalSegmentator failed")
-        return replace(labelled, warnings=(*labelled.warnings, f"The bones are the built-in method's: {error}."))
-    return _because(source, labelled, "no label map given, TotalSegmentator installed")
+        return built_in_instead(ct, "TotalSegmentator", error, progress)
+    return chosen_as(labelled, "no label map given, TotalSegmentator installed")
+
+
+def chosen_as(labelled: LabelledBones, reason: str) -> LabelledBones:
+    """The bones, with why `auto` took this method added to its name."""
+    return replace(labelled, method=f"{labelled.method}; chosen as {reason}")
+
+
+def built_in_instead(
+    ct: Volume, failed: str, error: TotalSegmentatorError, progress: Callable[[float], None] | None
+) -> LabelledBones:
+    """Bones by the built-in method because another one failed, which a warning says."""
+    labelled = chosen_as(_by_atlas(ct, progress), f"{failed} failed")
+    return replace(labelled, warnings=(*labelled.warnings, f"The bones are the built-in method's: {error}."))
 
 
 def _check(source: BoneSource) -> None:
@@ -82,12 +95,6 @@ def _check(source: BoneSource) -> None:
         raise AnatomyError(f"--method {source.method} uses no label map; leave out --labels, or say --method labels")
     if source.mapping is not None and source.labels is None:
         raise AnatomyError("--mapping says what the labels of a label map are; give it with --labels FILE")
-
-
-def _because(source: BoneSource, labelled: LabelledBones, reason: str) -> LabelledBones:
-    if source.method != "auto":
-        return labelled
-    return replace(labelled, method=f"{labelled.method}; chosen as {reason}")
 
 
 def _by_labels(ct: Volume, path: Path, mapping: Mapping[str, str] | None) -> LabelledBones:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import AnatomyError
 from ..geometry import FloatArray, invert_rigid, rotation_about, transform_points
-from ..image import Volume
+from ..image import Volume, box_around, crop
 from .fracture_model import Direction, EvidenceKind
 from .frame import sample_voxels
 from .labels import REGION_LABEL
@@ -107,23 +107,18 @@ def cleft_and_closed(ct: Volume, mask: NDArray[np.bool_]) -> tuple[Volume, Volum
     """The CT around a mask with thin dark gaps filled in, and how deep each gap was [HU]; both slightly blurred."""
     from scipy import ndimage
 
-    margin = np.ceil(3 * _CLEFT_RADIUS_MM / ct.spacing_mm[::-1]).astype(int)
-    used = [(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask)]
-    box = tuple(
-        slice(max(low - rim, 0), min(high + rim, size))
-        for (low, high), rim, size in zip(used, margin, mask.shape, strict=True)
-    )
-    crop = ct.voxels[box].astype(np.float32)
+    box = box_around(mask, np.ceil(3 * _CLEFT_RADIUS_MM / ct.spacing_mm[::-1]))
+    if box is None:
+        raise AnatomyError("the anatomy has no sacrum; segment the CT first")
+    part = crop(ct, box)
+    hounsfield = part.voxels.astype(np.float32)
     reach = np.floor(_CLEFT_RADIUS_MM / ct.spacing_mm[::-1]).astype(int)
     offsets = np.stack(np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1)
     ball = np.linalg.norm(offsets * ct.spacing_mm[::-1], axis=-1) <= _CLEFT_RADIUS_MM + 1e-6
-    closed = ndimage.grey_closing(crop, footprint=ball)
-    first = np.array([part.start for part in box])
-    IJKToRAS = ct.IJKToRAS.copy()
-    IJKToRAS[:3, 3] = ct.ras_of(first)
+    closed = ndimage.grey_closing(hounsfield, footprint=ball)
     blur = _BLUR_MM / ct.spacing_mm[::-1]
-    filled, depth = (ndimage.gaussian_filter(values, blur) for values in (closed, closed - crop))
-    return Volume(depth, IJKToRAS), Volume(filled, IJKToRAS)
+    filled, depth = (ndimage.gaussian_filter(values, blur) for values in (closed, closed - hounsfield))
+    return part.like(depth), part.like(filled)
 
 
 def find_sheets(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ImageError
-from ..image import Volume, read_volume
+from ..image import Volume, check_whole, read_volume
 
 _FEWEST_SLICES = 8
 _SMALLEST_EXTENT_MM, _LARGEST_EXTENT_MM = 40.0, 2500.0
@@ -29,14 +29,8 @@ def read_mri(path: Path, series: str | None = None) -> Volume:
 
 def check_mri(volume: Volume, where: str) -> None:
     """Raise ImageError unless the volume can be an MRI that shows a sacrum. Its contrast is checked later."""
+    check_whole(volume, where, _FEWEST_SLICES)
     voxels = volume.voxels
-    if min(voxels.shape) < _FEWEST_SLICES:
-        raise ImageError(f"{where} has only {min(voxels.shape)} slices; load the whole MRI series, not a localizer")
-    if not np.isfinite(volume.IJKToRAS).all() or abs(np.linalg.det(volume.IJKToRAS[:3, :3])) < 1e-9:
-        raise ImageError(f"{where} has an impossible voxel size or orientation; export it again from the scanner")
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        count = int(np.count_nonzero(~np.isfinite(voxels)))
-        raise ImageError(f"{where} holds {count} voxels that are no numbers (NaN); export it again from the scanner")
     extent = volume.spacing_mm * voxels.shape[::-1]
     if extent.min() < _SMALLEST_EXTENT_MM or extent.max() > _LARGEST_EXTENT_MM:
         raise ImageError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import AnatomyError, ImageError
 from ..geometry import FloatArray, invert_rigid, transform_points
-from ..image import Volume
+from ..image import Volume, box_around, crop
 from .labels import SIDES
 from .model import Anatomy
 from .mri_registration import MRIRegistration
@@ -116,18 +116,14 @@ def find_oedema(ct: Volume, mri: Volume, anatomy: Anatomy, registration: MRIRegi
 
 
 def _around_sacrum(ct: Volume, anatomy: Anatomy) -> tuple[slice, ...]:
-    found = np.argwhere(anatomy.bone("sacrum"))
-    if not len(found):
+    box = box_around(anatomy.bone("sacrum"), np.ceil(_AROUND_MM / ct.spacing_mm[::-1]))
+    if box is None:
         raise AnatomyError("the anatomy has no sacrum; segment the CT first")
-    margin = np.ceil(_AROUND_MM / ct.spacing_mm[::-1]).astype(int)
-    low, high = np.maximum(found.min(axis=0) - margin, 0), found.max(axis=0) + margin + 1
-    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return box
 
 
 def _cropped(ct: Volume, anatomy: Anatomy, window: tuple[slice, ...]) -> tuple[Volume, Anatomy]:
-    IJKToRAS = ct.IJKToRAS.copy()
-    IJKToRAS[:3, 3] = ct.ras_of([part.start for part in window])
-    parts = [Volume(volume.voxels[window], IJKToRAS) for volume in (ct, anatomy.bones, anatomy.regions)]
+    parts = [crop(volume, window) for volume in (ct, anatomy.bones, anatomy.regions)]
     return parts[0], replace(anatomy, bones=parts[1], regions=parts[2])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import FloatArray, unit
+from ..image import box_around
 from .labels import REGION_LABEL
 from .model import Anatomy
 
@@ -118,8 +119,4 @@ def along_foramina(anatomy: Anatomy, voxels: NDArray[np.int_]) -> tuple[NDArray,
 
 def _box(mask: NDArray[np.bool_], spacing_kji: FloatArray, reach_mm: float) -> tuple[slice, ...] | None:
     """The part of the grid that a mask can reach."""
-    if not mask.any():
-        return None
-    reach = np.ceil(reach_mm / spacing_kji).astype(int) + 1
-    used = [(int(index.min()), int(index.max())) for index in np.nonzero(mask)]
-    return tuple(slice(max(low - r, 0), high + 1 + r) for (low, high), r in zip(used, reach, strict=True))
+    return box_around(mask, np.ceil(reach_mm / spacing_kji) + 1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
 import slicer
 from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
-from ..anatomy.bone_sources import BoneSource, find_bones
+from ..anatomy.bone_sources import BoneSource, built_in_instead, chosen_as, find_bones
 from ..anatomy.bones import LabelledBones
 from ..anatomy.labels import BONE_LABEL, VESSELS
 from ..anatomy.model import Anatomy
@@ -139,12 +138,5 @@ def _bones(
     except TotalSegmentatorError as error:
         if method != "auto":
             raise
-        labelled = find_bones(volume_of(ct_node), BoneSource("atlas"), progress)
-        return replace(
-            labelled,
-            method=f"{labelled.method}; chosen as the TotalSegmentator extension failed",
-            warnings=(*labelled.warnings, f"The bones are the built-in method's: {error}."),
-        )
-    if method != "auto":
-        return labelled
-    return replace(labelled, method=f"{labelled.method}; chosen as the TotalSegmentator extension is installed")
+        return built_in_instead(volume_of(ct_node), "the TotalSegmentator extension", error, progress)
+    return chosen_as(labelled, "the TotalSegmentator extension is installed") if method == "auto" else labelled

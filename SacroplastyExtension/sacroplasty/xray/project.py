@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import GeometryError, ImageError
 from ..geometry import FloatArray, transform_points, unit
-from ..image import Volume
+from ..image import Volume, box_around
 from .geometry import XrayGeometry
 
 #: Linear attenuation at 60 keV, about the mean energy of a 75 to 100 kV beam behind a pelvis [1/mm].
@@ -65,7 +65,7 @@ def line_integrals(attenuation: Volume, geometry: XrayGeometry) -> _Image:
     voxels = np.asarray(attenuation.voxels)
     if not np.isfinite(voxels.sum(dtype=float)):
         raise ImageError("the volume to be projected holds values that are no numbers (NaN)")
-    box = _occupied_box(voxels)
+    box = box_around(voxels)
     if box is None:
         return image
     first = np.array([span.start for span in box], float)
@@ -195,17 +195,6 @@ def _chord(
     near = np.maximum(np.maximum(enter, cap_enter), 0)
     far = np.minimum(np.minimum(leave, cap_leave), lengths)
     return np.maximum(far - near, 0)
-
-
-def _occupied_box(voxels: NDArray) -> tuple[slice, slice, slice] | None:
-    """The smallest box of indices around all voxels that are not zero."""
-    spans = []
-    for axis in range(3):
-        used = np.flatnonzero(voxels.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not used.size:
-            return None
-        spans.append(slice(int(used[0]), int(used[-1]) + 1))
-    return spans[0], spans[1], spans[2]
 
 
 def _shadows(

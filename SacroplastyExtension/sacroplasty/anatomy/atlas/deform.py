@@ -62,7 +62,7 @@ def fit(ct: Volume, template: Template, place: Place, tell: Callable[[float], No
             nodes = lattice.solve(nodes, chosen, normals, edges, stiffness)
             points = start + lattice.weights @ nodes
         tell((number + 1) / (len(_LATTICES) + 1))
-    laplacian = surface_laplacian(template)
+    laplacian = _surface_laplacian(template)
     follower = template.leader >= 0
     for reach, stiffness in _SURFACE:
         chosen, normals, edges = search(points, reach, 1)
@@ -140,7 +140,7 @@ def _surface_step(laplacian: NDArray, offset: FloatArray, weight: FloatArray, st
     return np.asarray(cg(system, weight * offset, rtol=1e-2, maxiter=100)[0])
 
 
-def surface_laplacian(template: Template) -> NDArray:
+def _surface_laplacian(template: Template) -> NDArray:
     """Graph Laplacian of the triangles' sides, each vertex weighing 1."""
     from scipy import sparse
 

@@ -48,11 +48,11 @@ def label_bones(ct: Volume, template: Template, fit: Fit) -> NDArray[np.uint8]:
         return result
     part = crop(ct, box)
     bones = result[box]
-    openings = _openings(part, template, fit, bones)
-    bones[openings & ~_open(part, template, fit, openings)] = BONE_LABEL["sacrum"]
-    closed = openings & (bones != BONE_LABEL["sacrum"])
-    _add_missing(part, bones, closed)
-    _follow_caudally(part, bones, closed, template, fit)
+    openings = voxelize(part, fit.points_ras, template.triangles_of(SOLID_SACRUM)) & (bones == 0)
+    opened = _open(part, template, fit, openings)
+    bones[openings & ~opened] = BONE_LABEL["sacrum"]
+    _add_missing(part, bones, opened)
+    _follow_caudally(part, bones, opened, template, fit)
     return result
 
 
@@ -70,13 +70,8 @@ def _box(ct: Volume, points: FloatArray) -> tuple[slice, ...] | None:
     return tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
 
 
-def _openings(ct: Volume, template: Template, fit: Fit, bones: NDArray[np.uint8]) -> Mask:
-    """Canal and foramina of the fitted sacrum."""
-    return voxelize(ct, fit.points_ras, template.triangles_of(SOLID_SACRUM)) & (bones == 0)
-
-
 def _open(ct: Volume, template: Template, fit: Fit, openings: Mask) -> Mask:
-    """The part of the openings that the image shows to be open, and not filled with bone."""
+    """The part of the openings (canal and foramina of the fitted sacrum) that the image shows free of bone."""
     from scipy.spatial import cKDTree
 
     wall = np.nonzero(template.channel_wall)[0]
