@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sacroplasty.anatomy.bones import bones_from_labels
+from sacroplasty.anatomy.bones import LabelledBones, bones_from_labels
 from sacroplasty.anatomy.confirmation import blocking_reasons
 from sacroplasty.anatomy.files import read_anatomy, read_segmented_ct, write_anatomy
 from sacroplasty.anatomy.foramina import LOW_CONFIDENCE
 from sacroplasty.anatomy.labels import LEVELS, SIDES
 from sacroplasty.anatomy.model import Anatomy
-from sacroplasty.anatomy.segment import segment_from_labels
+from sacroplasty.anatomy.segment import find_structures, segment_from_labels
 from sacroplasty.errors import AnatomyError
 from sacroplasty.geometry import angle_between_deg, invert_rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
@@ -226,3 +226,10 @@ def test_the_slicer_segmentation_names_every_structure_with_its_label_and_layer(
     assert set(names) == {name for name in anatomy.confidence if not name.startswith("si_joint")}
     assert np.array_equal(names["ala_left"], anatomy.region("ala_left"))
     assert np.array_equal(names["sacrum"], anatomy.bone("sacrum"))
+
+
+def test_bones_without_l5_are_refused_by_name(simple: SimpleSacrum) -> None:
+    labels = np.where(simple.bones.voxels == 2, 0, simple.bones.voxels)
+    bones = LabelledBones(simple.bones.like(labels), np.zeros(labels.shape, bool), "test", {"sacrum": 0.9}, ())
+    with pytest.raises(AnatomyError, match="no l5 in the CT or its labels"):
+        find_structures(simple.ct, bones)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import AnatomyError
 from ..geometry import FloatArray, transform_points, unit
-from ..image import Volume, check_ct, crop
+from ..image import Volume, box_around, check_ct, crop
 from .bones import LabelledBones, bones_from_labels
 from .canal import StraightCanal, find_canal
 from .cortex import without_soft_surface
@@ -74,31 +74,26 @@ def find_structures(
         ImageError: when `ct` is no CT.
     """
     check_ct(ct, "the CT")
-    if not labelled.bones.voxels.any():
-        raise AnatomyError("no bone was found in the CT; give the bones as a label map")
     # Whole-body scans have a hundred million voxels; what matters lies around these bones.
-    box = _box_around(labelled.bones)
+    box = box_around(labelled.bones.voxels, np.ceil(_ROOM_MM / ct.spacing_mm[::-1]))
+    missing = [name for name in ("sacrum", "l5") if not (labelled.bones.voxels == BONE_LABEL[name]).any()]
+    if box is None or missing:
+        raise AnatomyError(
+            f"no {' and no '.join(missing)} in the CT or its labels; both sacrum and l5 are needed to find the S1 "
+            "endplate and to count the foramina: take a scan that shows them"
+        )
     part, bones = crop(ct, box), crop(labelled.bones, box)
     vessels = labelled.vessels[box] if labelled.vessels is not None else None
     near = replace(labelled, bones=bones, canal=labelled.canal[box], vessels=vessels)
-    anatomy = _find_structures(part, near, progress or (lambda fraction: None), hu_offset)
+    anatomy = _find_structures(part, near, progress or (lambda fraction: None), hu_offset, ct.content_hash())
     regions = np.zeros(ct.voxels.shape, np.uint8)
     regions[box] = anatomy.regions.voxels
-    return replace(anatomy, bones=labelled.bones, regions=ct.like(regions), image_hash=ct.content_hash())
+    return replace(anatomy, bones=labelled.bones, regions=ct.like(regions))
 
 
-def _box_around(bones: Volume) -> tuple[slice, ...]:
-    """The part of the grid that holds all bones with some room, but nothing beyond the image."""
-    margin = np.ceil(_ROOM_MM / bones.spacing_mm[::-1]).astype(int)
-    box = []
-    for axis, room in enumerate(margin.tolist()):
-        others = tuple(other for other in range(3) if other != axis)
-        used = np.nonzero(bones.voxels.any(axis=others))[0]
-        box.append(slice(max(int(used[0]) - room, 0), int(used[-1]) + room + 1))
-    return tuple(box)
-
-
-def _find_structures(ct: Volume, labelled: LabelledBones, told: Callable[[float], None], hu_offset: float) -> Anatomy:
+def _find_structures(
+    ct: Volume, labelled: LabelledBones, told: Callable[[float], None], hu_offset: float, image_hash: str
+) -> Anatomy:
     sacrum = labelled.bones.like(labelled.bones.voxels == BONE_LABEL["sacrum"])
     frame = find_frame(labelled.bones)
     told(0.1)
@@ -139,7 +134,7 @@ def _find_structures(ct: Volume, labelled: LabelledBones, told: Callable[[float]
         confidence=confidence,
         warnings=(*labelled.warnings, *_warnings(ct, frame, shown, canal, doubt)),
         method=labelled.method,
-        image_hash=ct.content_hash(),
+        image_hash=image_hash,
         quality=quality,
     )
 
