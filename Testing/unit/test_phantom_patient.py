@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from scipy import ndimage
 
-from sacroplasty.anatomy.labels import BONE_LABEL, LEVELS, REGION_LABEL, SIDES, VESSELS
+from sacroplasty.anatomy.labels import BONE_LABEL, LEVELS, NERVE_BORDER, REGION_LABEL, SIDES, VESSELS
 from sacroplasty.cli.phantom import command
 from sacroplasty.errors import AnatomyError, DocumentError, ImageError
 from sacroplasty.geometry import invert_rigid, transform_points
@@ -52,7 +52,10 @@ def test_the_ct_passes_for_a_pelvic_ct_and_all_volumes_share_its_grid(phantom):
 
 def test_every_structure_is_there(phantom):
     assert set(np.unique(phantom.bones.voxels)) == {0, *BONE_LABEL.values()}
-    assert set(np.unique(phantom.regions.voxels)) == {0, *REGION_LABEL.values()} - {REGION_LABEL[VESSELS]}
+    assert set(np.unique(phantom.regions.voxels)) == {0, *REGION_LABEL.values()} - {
+        REGION_LABEL[VESSELS],
+        REGION_LABEL[NERVE_BORDER],
+    }
     assert set(phantom.foramina) == {f"foramen_{level}_{side}" for level in LEVELS for side in SIDES}
 
 

@@ -13,12 +13,12 @@ from ..files import staged_directory
 from ..geometry import check_rigid
 from ..image import Volume, itk_from_volume, read_ct, read_volume, write_itk, write_volume
 from .fracture_records import classification_from, fracture_from, fracture_records, suggestions_from
-from .labels import BONE_LABEL, REGION_LABEL
+from .labels import BONE_LABEL, NERVE_BORDER, REGION_LABEL
 from .model import Anatomy, Foramen, Landmark
 from .quality import quality_as_record, quality_of_record
 
 _BONE_COLOR = (0.945, 0.839, 0.569)
-_COLORS = {"sacral_canal": (0.957, 0.839, 0.192), "l5": (0.8, 0.75, 0.6)}
+_COLORS = {"sacral_canal": (0.957, 0.839, 0.192), NERVE_BORDER: (0.99, 0.75, 0.45), "l5": (0.8, 0.75, 0.6)}
 _FORAMEN_COLOR, _ALA_COLOR, _BODY_COLOR = (0.9, 0.2, 0.2), (0.4, 0.7, 0.9), (0.75, 0.65, 0.5)
 _FRACTURE_COLOR = (0.85, 0.2, 0.2)
 #: Voxels of marked fractures, n for `fracture_n`; where two cross, the first.

@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import AnatomyError
 from ..geometry import FloatArray, perpendicular, unit
 from .fracture_model import FractureSuggestion, MarkedFracture, Source
-from .labels import REGION_LABEL
 from .model import Anatomy
 
 #: A marked line stands for a sheet this thick [mm], about the width of sclerosis beside an insufficiency fracture.
@@ -86,8 +85,7 @@ def fracture_from_plane(
     normal = _direction(normal_ras, "the plane's normal")
     _check_sizes(thickness_mm, REACH_MM)
     sacrum = anatomy.bone("sacrum")
-    openings = (anatomy.regions.voxels > 0) & (anatomy.regions.voxels < REGION_LABEL["ala_left"])
-    voxels = np.argwhere(sacrum | openings)
+    voxels = np.argwhere(sacrum | anatomy.canal_and_foramina())
     away = anatomy.bones.ras_of(voxels) - point
     near = np.abs(away @ normal) <= _half_thickness(anatomy, thickness_mm)
     if along_ras is not None and extent_mm is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..geometry import FloatArray, invert_rigid, transform_points
 from .fracture_model import Direction, FractureSuggestion, MarkedFracture, Place
-from .labels import REGION_LABEL, REGIONS
+from .labels import REGIONS
 from .model import Anatomy
 from .zones import UNKNOWN, denis_zone
 
@@ -45,7 +45,7 @@ def structures_reached(points_ras: FloatArray, anatomy: Anatomy, margin_mm: floa
 
     limit = _NEAR_MM + 0.5 * float(anatomy.regions.spacing_mm.max()) + margin_mm
     # Found in one pass over what may be a hundred million voxels.
-    voxels = np.argwhere((anatomy.regions.voxels > 0) & (anatomy.regions.voxels < REGION_LABEL["ala_left"]))
+    voxels = np.argwhere(anatomy.canal_and_foramina())
     labels = anatomy.regions.voxels[tuple(voxels.T)]
     distances = cKDTree(points_ras).query(anatomy.regions.ras_of(voxels), distance_upper_bound=limit)[0]
     reached = {}

@@ -21,7 +21,6 @@ from ..geometry import FloatArray, invert_rigid, rotation_about, transform_point
 from ..image import Volume, box_around, crop
 from .fracture_model import Direction, EvidenceKind
 from .frame import sample_voxels
-from .labels import REGION_LABEL
 from .model import Anatomy
 
 #: Grid of the search [mm].
@@ -89,8 +88,7 @@ def sacral_block(ct: Volume, anatomy: Anatomy) -> SacralBlock:
     grid = transform_points(anatomy.SacrumToRAS, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
     coordinates = np.moveaxis(ct.kji_of(grid), -1, 0)
     bone = sample_voxels(sacrum, coordinates) > 0.5
-    protected = (anatomy.regions.voxels > 0) & (anatomy.regions.voxels < REGION_LABEL["ala_left"])
-    hollow = sample_voxels(protected, coordinates) > 0.5
+    hollow = sample_voxels(anatomy.canal_and_foramina(), coordinates) > 0.5
     # Labels of osteoporotic alae have holes.
     solid = ndimage.binary_fill_holes(ndimage.binary_closing(bone) | hollow) & ~hollow
     depth = (ndimage.distance_transform_edt(solid) * STEP_MM).astype(np.float32)

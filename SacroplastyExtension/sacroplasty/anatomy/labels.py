@@ -9,11 +9,14 @@ SIDES = ("left", "right")
 
 #: Common iliac arteries and veins of both sides.
 VESSELS = "iliac_vessels"
+#: Bone beside canal and foramina that the image does not clearly show as bone: as forbidden as they are.
+NERVE_BORDER = "nerve_border"
 
 REGIONS: dict[int, str] = {
     1: "sacral_canal",
     **{11 + number: f"foramen_{level}_left" for number, level in enumerate(LEVELS)},
     **{21 + number: f"foramen_{level}_right" for number, level in enumerate(LEVELS)},
+    30: NERVE_BORDER,
     31: "ala_left",
     32: "ala_right",
     **{40 + number: f"body_s{number}" for number in range(1, 6)},

@@ -11,7 +11,7 @@ import numpy as np
 from ..geometry import FloatArray
 from ..image import Volume
 from .fracture_model import FractureClassification, FractureSuggestion, MarkedFracture
-from .labels import BONE_LABEL, REGION_LABEL
+from .labels import BONE_LABEL, NERVE_BORDER, REGION_LABEL
 from .quality import QualityReport
 
 
@@ -129,3 +129,7 @@ class Anatomy:
     def region(self, name: str) -> np.ndarray:
         """Boolean mask of one region on the CT's grid."""
         return self.regions.voxels == REGION_LABEL[name]
+
+    def canal_and_foramina(self) -> np.ndarray:
+        """Boolean mask of all of them together, without the border that the image leaves unsure."""
+        return (self.regions.voxels > 0) & (self.regions.voxels < REGION_LABEL[NERVE_BORDER])

@@ -12,7 +12,7 @@ from ..geometry import FloatArray, invert_rigid, transform_points
 from ..image import Volume
 from .bone_quality import measure_bone
 from .confirmation import LEAST_CONFIDENCE, relied_on
-from .labels import BONE_LABEL, BONES, REGIONS, SIDES, VESSELS
+from .labels import BONE_LABEL, BONES, NERVE_BORDER, REGIONS, SIDES, VESSELS
 from .quality import Check, Hint, QualityReport
 
 #: Denser than any bone: metal, or cement with its radiopacifier [HU].
@@ -148,8 +148,9 @@ def find_cut_off(bones: Volume, regions: Volume) -> dict[str, tuple[str, ...]]:
             planes = np.arange(rim) if end == 0 else -1 - np.arange(rim)
             for label in np.unique(np.take(volume.voxels, planes, axis=axis)).tolist():
                 touched.setdefault(int(label), []).append(border)
-        # Vessels run on beyond every image of a pelvis.
-        cut |= {name: tuple(touched[label]) for label, name in labels.items() if label in touched and name != VESSELS}
+        # Vessels run on beyond every image of a pelvis; the border of nerves is cut off where these are.
+        names_of = {label: name for label, name in labels.items() if name not in (VESSELS, NERVE_BORDER)}
+        cut |= {name: tuple(touched[label]) for label, name in names_of.items() if label in touched}
     for side in SIDES:
         borders = _joint_borders(bones, side, names)
         if borders:

@@ -9,7 +9,7 @@ from ..geometry import FloatArray
 from ..image import Volume
 from .canal import StraightCanal
 from .foramina import LOW_CONFIDENCE, StraightForamen
-from .labels import LEVELS, REGION_LABEL, SIDES
+from .labels import LEVELS, NERVE_BORDER, REGION_LABEL, SIDES
 from .straight_image import STEP_MM, StraightImage
 from .straighten import Straightening
 
@@ -23,6 +23,11 @@ _BESIDE_CANAL_MM = 3.0
 _GAP_MM = 1.5
 #: Uncertainty of the endplate's plane, up to which the canal counts [mm] (own choice).
 _ABOVE_ENDPLATE_MM = 0.5
+#: Beside canal and foramina, a voxel of bone is sure when it has this share of the brightness of the brightest within
+#: 2 mm, and of thin cortex at least: from one half on, bone fills more of it than nerve, and noise adds to that.
+_SURE_SHARE, _CORTEX_NEAR_MM, _THIN_CORTEX_HU = 0.75, 2.0, 200.0
+#: Noise is smoothed by this before a voxel is called sure (standard deviation) [mm].
+_SMOOTHING_MM = 0.35
 
 
 def paint_regions(
@@ -159,7 +164,8 @@ def fill_protected(
 
     Voxels between bone and a canal or foramen, within 1.5 mm or one voxel of both, join it. At the openings, where
     there is no wall, so much soft tissue counts too: their edge on the CT is unsure by a voxel. The canal stays below
-    the S1 endplate.
+    the S1 endplate. The first voxel of bone beside them that is not clearly bone becomes `nerve_border`: label maps
+    often reach that far into canal and foramina.
     """
     from scipy import ndimage
 
@@ -177,8 +183,23 @@ def fill_protected(
     filled = regions.copy()
     part = filled[box]
     part[gap] = regions[box][tuple(axis[gap] for axis in nearest)]
+    _mark_unsure_bone(part, ct.voxels[box], sacrum[box], spacing)
     at = np.argwhere(part == canal)
     ras = ct.ras_of(at + [axis.start for axis in box])
     above = (ras - SacrumToRAS[:3, 3]) @ SacrumToRAS[:3, 2] > _ABOVE_ENDPLATE_MM
     part[tuple(at[above].T)] = 0
     return filled
+
+
+def _mark_unsure_bone(
+    regions: NDArray[np.uint8], hounsfield: NDArray, sacrum: NDArray[np.bool_], spacing_kji_mm: FloatArray
+) -> None:
+    """Label the first voxel of bone beside canal and foramina where the image does not show that it is bone."""
+    from scipy import ndimage
+
+    smooth = ndimage.gaussian_filter(hounsfield.astype(np.float32), _SMOOTHING_MM / spacing_kji_mm)
+    reach = np.maximum(1, np.round(_CORTEX_NEAR_MM / spacing_kji_mm)).astype(int)
+    crest = np.maximum(ndimage.maximum_filter(smooth, tuple(2 * reach + 1)), _THIN_CORTEX_HU)
+    unsure = sacrum & (smooth < _SURE_SHARE * crest)
+    protected = (regions > 0) & (regions < REGION_LABEL["ala_left"])
+    regions[unsure & ndimage.binary_dilation(protected) & ~protected] = REGION_LABEL[NERVE_BORDER]

@@ -16,7 +16,7 @@ from .cortex import without_soft_surface
 from .dysmorphism import find_hints
 from .foramina import LOW_CONFIDENCE, StraightForamen, find_foramina
 from .frame import SacralFrame, find_frame
-from .labels import BONE_LABEL, LEVELS, REGION_LABEL, REGIONS, SIDES, VESSELS
+from .labels import BONE_LABEL, LEVELS, NERVE_BORDER, REGION_LABEL, REGIONS, SIDES, VESSELS
 from .landmarks import find_landmarks
 from .model import Anatomy, Foramen, Opening
 from .openings import StraightOpening
@@ -179,11 +179,11 @@ def _confidence(
         float(np.clip(1.3 - frame.asymmetry_mm / 4, 0.2, 1)),
     )
     for label, name in REGIONS.items():
-        if label not in painted or name == VESSELS or (name.startswith("foramen") and name not in foramina):
+        if label not in painted or (name.startswith("foramen") and name not in foramina):
             continue
         confidence[name] = foramina[name].confidence if name in foramina else derived
-    if REGION_LABEL[VESSELS] in painted:
-        confidence[VESSELS] = confidence["sacrum"]
+    # These hang on the bones alone.
+    confidence |= {name: confidence["sacrum"] for name in (VESSELS, NERVE_BORDER) if REGION_LABEL[name] in painted}
     if REGION_LABEL["sacral_canal"] in painted:
         confidence["sacral_canal"] = canal.confidence
     for side in SIDES:
@@ -205,6 +205,7 @@ def _reasons(
     reasons["sacral_canal"] = f"its walls are seen on {canal.confidence:.0%} of its length"
     derived = f"from the levels of the foramina and the mirror plane (halves differ by {frame.asymmetry_mm:.1f} mm)"
     reasons |= dict.fromkeys((name for label, name in REGIONS.items() if label >= REGION_LABEL["ala_left"]), derived)
+    reasons[NERVE_BORDER] = "bone beside canal and foramina that the image does not clearly show"
     for side in SIDES:
         reasons[f"si_joint_{side}"] = "the space between sacrum and hip, as sure as these are"
     return reasons

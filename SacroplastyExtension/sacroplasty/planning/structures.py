@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES, VESSELS
+from ..anatomy.labels import LEVELS, NERVE_BORDER, SIDES, VESSELS
 from ..anatomy.model import Anatomy
 from ..anatomy.surroundings import joint_space
 from ..errors import PlanError
@@ -28,7 +28,7 @@ _OCCUPIED = 0.4
 
 #: Structures without which nothing may be planned on a side; `{side}` is filled in.
 NEEDED = ("sacral_canal", *(f"foramen_{level}_{{side}}" for level in LEVELS), "si_joint_{side}", "hip_{side}")
-NERVES = ("sacral_canal", *(f"foramen_{level}_{side}" for level in LEVELS for side in SIDES))
+NERVES = ("sacral_canal", *(f"foramen_{level}_{side}" for level in LEVELS for side in SIDES), NERVE_BORDER)
 PRESACRAL = "anterior_cortex"
 
 
@@ -143,8 +143,7 @@ def view_along_foramina(anatomy: Anatomy) -> SacrumView:
     upper = view.max(axis=0) + np.array([_RIM_MM, _BEHIND_MM, _RIM_MM])
     axis = [np.arange(low, high, STEP_MM) for low, high in zip(lower, upper, strict=True)]
     bone = _on_grid(anatomy.bones.like(anatomy.bone("sacrum")), ViewToRAS, axis) > 0.5
-    open_regions = (anatomy.regions.voxels >= 1) & (anatomy.regions.voxels < REGION_LABEL["ala_left"])
-    hollow = _on_grid(anatomy.regions.like(open_regions), ViewToRAS, axis) > 0.5
+    hollow = _on_grid(anatomy.regions.like(anatomy.canal_and_foramina()), ViewToRAS, axis) > 0.5
     reach = int(_LABEL_GAP_MM / STEP_MM)
     closed = ndimage.binary_closing(bone, ndimage.generate_binary_structure(3, 1), iterations=reach)
     solid = ndimage.binary_fill_holes(closed | hollow) & ~hollow

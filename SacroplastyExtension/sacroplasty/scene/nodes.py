@@ -37,6 +37,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "hip_right": (0.75, 0.70, 0.62),
     "sacral_canal": (0.98, 0.85, 0.10),
     "foramen": (0.95, 0.55, 0.05),
+    "nerve_border": (0.99, 0.75, 0.45),
     "ala_left": (0.25, 0.70, 0.45),
     "ala_right": (0.25, 0.55, 0.80),
     "body": (0.80, 0.80, 0.72),

@@ -17,9 +17,9 @@ Mask = NDArray[np.bool_]
 #: Margin of the box around the fitted surfaces in which voxels are looked at [mm]; room for S5 and the coccyx.
 _MARGIN_MM = 12.0
 _CAUDAL_MARGIN_MM = 70.0
-#: Canal and foramina hold fat, fluid and nerves of at most about 60 HU behind a wall that is brighter. Where the wall
-#: stands out by less than its content is bright, and this, there is no opening but bone [HU].
-_OPEN_HU = 20.0
+#: Canal and foramina hold fat, fluid and nerves of at most about 60 HU, and voxels blur walls into it; brighter content
+#: is marrow. Where the wall stands out by less than its content is bright, and the second, there is no opening [HU].
+_BRIGHTEST_CONTENT_HU, _OPEN_HU = 80.0, 20.0
 _WALL_POINTS = 30
 #: Brighter than muscle and fluid with their noise, dimmer than blurred thin cortex [HU].
 _BONE_HU = 170.0
@@ -85,7 +85,8 @@ def _open(ct: Volume, template: Template, fit: Fit, openings: Mask) -> Mask:
     opened = np.zeros(openings.shape, bool)
     if len(where):
         near = cKDTree(points).query(ct.ras_of(where), k=_WALL_POINTS)[1]
-        opened[tuple(where.T)] = (contrast - content)[near].mean(axis=1) > _OPEN_HU
+        inside_hu, wall_hu = content[near].mean(axis=1), contrast[near].mean(axis=1)
+        opened[tuple(where.T)] = (inside_hu < _BRIGHTEST_CONTENT_HU) & (wall_hu - inside_hu > _OPEN_HU)
     return opened
 
 
