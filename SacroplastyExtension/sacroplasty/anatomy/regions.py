@@ -203,3 +203,24 @@ def _mark_unsure_bone(
     unsure = sacrum & (smooth < _SURE_SHARE * crest)
     protected = (regions > 0) & (regions < REGION_LABEL["ala_left"])
     regions[unsure & ndimage.binary_dilation(protected) & ~protected] = REGION_LABEL[NERVE_BORDER]
+
+
+def border_joined(regions: Volume) -> Volume:
+    """Regions whose `nerve_border` has become part of the canal or foramen that it lies at."""
+    from scipy import ndimage
+
+    border = regions.voxels == REGION_LABEL[NERVE_BORDER]
+    if not border.any():
+        return regions
+    margin = 3
+    box = tuple(slice(max(int(index.min()) - margin, 0), int(index.max()) + 1 + margin) for index in np.nonzero(border))
+    part = regions.voxels[box]
+    open_space = (part > 0) & (part < REGION_LABEL[NERVE_BORDER])
+    if not open_space.any():
+        return regions
+    nearest = ndimage.distance_transform_edt(
+        ~open_space, sampling=regions.spacing_mm[::-1], return_distances=False, return_indices=True
+    )
+    joined = regions.voxels.copy()
+    joined[box] = np.where(border[box], part[tuple(nearest)], part)
+    return regions.like(joined)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..anatomy.labels import LEVELS, NERVE_BORDER, SIDES, VESSELS
+from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES, VESSELS
 from ..anatomy.model import Anatomy
+from ..anatomy.regions import border_joined
 from ..anatomy.surroundings import joint_space
 from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, rigid, transform_points, unit
@@ -28,7 +29,7 @@ _OCCUPIED = 0.4
 
 #: Structures without which nothing may be planned on a side; `{side}` is filled in.
 NEEDED = ("sacral_canal", *(f"foramen_{level}_{{side}}" for level in LEVELS), "si_joint_{side}", "hip_{side}")
-NERVES = ("sacral_canal", *(f"foramen_{level}_{side}" for level in LEVELS for side in SIDES), NERVE_BORDER)
+NERVES = ("sacral_canal", *(f"foramen_{level}_{side}" for level in LEVELS for side in SIDES))
 PRESACRAL = "anterior_cortex"
 
 
@@ -198,9 +199,12 @@ def forbidden_structures(
         return _on_grid(volume.like(mask), view.ViewToRAS, axes) >= _OCCUPIED
 
     masks: dict[str, NDArray[np.bool_]] = {}
+    # What may be nerve or bone counts as the canal or foramen beside it.
+    nerves = border_joined(anatomy.regions)
     for name in NERVES:
-        if name in anatomy.confidence and anatomy.region(name).any():
-            masks[name] = sampled(anatomy.regions, anatomy.region(name))
+        mask = nerves.voxels == REGION_LABEL[name]
+        if name in anatomy.confidence and mask.any():
+            masks[name] = sampled(nerves, mask)
     if not masks:
         raise PlanError(
             "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
