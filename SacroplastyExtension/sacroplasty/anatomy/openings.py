@@ -16,13 +16,13 @@ from ..geometry import FloatArray
 from .straight_image import STEP_MM, StraightImage
 
 #: Depth below the surface at which the hole is cut: the rims of foramina are rounded, and slices blur them [mm].
-_CUT_MM = 1.75
+_CUT_MM = 1.5
 #: Width of the surface around a hole that carries the plate, and distance from the hole from which it counts [mm].
 _RING_MM, _ROUNDED_MM = 7.0, 2.0
 #: Bone this near to the outline of the sacrum carries no plate: there, the surface turns to the side [mm].
 _EDGE_MM = 3.0
-#: Smoothing of the plate: voxel steps in the surface have about this variance [mm^2].
-_STEP_VARIANCE = 0.3
+#: Smoothing of the plate: voxel steps and the bone's own unevenness have about this variance [mm^2].
+_STEP_VARIANCE = 3.0
 #: More points on the ring than this change nothing.
 _RING_POINTS = 250
 #: Grid on which the hole is cut [mm].
