@@ -107,10 +107,7 @@ def _confidence(evidence: float) -> float:
 
 
 def _warnings(in_view: dict[str, float], confidence: dict[str, float]) -> tuple[str, ...]:
-    # Measured: Testing/benchmarks/anatomy_on_phantoms.py --bones atlas.
-    warnings = [
-        "Bones of the built-in method may reach into canal and foramina, which are then drawn too small; check them."
-    ]
+    warnings = []
     for name, share in in_view.items():
         if share < _LEAST_NEIGHBOR_IN_VIEW:
             warnings.append(f"{name} lies outside the CT or nearly so; it is unknown and counts as forbidden.")
