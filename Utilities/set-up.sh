@@ -50,4 +50,6 @@ else
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[headless,test]'
 fi
+# Compiled once here, so that no first picture waits for it.
+"$venv/bin/python" -m sacroplasty.xray.compiled
 touch "$venv/.ready"

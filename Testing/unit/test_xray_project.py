@@ -134,9 +134,9 @@ def test_a_source_inside_the_patient_and_voxels_without_value_are_refused() -> N
 
 def test_hounsfield_units_become_attenuation() -> None:
     air, fat, water, bone = attenuation_from_hu(np.array([-3024, -1000, -100, 0, 1559], np.int16))[[0, 2, 3, 4]]
-    assert (air, water) == (0, pytest.approx(0.0206))
-    assert fat == pytest.approx(0.0206 * 0.9, rel=1e-4)
-    assert bone == pytest.approx(0.0604, rel=1e-4)
+    assert (air, water) == (0, pytest.approx(0.0206, rel=1e-3))
+    assert fat == pytest.approx(0.0206 * 0.9, rel=1e-3)
+    assert bone == pytest.approx(0.0604, rel=1e-3)
     ramp = attenuation_from_hu(np.arange(-940, 3071, dtype=np.int16))
     assert (np.diff(ramp) > 0).all()
 

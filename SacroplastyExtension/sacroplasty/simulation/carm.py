@@ -18,7 +18,13 @@ from ..geometry import FloatArray, invert_rigid, rigid, transform_points
 from ..image import Volume
 from ..xray.detector import automatic_air_level, expose
 from ..xray.geometry import XrayGeometry
-from ..xray.project import CEMENT_PER_MM, attenuation_from_hu, cylinder_line_integrals, line_integrals
+from ..xray.project import (
+    CEMENT_PER_MM,
+    ProjectableVolume,
+    attenuation_from_hu,
+    cylinder_line_integrals,
+    line_integrals,
+)
 from .cement import Deposit
 from .live import HandState, LiveFolder
 from .world import World
@@ -61,7 +67,7 @@ class SimulatedCArm:
         self._rng = rng
         self._epoch_s = epoch_s
         self._ct = world.ct()
-        self._attenuation = self._ct.like(attenuation_from_hu(self._ct.voxels))
+        self._attenuation = ProjectableVolume.of(self._ct.like(attenuation_from_hu(self._ct.voxels)))
         self._worker = ThreadPoolExecutor(1)
         self._planes: list[_Plane] = []
         self._exposing = False

@@ -95,6 +95,26 @@ class XrayGeometry:
         in_detector = np.concatenate([in_plane, np.zeros((*in_plane.shape[:-1], 1))], axis=-1)
         return transform_points(invert_rigid(self.RASToDetector), in_detector)
 
+    def window_around(
+        self, points_ras: ArrayLike, region: tuple[slice, slice] | None = None
+    ) -> tuple[slice, slice] | None:
+        """The part of the detector, or of a region of it, that holds the shadows of all points (n, 3).
+
+        All of it when a point lies behind the source, so that nothing is known; None when no shadow falls on it.
+
+        Args:
+            region: rows and columns, as is the answer.
+        """
+        columns, rows = self.detector_pixels
+        down, across = region or (slice(0, rows), slice(0, columns))
+        pixels = self.project(points_ras)
+        if np.isnan(pixels).any():
+            return down, across
+        first, last = np.floor(pixels.min(axis=0)), np.ceil(pixels.max(axis=0)) + 1
+        u0, u1 = max(int(first[0]), across.start), min(int(last[0]), across.stop)
+        v0, v1 = max(int(first[1]), down.start), min(int(last[1]), down.stop)
+        return (slice(v0, v1), slice(u0, u1)) if u0 < u1 and v0 < v1 else None
+
     def resampled(self, columns: int) -> XrayGeometry:
         """The same field of view with another number of columns (rows follow)."""
         factor = self.detector_pixels[0] / columns

@@ -1,119 +1,150 @@
-"""Digitally reconstructed radiographs: how much each ray of a C-arm is attenuated on its way to its pixel."""
+"""Digitally reconstructed radiographs: how much each ray of a C-arm is attenuated on its way to its pixel.
+
+Joseph's method (IEEE Trans Med Imaging 1982;1:192): step through the volume slice by slice along the axis nearest to
+the rays, interpolate bilinearly in each slice. Outside the volume there is nothing. What lies behind the detector or the
+source does not count. With numba installed the loops are compiled (`compiled.py`); without it numpy does the same
+(`slicewise.py`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import GeometryError, ImageError
-from ..geometry import FloatArray, transform_points, unit
-from ..image import Volume, box_around
+from ..errors import GeometryError
+from ..geometry import FloatArray, unit
+from ..image import Volume
 from .geometry import XrayGeometry
+from .materials import (
+    CEMENT_PER_MM,
+    CORTICAL_BONE_PER_MM,
+    STEEL_PER_MM,
+    WATER_PER_MM,
+    attenuation_from_hu,
+)
+from .projectable import ProjectableVolume, as_projectable, compiled_loops
+from .slicewise import integrate, slice_windows
+from .threads import share, thread_count
 
-#: Linear attenuation at 60 keV, about the mean energy of a 75 to 100 kV beam behind a pelvis [1/mm].
-#: Water, cortical bone (ICRU-44, 1.92 g/cm3) and steel 304 (8.0 g/cm3): Hubbell and Seltzer, NIST SRD 126, checked with
-#: XrayDB 4.5.8. Cement: PMMA with 30 % barium sulphate in the powder, powder to liquid 2:1, without pores (XrayDB).
-WATER_PER_MM = 0.0206
-CORTICAL_BONE_PER_MM = 0.0604
-STEEL_PER_MM = 0.947
-CEMENT_PER_MM = 0.163
-
-#: Hounsfield units of that cortical bone in a CT of 70 keV effective energy (0.4935 against 0.1929 /cm for water).
-_CORTICAL_BONE_HU = 1559.0
-
-#: Below this a voxel is air: scanner noise in air must not add up along half a metre.
-_AIR_HU = -950.0
+__all__ = [
+    "CEMENT_PER_MM",
+    "CORTICAL_BONE_PER_MM",
+    "STEEL_PER_MM",
+    "WATER_PER_MM",
+    "ProjectableVolume",
+    "attenuation_from_hu",
+    "cylinder_line_integrals",
+    "line_integrals",
+    "line_integrals_of_poses",
+    "pixel_line_integrals",
+]
 
 _Image = NDArray[np.float32]
 
 
-def attenuation_from_hu(voxels: NDArray) -> _Image:
-    """Linear attenuation in 1/mm at 60 keV of CT values.
-
-    Two straight lines through air (0), water and cortical bone; bone gains on water as the energy falls from the CT's
-    to the C-arm's, so the second line is steeper (as in Carney et al. 2006, doi 10.1118/1.2174132, the other way
-    round). Values below -950 HU, padding outside the scanned circle among them, count as air.
-    """
-    hu = np.asarray(voxels, np.float32)
-    slope_bone = (CORTICAL_BONE_PER_MM - WATER_PER_MM) / _CORTICAL_BONE_HU
-    slopes = np.where(hu > 0, np.float32(slope_bone), np.float32(WATER_PER_MM / 1000))
-    attenuation = np.float32(WATER_PER_MM) + hu * slopes
-    attenuation[hu < _AIR_HU] = 0
-    return attenuation
-
-
-def line_integrals(attenuation: Volume, geometry: XrayGeometry) -> _Image:
+def line_integrals(
+    attenuation: Volume | ProjectableVolume,
+    geometry: XrayGeometry,
+    region: tuple[slice, slice] | None = None,
+    threads: int | None = None,
+) -> _Image:
     """Attenuation summed along the ray to each pixel's centre, float32 of shape (rows, columns), no unit.
 
-    Joseph's method (IEEE Trans Med Imaging 1982;1:192): step through the volume slice by slice along the axis nearest
-    to the rays, interpolate bilinearly in each slice. Outside the volume there is nothing. What lies behind the
-    detector or the source does not count. The effort goes with the part that is not empty and with its shadow, so a
-    small region costs little.
+    The effort goes with the part that is not empty and with its shadow, so a small object costs little.
 
     Args:
-        attenuation: voxels in 1/mm (see `attenuation_from_hu`).
+        attenuation: voxels in 1/mm (see `attenuation_from_hu`); made ready once with `ProjectableVolume.of` when it is
+            projected more than once.
+        region: rows and columns of the detector to fill, with a start and a stop; by default all.
+        threads: how many share the work (see `thread_count`).
 
     Raises:
-        GeometryError: for an impossible geometry, or a source within the part of the volume that attenuates.
+        GeometryError: for an impossible geometry, a region off the detector, or a source within the part of the volume
+            that attenuates.
         ImageError: for voxels that are no numbers.
     """
     geometry.check()
     columns, rows = geometry.detector_pixels
-    image: _Image = np.zeros((rows, columns), np.float32)
-    voxels = np.asarray(attenuation.voxels)
-    if not np.isfinite(voxels.sum(dtype=float)):
-        raise ImageError("the volume to be projected holds values that are no numbers (NaN)")
-    box = box_around(voxels)
-    if box is None:
+    down, across = region or (slice(0, rows), slice(0, columns))
+    if not (0 <= down.start < down.stop <= rows and 0 <= across.start < across.stop <= columns):
+        raise GeometryError(
+            f"the region {down}, {across} does not lie on the detector of {rows} rows, {columns} columns"
+        )
+    image: _Image = np.zeros((down.stop - down.start, across.stop - across.start), np.float32)
+    volume = as_projectable(attenuation)
+    if volume.filled is None:
         return image
-    first = np.array([span.start for span in box], float)
-    # A rim of nothing, so that interpolation fades out at the border; the second layer at the far end makes clipped
-    # coordinates read zero on both sides.
-    crop = np.pad(voxels[box].astype(np.float32, copy=False), (1, 2))
-    source = attenuation.kji_of(geometry.source_ras) - first + 1
-    if ((source > 0) & (source < np.array(crop.shape) - 2)).all():
-        raise GeometryError("the source lies inside the patient; move it away or correct the geometry")
-
-    corner, along_u, along_v = attenuation.kji_of(geometry.pixel_ras([[0, 0], [1, 0], [0, 1]])) - first + 1
-    along_u, along_v = along_u - corner, along_v - corner
-    axis = int(np.argmax(np.abs((np.array(crop.shape) - 2) / 2 - source)))
-    other_y, other_x = (number for number in range(3) if number != axis)
-    slices = np.ascontiguousarray(np.moveaxis(crop, axis, 0))
-
-    u, v = np.arange(columns), np.arange(rows)[:, None]
-    ray = [(corner[number] - source[number]) + u * along_u[number] + v * along_v[number] for number in range(3)]
-    advance = np.where(np.abs(ray[axis]) < 1e-6, 1e-6, ray[axis])
-    slope_y = (ray[other_y] / advance).astype(np.float32)
-    slope_x = (ray[other_x] / advance).astype(np.float32)
-
-    windows, partly_hidden = _shadows(slices, axis, (other_y, other_x), attenuation, first, geometry)
-    count_y, count_x = slices.shape[1:]
-    for number, window in windows.items():
-        depth = number - source[axis]
-        x = np.clip(slope_x[window] * np.float32(depth) + np.float32(source[other_x]), 0, count_x - 2)
-        y = np.clip(slope_y[window] * np.float32(depth) + np.float32(source[other_y]), 0, count_y - 2)
-        column, row = x.astype(np.intp), y.astype(np.intp)
-        x -= column
-        y -= row
-        row *= count_x
-        row += column
-        values = slices[number].ravel()
-        upper = values.take(row, mode="clip")
-        upper += x * (values[1:].take(row, mode="clip") - upper)
-        row += count_x
-        lower = values.take(row, mode="clip")
-        lower += x * (values[1:].take(row, mode="clip") - lower)
-        lower -= upper
-        lower *= y
-        upper += lower
-        if number in partly_hidden:
-            fraction = depth / advance[window]
-            upper[(fraction <= 0) | (fraction > 1)] = 0
-        image[window] += upper
-    image *= _ray_lengths_mm(geometry) / np.abs(advance)
+    rays = volume.rays(geometry).from_pixel(across.start, down.start)
+    shadow = geometry.window_around(_corners_ras(volume.filled), (down, across))
+    if shadow is None:
+        return image
+    loops = compiled_loops()
+    if loops is not None:
+        window = tuple(
+            slice(span.start - first, span.stop - first)
+            for span, first in zip(shadow, (down.start, across.start), strict=True)
+        )
+        loops.project_window(volume.packed(rays.axis), rays, image, window, thread_count(threads))
+        return image
+    v, u = np.indices(image.shape)
+    ways = rays.ways(u, v)
+    windows = slice_windows(volume.filled, rays, geometry, (down, across))
+    integrate(volume.rimmed(rays.axis), rays, ways, image, windows)
+    image *= rays.lengths_mm(ways) / np.abs(ways[rays.axis])
     return image
+
+
+def pixel_line_integrals(
+    attenuation: Volume | ProjectableVolume,
+    geometry: XrayGeometry,
+    pixels_uv: ArrayLike,
+    threads: int | None = None,
+) -> _Image:
+    """Line integrals (n,) of some pixels (n, 2) alone, columns u and rows v, whole numbers or not.
+
+    For a registration that compares where there is something to compare; else as `line_integrals`.
+    """
+    geometry.check()
+    pixels = np.ascontiguousarray(pixels_uv, float).reshape(-1, 2)
+    volume = as_projectable(attenuation)
+    if volume.filled is None:
+        return np.zeros(len(pixels), np.float32)
+    rays = volume.rays(geometry)
+    loops = compiled_loops()
+    if loops is not None:
+        return loops.project_pixels(volume.packed(rays.axis), rays, pixels, thread_count(threads))
+    values = np.zeros(len(pixels), np.float32)
+    ways = rays.ways(pixels[:, 0], pixels[:, 1])
+    integrate(volume.rimmed(rays.axis), rays, ways, values, None)
+    values *= rays.lengths_mm(ways) / np.abs(ways[rays.axis])
+    return values
+
+
+def line_integrals_of_poses(
+    attenuation: Volume | ProjectableVolume, geometries: Sequence[XrayGeometry], threads: int | None = None
+) -> _Image:
+    """Line integrals of many poses with one detector size, float32 of shape (poses, rows, columns).
+
+    Each thread takes a pose at a time, which for small images is faster than sharing each.
+
+    Raises:
+        GeometryError: as `line_integrals`, and for detectors of different sizes.
+    """
+    sizes = {geometry.detector_pixels for geometry in geometries}
+    if len(sizes) != 1:
+        raise GeometryError(f"a batch needs one detector size, not {sorted(sizes)}")
+    columns, rows = sizes.pop()
+    volume = as_projectable(attenuation)
+    images: _Image = np.empty((len(geometries), rows, columns), np.float32)
+
+    def part(number: int) -> None:
+        images[number] = line_integrals(volume, geometries[number], threads=1)
+
+    share(part, len(geometries), thread_count(threads))
+    return images
 
 
 def cylinder_line_integrals(
@@ -145,10 +176,9 @@ def cylinder_line_integrals(
     direction = unit(ends[1] - ends[0])
     radius = outer_diameter_mm / 2
     corners = np.concatenate([ends + np.multiply(radius, offset) for offset in product((-1, 1), repeat=3)])
-    shadow = geometry.project(corners)
-    if np.isnan(shadow).any():
+    if np.isnan(geometry.project(corners)).any():
         raise GeometryError("the tube reaches behind the X-ray source; correct its pose or the geometry")
-    window = _window(shadow, rows, columns)
+    window = geometry.window_around(corners)
     if window is None:
         return image
 
@@ -197,52 +227,7 @@ def _chord(
     return np.maximum(far - near, 0)
 
 
-def _shadows(
-    slices: _Image, axis: int, others: tuple[int, int], volume: Volume, first: FloatArray, geometry: XrayGeometry
-) -> tuple[dict[int, tuple[slice, slice]], set[int]]:
-    """For each slice that is not empty the window (rows, columns) of the detector that it can darken.
-
-    Also the numbers of slices that lie partly behind the detector or the source.
-    """
-    filled = slices != 0
-    rows_used, columns_used = filled.any(axis=2), filled.any(axis=1)
-    numbers = np.flatnonzero(rows_used.any(axis=1))
-    corners = np.empty((len(numbers), 4, 3))
-    corners[:, :, axis] = numbers[:, None]
-    for other, used in zip(others, (rows_used[numbers], columns_used[numbers]), strict=True):
-        # Interpolation spreads a voxel over one index on either side.
-        low = used.argmax(axis=1) - 1
-        high = used.shape[1] - used[:, ::-1].argmax(axis=1)
-        corners[:, :, other] = np.stack(
-            [low, high, low, high] if other == others[0] else [low, low, high, high], axis=1
-        )
-    ras = volume.ras_of(corners - 1 + first)
-    pixels = geometry.project(ras)
-    heights = transform_points(geometry.RASToDetector, ras)[..., 2]
-    hidden = ((heights < 0) | (heights >= geometry.source_in_detector_mm[2])).any(axis=1)
-    columns, rows = geometry.detector_pixels
-    windows = {}
-    for number, corner_pixels in zip(numbers, pixels, strict=True):
-        if np.isnan(corner_pixels).any():
-            windows[int(number)] = (slice(0, rows), slice(0, columns))
-            continue
-        window = _window(corner_pixels, rows, columns)
-        if window is not None:
-            windows[int(number)] = window
-    return windows, {int(number) for number in numbers[hidden]}
-
-
-def _window(pixels_uv: FloatArray, rows: int, columns: int) -> tuple[slice, slice] | None:
-    """Rows and columns of the detector around pixel coordinates (n, 2); None when they miss it."""
-    u0, v0 = np.maximum(np.floor(pixels_uv.min(axis=0)).astype(int), 0)
-    u1, v1 = np.minimum(np.ceil(pixels_uv.max(axis=0)).astype(int) + 1, [columns, rows])
-    return (slice(v0, v1), slice(u0, u1)) if u0 < u1 and v0 < v1 else None
-
-
-def _ray_lengths_mm(geometry: XrayGeometry) -> FloatArray:
-    """Distance in mm of each pixel's centre from the source, shape (rows, columns)."""
-    columns, rows = geometry.detector_pixels
-    x, y, z = geometry.source_in_detector_mm
-    across = np.arange(columns) * geometry.pixel_spacing_mm[0] - x
-    down = np.arange(rows)[:, None] * geometry.pixel_spacing_mm[1] - y
-    return np.sqrt(across**2 + down**2 + z**2)
+def _corners_ras(filled: Volume) -> FloatArray:
+    """Corners (8, 3) of all that a volume can darken: interpolation spreads a voxel over one index on either side."""
+    last = np.array(filled.voxels.shape)
+    return filled.ras_of(np.array([np.where(choice, last, -1) for choice in product((0, 1), repeat=3)]))
