@@ -4,7 +4,7 @@ The detector frame is right-handed with x to the right and y downwards in the im
 source, runs into the screen: an image is seen from behind the detector. The views here put the head up and the
 patient's right on the left in AP, the face towards the left in the lateral; so the source stands behind the patient in
 AP and to the right in the lateral. An image whose beam runs the other way shows the mirror image; mirror its columns
-before it is paired with such a record.
+before it is paired with such a record (`seen_from_source` in `images.py` and `detector.py`).
 """
 
 from __future__ import annotations
@@ -52,6 +52,19 @@ class XrayGeometry:
         """Unit vector of the central ray, from the source to the detector."""
         return -self.RASToDetector[2, :3]
 
+    @property
+    def positioner_angles_deg(self) -> tuple[float, float]:
+        """Where the detector stands, as DICOM's positioner primary and secondary angle (PS3.3 C.8.7.5.1.2).
+
+        Primary: in the transverse plane, 0 before the chest, positive towards the patient's left (LAO), -180 to 180.
+        Secondary: out of that plane towards the head (CRA), -90 to 90. Both are against the patient, so they do not
+        depend on how the patient lies: with the tube under a prone patient the detector stands behind, at 180.
+        """
+        right, anterior, superior = self.view_direction_ras
+        # Adding zero turns -0 into 0, so that straight behind is 180 and not -180.
+        primary = np.degrees(np.arctan2(-right + 0.0, anterior))
+        return float(primary), float(np.degrees(np.arcsin(np.clip(superior, -1, 1))))
+
     def check(self) -> XrayGeometry:
         """This record, if a C-arm can stand so.
 
@@ -88,6 +101,74 @@ class XrayGeometry:
         scale = np.divide(source[2], depth, out=np.full_like(depth, np.nan), where=depth > 0)
         on_detector = source[:2] + (points[..., :2] - source[:2]) * scale[..., None]
         return on_detector / self.pixel_spacing_mm
+
+    @property
+    def projection_matrix(self) -> FloatArray:
+        """3x4: maps RAS (x, y, z, 1) to (w u, w v, w) with the depth w = 1 on the detector, w > 0 before the source.
+
+        Its left 3x3 part has a negative determinant, because the image is seen from behind the detector.
+        """
+        x, y, distance = self.source_in_detector_mm
+        du, dv = self.pixel_spacing_mm
+        from_detector = np.array(
+            [[1 / du, 0, -x / distance / du, 0], [0, 1 / dv, -y / distance / dv, 0], [0, 0, -1 / distance, 1]]
+        )
+        return from_detector @ self.RASToDetector
+
+    @staticmethod
+    def from_projection_matrix(
+        matrix: ArrayLike, detector_pixels: tuple[int, int], pixel_spacing_mm: tuple[float, float]
+    ) -> XrayGeometry:
+        """The geometry of a 3x4 projection matrix as a calibration gives it, of any positive scale.
+
+        The matrix alone does not tell how large a pixel is, so the spacing has to be known.
+
+        Args:
+            matrix: w > 0 for points between source and detector, pixels as seen from behind the detector.
+
+        Raises:
+            GeometryError: for a matrix that no such detector can have: skewed, of other proportions, or seen from the
+                source (mirror the image first).
+        """
+        array = np.asarray(matrix, float)
+        if array.shape != (3, 4) or not np.isfinite(array).all():
+            raise GeometryError("a projection matrix is 3x4 and holds finite numbers only")
+        du, dv = pixel_spacing_mm
+        if not (np.isfinite([du, dv]).all() and min(du, dv) > 0):
+            raise GeometryError(f"pixel_spacing_mm is {pixel_spacing_mm}; both must be positive")
+        turned = array[:, :3]
+        size = float(np.linalg.norm(turned[2]))
+        determinant = float(np.linalg.det(turned))
+        if not abs(determinant) > 1e-12 * max(float(np.abs(turned).max()), 1e-300) ** 3:
+            raise GeometryError("the projection matrix is singular; calibrate the C-arm again")
+        if determinant > 0:
+            raise GeometryError(
+                "the projection matrix belongs to an image seen from the source, or its depths are negative; mirror the "
+                "columns (u becomes columns - 1 - u) or turn its sign round"
+            )
+        scaled = array / size
+        source = -np.linalg.solve(scaled[:, :3], scaled[:, 3])
+        forward = scaled[2, :3]
+        u0, v0 = scaled[0, :3] @ forward, scaled[1, :3] @ forward
+        across, down = scaled[0, :3] - u0 * forward, scaled[1, :3] - v0 * forward
+        distances = float(np.linalg.norm(across)) * du, float(np.linalg.norm(down)) * dv
+        if abs(unit(across) @ unit(down)) > 1e-3 or abs(distances[0] / distances[1] - 1) > 1e-3:
+            raise GeometryError(
+                f"the projection matrix does not fit pixels of {du:g} x {dv:g} mm: they would be skewed, or the source "
+                f"{distances[0]:.0f} mm away by columns and {distances[1]:.0f} mm by rows"
+            )
+        distance = (distances[0] + distances[1]) / 2
+        # Orthonormal to the last digit.
+        x_axis = unit(across)
+        rotation = np.stack([x_axis, np.cross(-forward, x_axis), -forward])
+        in_detector = np.array([u0 * du, v0 * dv, distance])
+        return XrayGeometry(
+            source_to_detector_mm=distance,
+            detector_pixels=detector_pixels,
+            pixel_spacing_mm=(float(du), float(dv)),
+            RASToDetector=rigid(rotation, in_detector - rotation @ source),
+            source_in_detector_mm=(float(in_detector[0]), float(in_detector[1]), distance),
+        ).check()
 
     def pixel_ras(self, pixels_uv: ArrayLike) -> FloatArray:
         """RAS points (..., 3) on the detector of pixel coordinates (..., 2)."""
@@ -191,12 +272,18 @@ class CArm:
 
     The default is a mobile C-arm with a flat panel of 30 cm: distance to the detector, pixels and spacing are those of
     the Siemens Cios Fusion in the xReg library; the isocentre's place is a choice that leaves 40 cm for the patient.
+    Others are in `presets.py`.
+
+    Attributes:
+        field_diameter_mm: of the circle that an image intensifier sees, on its entrance plane; None when the whole
+            rectangle shows the patient.
     """
 
     source_to_detector_mm: float = 1020.0
     source_to_isocenter_mm: float = 620.0
     detector_pixels: tuple[int, int] = (1536, 1536)
     pixel_spacing_mm: tuple[float, float] = (0.194, 0.194)
+    field_diameter_mm: float | None = None
 
     def pose(self, isocenter_ras: ArrayLike, view_direction_ras: ArrayLike, up_ras: ArrayLike) -> XrayGeometry:
         """The geometry that looks along `view_direction_ras` with `up_ras` towards the top of the image.
@@ -230,6 +317,22 @@ class CArm:
             RASToDetector=rigid(rotation, translation),
             source_in_detector_mm=(float(middle[0]), float(middle[1]), self.source_to_detector_mm),
         ).check()
+
+    def at_positioner_angles(
+        self, isocenter_ras: ArrayLike, primary_deg: float, secondary_deg: float, up_ras: ArrayLike = (0.0, 0.0, 1.0)
+    ) -> XrayGeometry:
+        """The geometry at DICOM's positioner angles (see `XrayGeometry.positioner_angles_deg`), head up by default.
+
+        Raises:
+            GeometryError: as `pose`; at a secondary angle of 90 or -90 degrees the head cannot be up.
+        """
+        primary, secondary = np.radians([primary_deg, secondary_deg])
+        direction = [
+            -np.cos(secondary) * np.sin(primary),
+            np.cos(secondary) * np.cos(primary),
+            np.sin(secondary),
+        ]
+        return self.pose(isocenter_ras, direction, up_ras)
 
     def view(self, name: str, SacrumToRAS: ArrayLike) -> XrayGeometry:
         """A named view of the sacrum at the mean angles of `VIEW_ANGLES_DEG`, centred on the sacrum.
