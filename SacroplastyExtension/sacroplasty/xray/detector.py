@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..geometry import FloatArray
 
 #: Signal behind the patient that automatic exposure aims at: an eighth of the 16-bit range, so that soft tissue beside
 #: the bone does not saturate.
 EXPOSURE_TARGET = 8000.0
 
-_WHITE = 65535
+#: Largest value of a frame.
+WHITE = 65535
 
 #: A line integral below this (5 cm of soft tissue have 1.0) counts as air beside the patient.
 _BEHIND_PATIENT = 0.5
@@ -29,7 +31,7 @@ def automatic_air_level(line_integrals: NDArray) -> float:
     Args:
         line_integrals: of shape (rows, columns).
     """
-    return EXPOSURE_TARGET / float(np.exp(-_middle(line_integrals).astype(float)).mean())
+    return EXPOSURE_TARGET / float(np.exp(-middle(line_integrals).astype(float)).mean())
 
 
 def expose(
@@ -59,16 +61,26 @@ def expose(
         raise ImageError("the line integrals hold values that are no numbers (NaN); no frame can be exposed")
     if not (np.isfinite(air_level) and air_level > 0 and np.isfinite(photons_per_pixel) and photons_per_pixel > 0):
         raise ImageError(f"air level {air_level} and photons per pixel {photons_per_pixel} must both be positive")
-    level_per_photon = EXPOSURE_TARGET / photons_per_pixel
-    # More photons than any saturated pixel needs would only overflow the generator.
-    most = 4 * _WHITE / level_per_photon
-    mean = np.minimum(air_level / level_per_photon * np.exp(-np.asarray(line_integrals, float)), most)
-    signal = rng.poisson(mean) * level_per_photon
+    signal = count_photons(air_level * np.exp(-np.asarray(line_integrals, float)), photons_per_pixel, rng)
     if blur_pixels > 0:
         from scipy.ndimage import gaussian_filter
 
         signal = gaussian_filter(signal, blur_pixels, mode="nearest")
-    return np.clip(np.rint(signal), 0, _WHITE).astype(np.uint16)
+    return np.clip(np.rint(signal), 0, WHITE).astype(np.uint16)
+
+
+def count_photons(signal: NDArray, photons_per_pixel: float, rng: np.random.Generator) -> FloatArray:
+    """A signal as that many photons make it, where the signal is `EXPOSURE_TARGET`; of the same shape."""
+    level_per_photon = EXPOSURE_TARGET / photons_per_pixel
+    # More photons than any saturated pixel needs would only overflow the generator.
+    mean = np.minimum(np.asarray(signal, float), 4 * WHITE) / level_per_photon
+    return rng.poisson(mean) * level_per_photon
+
+
+def middle(image: NDArray) -> NDArray:
+    """The middle half of rows and columns, which automatic exposure measures."""
+    rows, columns = image.shape
+    return image[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
 
 
 def log_image(frame: NDArray, air_level: float) -> NDArray[np.float32]:
@@ -108,8 +120,8 @@ def display_image(line_integrals: NDArray, window: tuple[float, float] | None = 
     slow = gaussian_filter(np.where(behind, values, 0), scale, mode="nearest") / np.maximum(weight, 1e-3)
     flat = values - (slow - values[behind].mean()) / 2
     if window is None:
-        middle = _middle(flat)[_middle(behind)]
-        low, high = np.percentile(middle if middle.size else flat[behind], [2, 95])
+        patient = middle(flat)[middle(behind)]
+        low, high = np.percentile(patient if patient.size else flat[behind], [2, 95])
         # The darkest twentieth may be metal; leave room for it beyond the bone.
         high += 0.2 * (high - low)
     else:
@@ -117,9 +129,3 @@ def display_image(line_integrals: NDArray, window: tuple[float, float] | None = 
     shown = np.clip((flat - low) / max(high - low, 1e-6), 0, 1)
     shown[~behind] = 0
     return np.rint(255 * (1 - shown)).astype(np.uint8)
-
-
-def _middle(image: NDArray) -> NDArray:
-    """The middle half of rows and columns."""
-    rows, columns = image.shape
-    return image[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]

@@ -143,8 +143,8 @@ class XrayGeometry:
             raise GeometryError("the projection matrix is singular; calibrate the C-arm again")
         if determinant > 0:
             raise GeometryError(
-                "the projection matrix belongs to an image seen from the source, or its depths are negative; mirror the "
-                "columns (u becomes columns - 1 - u) or turn its sign round"
+                "the projection matrix belongs to an image seen from the source, or its depths are negative; mirror "
+                "the columns (u becomes columns - 1 - u) or turn its sign round"
             )
         scaled = array / size
         source = -np.linalg.solve(scaled[:, :3], scaled[:, 3])

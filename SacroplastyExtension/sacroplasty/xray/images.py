@@ -200,16 +200,23 @@ def _read_dicom(path: Path, isocenter_ras: ArrayLike | None) -> XrayImage:
     )
     geometry, missing = None, ""
     try:
-        if dataset.get("PositionerMotion") == "DYNAMIC":
-            raise GeometryError("the C-arm moved during the run; give a geometry file for each frame")
-        lacking = [name for name in _NEEDED if dataset.get(name) in (None, "")]
-        if isocenter_ras is None and not lacking:
-            missing = "a DICOM header does not say where the isocenter lies in the CT; give it, or register"
-        else:
-            geometry = geometry_from_tags(dataset, isocenter_ras if isocenter_ras is not None else (0, 0, 0))
+        geometry = _geometry_of_header(dataset, isocenter_ras)
     except GeometryError as error:
         missing = str(error)
     return XrayImage(frames, geometry, missing, _times_s(dataset, len(frames)), signal, tuple(notes))
+
+
+def _geometry_of_header(dataset: Any, isocenter_ras: ArrayLike | None) -> XrayGeometry:
+    if dataset.get("PositionerMotion") == "DYNAMIC":
+        raise GeometryError("the C-arm moved during the run; give a geometry file for each frame")
+    if dataset.get("FieldOfViewHorizontalFlip") == "YES" or float(dataset.get("FieldOfViewRotation") or 0) != 0:
+        raise GeometryError("the header says that the image was flipped or turned; give a geometry file")
+    tags = {name: dataset.get(name) for name in (*_NEEDED, "Rows", "Columns")}
+    # What the header lacks is told first: no isocenter would help then.
+    geometry = geometry_from_tags(tags, (0, 0, 0) if isocenter_ras is None else isocenter_ras)
+    if isocenter_ras is None:
+        raise GeometryError("a DICOM header does not say where the isocenter lies in the CT; give it, or register")
+    return geometry
 
 
 def _times_s(dataset: Any, count: int) -> tuple[float, ...]:

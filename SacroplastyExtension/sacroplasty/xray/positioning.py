@@ -1,8 +1,8 @@
 """The angles on a mobile C-arm's joints, and how the patient lies on the table.
 
 Room frame: x to the right, y up, z towards the observer, who stands at the foot end of the table and looks to its head
-end; right-handed. At zero angles the tube is under the table, the detector above it, and the head end of the table is up
-in the image.
+end; right-handed. At zero angles the tube is under the table, the detector above it, and the table's head end is up in
+the image.
 """
 
 from __future__ import annotations

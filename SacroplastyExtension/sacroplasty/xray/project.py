@@ -1,8 +1,8 @@
 """Digitally reconstructed radiographs: how much each ray of a C-arm is attenuated on its way to its pixel.
 
 Joseph's method (IEEE Trans Med Imaging 1982;1:192): step through the volume slice by slice along the axis nearest to
-the rays, interpolate bilinearly in each slice. Outside the volume there is nothing. What lies behind the detector or the
-source does not count. With numba installed the loops are compiled (`compiled.py`); without it numpy does the same
+the rays, interpolate bilinearly in each slice. Outside the volume there is nothing. What lies behind the detector or
+the source does not count. With numba installed the loops are compiled (`compiled.py`); without it numpy does the same
 (`slicewise.py`).
 """
 
