@@ -179,13 +179,7 @@ def _read_dicom(path: Path, isocenter_ras: ArrayLike | None) -> XrayImage:
         raise ImageError(f"{path} is in color; an X-ray has one value per pixel")
     frames = frames.reshape(-1, *frames.shape[-2:])
     notes = []
-    bits = int(dataset.BitsStored)
-    if int(dataset.PixelRepresentation) == 0 and bits < int(dataset.BitsAllocated):
-        # Old scanners keep overlays in the bits that the image leaves free.
-        kept = frames & frames.dtype.type((1 << bits) - 1)
-        if not np.array_equal(kept, frames):
-            notes.append("an overlay in unused bits of the pixels was dropped")
-        frames = kept
+    bits = int(dataset.BitsStored)  # pydicom has cleared those above, where old scanners keep overlays
     planes = sorted({element.tag.group for element in dataset if 0x6000 <= element.tag.group <= 0x60FF})
     if planes:
         notes.append(f"{len(planes)} overlay plane{'s' * (len(planes) > 1)} dropped, which may name the patient")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..geometry import FloatArray, rigid
@@ -69,12 +69,11 @@ def object_line_integrals(
     return total
 
 
-def share_of_mesh(surface: vtkPolyData, spacing_mm: float = 0.5, origin_ras: ArrayLike | None = None) -> Volume:
+def share_of_mesh(surface: vtkPolyData, spacing_mm: float = 0.5) -> Volume:
     """The share of each voxel that lies within a closed surface in RAS mm, to a 27th.
 
     Args:
         spacing_mm: of the voxels.
-        origin_ras: centre of the first voxel; by default all of the surface is covered.
 
     Raises:
         ImageError: for a surface without points.
@@ -86,7 +85,7 @@ def share_of_mesh(surface: vtkPolyData, spacing_mm: float = 0.5, origin_ras: Arr
         raise ImageError("the surface has no points; nothing can be projected")
     bounds = np.reshape(surface.GetBounds(), (3, 2))
     fine = spacing_mm / 3
-    origin = bounds[:, 0] - fine if origin_ras is None else np.asarray(origin_ras, float) - fine
+    origin = bounds[:, 0] - fine
     counts = 3 * (np.ceil((bounds[:, 1] - origin) / spacing_mm).astype(int) + 1)
     stencil = vtkPolyDataToImageStencil()
     stencil.SetInputData(surface)
