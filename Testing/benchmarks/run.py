@@ -31,7 +31,10 @@ LONG = {"rehearsals"}
 
 
 #: Parts that benchmarks share.
-PARTS = {"ct_disturbances", "ct_pictures", "pelvis_labels", "pseudo_ct", "run", "segmentation_metrics"}
+PARTS = {
+    *("ct_disturbances", "ct_pictures", "nanodrr_peer", "pelvis_labels", "projector_peers", "pseudo_ct", "run"),
+    "segmentation_metrics",
+}
 
 
 def benchmarks() -> list[str]:

@@ -187,6 +187,17 @@ print(line_integrals(volume, CArm().pose([0, 0, 0], [0, 1, 0], [0, 0, 1]).resamp
     assert float(done.stdout) == pytest.approx(0.2, rel=0.01)
 
 
+def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sacroplasty.xray import compiled
+
+    def fail() -> None:
+        raise RuntimeError("another version")
+
+    monkeypatch.setattr(compiled, "warm_up", fail)
+    with pytest.warns(UserWarning, match="another version"):
+        assert projectable.compiled_loops.__wrapped__() is None
+
+
 def test_numba_without_its_compiler_is_not_used(tmp_path: Path) -> None:
     code = "from sacroplasty.xray.projectable import compiled_loops; raise SystemExit(compiled_loops() is not None)"
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -23,10 +24,18 @@ _FINE = 1.5
 
 @cache
 def compiled_loops() -> ModuleType | None:
-    """The compiled inner loops, or None where numba is not installed; then numpy does the same, slower."""
+    """The inner loops of `compiled.py`, or None where numba is missing or fails: then numpy does the same, slower.
+
+    The first call of a session loads what was compiled before, in a fraction of a second, or compiles it.
+    """
     try:
         from . import compiled
     except ImportError:
+        return None
+    try:
+        compiled.warm_up()
+    except Exception as error:  # Whatever a compiler of another version raises, an X-ray can do without it.
+        warnings.warn(f"numba cannot compile the projector, so it works slower: {error}", stacklevel=2)
         return None
     return compiled
 
