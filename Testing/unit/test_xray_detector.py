@@ -73,6 +73,18 @@ def test_a_given_window_makes_images_comparable() -> None:
     assert display_image(integrals, window=(4.0, 6.0))[50, 50] == 128
 
 
+def test_outside_the_field_it_is_black_and_does_not_change_the_rest() -> None:
+    integrals = 6 + np.random.default_rng(5).uniform(0, 2, (100, 100))
+    field = np.zeros((100, 100), bool)
+    field[10:90, 10:90] = True
+    outside = np.where(field, integrals, 13.0)
+    shown = display_image(outside, field=field)
+    assert (shown[~field] == 0).all()
+    np.testing.assert_array_equal(shown, display_image(np.where(field, integrals, 0.0), field=field))
+    assert shown[field].mean() > 80
+    assert (display_image(np.zeros((100, 100)), field=field)[field] == 255).all()
+
+
 @pytest.mark.parametrize(("level", "photons"), [(0.0, 2000.0), (np.nan, 2000.0), (1e6, 0.0), (1e6, np.nan)])
 def test_exposures_that_cannot_be_are_refused(level: float, photons: float) -> None:
     with pytest.raises(ImageError, match="positive"):

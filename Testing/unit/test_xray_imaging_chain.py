@@ -66,13 +66,22 @@ def test_nothing_is_scattered_where_nothing_is_in_the_beam() -> None:
     assert frame(chain, air).signal == pytest.approx(1000.0)
 
 
-def test_blur_has_its_width_in_mm() -> None:
+@pytest.mark.parametrize("effect", ["blur_mm", "penumbra_mm"])
+def test_blur_has_its_width_in_mm(effect: str) -> None:
     integrals = FLAT.copy()
     integrals[:, 80:] += 2.0
-    edge = frame(ImagingChain(blur_mm=3 * SPACING), integrals).signal[80]
+    edge = frame(ImagingChain(**{effect: 3 * SPACING}), integrals).signal[80]
     line = -np.diff(edge) / (edge[10] - edge[150])
     middle = (np.arange(159) * line).sum()
     assert np.sqrt(((np.arange(159) - middle) ** 2 * line).sum()) == pytest.approx(3.0, rel=0.03)
+
+
+def test_light_spreads_the_noise_and_the_penumbra_does_not() -> None:
+    white = frame(ImagingChain(photons_per_pixel=400, penumbra_mm=2 * SPACING)).signal
+    spread = frame(ImagingChain(photons_per_pixel=400, blur_mm=SPACING)).signal
+    assert white.std() / white.mean() == pytest.approx(1 / 20, rel=0.03)
+    # White noise through a Gaussian of standard deviation s keeps 1 / (4 pi s^2) of its variance.
+    assert spread.var() / white.var() == pytest.approx(1 / (4 * np.pi), rel=0.1)
 
 
 def test_blades_darken_what_is_outside() -> None:
@@ -143,6 +152,7 @@ def test_lag_is_a_pure_function_of_the_frame_before() -> None:
         ({"lag": float("nan")}, "lag"),
         ({"photons_per_pixel": 0.0}, "photons_per_pixel"),
         ({"blur_mm": float("nan")}, "blur_mm"),
+        ({"penumbra_mm": -1.0}, "penumbra_mm"),
         ({"field_diameter_mm": -1.0}, "field_diameter_mm"),
         ({"blades_mm": (1.0, 1.0, -1.0, 1.0)}, "blades_mm"),
         ({"pincushion": 0.5}, "pincushion"),

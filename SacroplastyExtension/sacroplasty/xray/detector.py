@@ -96,7 +96,9 @@ def log_image(frame: NDArray, air_level: float) -> NDArray[np.float32]:
     return -np.log(np.maximum(frame, 0.5) / air_level).astype(np.float32)
 
 
-def display_image(line_integrals: NDArray, window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+def display_image(
+    line_integrals: NDArray, window: tuple[float, float] | None = None, field: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
     """Grey values as on a fluoroscope: bone, metal and cement dark, air white; uint8 of the same shape.
 
     Slow changes across the image are flattened by half first, as C-arms do, since a pelvis spans several powers of ten.
@@ -104,13 +106,15 @@ def display_image(line_integrals: NDArray, window: tuple[float, float] | None = 
     Args:
         window: line integrals after flattening that are shown white and black; by default what lies behind the patient
             in the middle of the image, with room for metal. Give it to compare images.
+        field: what an intensifier or a collimator shows, of the same shape; the rest is black. By default all.
     """
     from scipy.ndimage import gaussian_filter
 
     values = np.nan_to_num(np.asarray(line_integrals, np.float32))
-    behind = values > _BEHIND_PATIENT
+    inside = np.ones(values.shape, bool) if field is None else field
+    behind = (values > _BEHIND_PATIENT) & inside
     if not behind.any():
-        return np.full(values.shape, 255, np.uint8)
+        return np.where(inside, 255, 0).astype(np.uint8)
     # A trocar seen end-on is worth 80 mm of steel and would turn everything else white.
     fifth, most = np.percentile(values[behind], [5, 95])
     values = np.minimum(values, most + max(most - fifth, _ROOM_FOR_METAL))
@@ -128,4 +132,5 @@ def display_image(line_integrals: NDArray, window: tuple[float, float] | None = 
         low, high = window
     shown = np.clip((flat - low) / max(high - low, 1e-6), 0, 1)
     shown[~behind] = 0
+    shown[~inside] = 1
     return np.rint(255 * (1 - shown)).astype(np.uint8)

@@ -28,7 +28,8 @@ class ImagingChain:
         photons_per_pixel: mean number where the signal is `EXPOSURE_TARGET`; None for no quantum noise.
         scatter_fraction: share of scattered photons in the middle of the image, 0 to less than 1.
         scatter_width_mm: standard deviation of how far they spread, on the detector.
-        blur_mm: standard deviation of the light's spread in the scintillator, on the detector.
+        penumbra_mm: standard deviation of the blur by focal spot and motion, on the detector; it spares the noise.
+        blur_mm: standard deviation of the light's spread in the scintillator, on the detector; noise is blurred too.
         automatic_exposure: bring the middle of the image to `EXPOSURE_TARGET`; else `air_level` holds.
         air_level: signal of the unattenuated beam without automatic exposure.
         field_diameter_mm: of the circle an image intensifier shows, around the detector's middle; None for all.
@@ -43,6 +44,7 @@ class ImagingChain:
     photons_per_pixel: float | None = None
     scatter_fraction: float = 0.0
     scatter_width_mm: float = 60.0
+    penumbra_mm: float = 0.0
     blur_mm: float = 0.0
     automatic_exposure: bool = True
     air_level: float = EXPOSURE_TARGET
@@ -66,8 +68,9 @@ class ImagingChain:
         for name in positive:
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ImageError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not (np.isfinite(self.blur_mm) and self.blur_mm >= 0):
-            raise ImageError(f"blur_mm is {self.blur_mm}; it must be zero or more")
+        for name in ("penumbra_mm", "blur_mm"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ImageError(f"{name} is {getattr(self, name)}; it must be zero or more")
         # More would fold the corners of the detector over the image.
         if not (-0.15 <= self.pincushion <= 0.15 and -30 <= self.s_distortion_deg <= 30):
             raise ImageError(
@@ -103,8 +106,8 @@ def expose_frame(
 ) -> ExposedFrame:
     """The frame that a chain makes of the line integrals at its energy.
 
-    Order: collimator, scatter, exposure, photon noise, light spread, distortion, field, lag, digitisation. There is no
-    heel effect, no electronic noise, no beam hardening, no glare of the intensifier.
+    Order: collimator, penumbra, scatter, exposure, photon noise, light spread, distortion, field, lag, digitisation.
+    There is no heel effect, no electronic noise, no beam hardening, no glare of the intensifier.
 
     Args:
         line_integrals: (rows, columns) of that geometry.
@@ -120,11 +123,12 @@ def expose_frame(
         raise ImageError(f"line integrals of shape {integrals.shape} are not of this detector of {rows} x {columns}")
     if not np.isfinite(integrals).all():
         raise ImageError("the line integrals hold values that are no numbers (NaN); no frame can be exposed")
-    beam = np.exp(-integrals)
+    beam: _Signal = np.exp(-integrals)
     if chain.blades_mm is not None:
         beam *= _between_blades(chain.blades_mm, geometry)
+    beam = _blurred(beam, chain.penumbra_mm, geometry)
     if chain.scatter_fraction > 0:
-        beam += _scatter(beam, integrals, geometry, chain)
+        beam = beam + _scatter(beam, integrals, geometry, chain)
     mean = float(middle(beam).mean(dtype=float))
     if chain.automatic_exposure and not mean > 0:
         raise ImageError("no signal reaches the middle of the detector; open the collimator")
@@ -133,17 +137,14 @@ def expose_frame(
     if chain.photons_per_pixel is not None:
         signal = count_photons(signal, chain.photons_per_pixel, rng)
     signal = np.minimum(signal, 4 * WHITE)
-    if chain.blur_mm > 0:
-        from scipy.ndimage import gaussian_filter
-
-        u, v = geometry.pixel_spacing_mm
-        signal = gaussian_filter(signal, (chain.blur_mm / v, chain.blur_mm / u), mode="nearest")
+    signal = _blurred(signal, chain.blur_mm, geometry)
     if chain.pincushion or chain.s_distortion_deg:
         from scipy.ndimage import map_coordinates
 
         seen = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1)
         ideal = ideal_pixels(seen, geometry, chain)
-        signal = map_coordinates(signal, [ideal[..., 1], ideal[..., 0]], order=1, mode="constant")
+        # Cubic: a linear interpolation would smooth the noise.
+        signal = map_coordinates(signal, [ideal[..., 1], ideal[..., 0]], order=3, mode="constant")
     if chain.field_diameter_mm is not None:
         signal = np.where(field_mask(geometry, chain.field_diameter_mm), signal, 0)
     if previous is not None and chain.lag > 0:
@@ -187,16 +188,22 @@ def seen_pixels(ideal_uv: ArrayLike, geometry: XrayGeometry, chain: ImagingChain
 
 def _scatter(beam: _Signal, integrals: _Signal, geometry: XrayGeometry, chain: ImagingChain) -> _Signal:
     """Scattered photons: born where the beam loses some, so with beam times line integral, and spread widely."""
-    from scipy.ndimage import gaussian_filter
-
-    u, v = geometry.pixel_spacing_mm
-    born = beam * np.maximum(integrals, 0)
-    spread = gaussian_filter(born, (chain.scatter_width_mm / v, chain.scatter_width_mm / u), mode="constant")
+    spread = _blurred(beam * np.maximum(integrals, 0), chain.scatter_width_mm, geometry, mode="constant")
     amount = float(middle(spread).mean(dtype=float))
     if not amount > 0:
         return np.zeros_like(beam)
     ratio = chain.scatter_fraction / (1 - chain.scatter_fraction)
     return spread * np.float32(ratio * float(middle(beam).mean(dtype=float)) / amount)
+
+
+def _blurred(image: _Signal, deviation_mm: float, geometry: XrayGeometry, mode: str = "nearest") -> _Signal:
+    if deviation_mm == 0:
+        return image
+    from scipy.ndimage import gaussian_filter
+
+    u, v = geometry.pixel_spacing_mm
+    blurred: _Signal = gaussian_filter(image, (deviation_mm / v, deviation_mm / u), mode=mode)
+    return blurred
 
 
 def _between_blades(blades_mm: tuple[float, float, float, float], geometry: XrayGeometry) -> NDArray[np.bool_]:
