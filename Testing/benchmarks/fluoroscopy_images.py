@@ -2,15 +2,17 @@
 
 Run: python Testing/benchmarks/fluoroscopy_images.py [--pictures FOLDER]
 
+`fluoroscopy.png` shows real images over simulated ones, `x-ray-imaging-chain.png` (in docs/images) simulated ones alone.
+
 Needs `../shared/data/fluoroscopy` beside the checkout (GE OEC 9 inch, stored as processed for the eye). The simulated
-images are of another body part and another patient, so only what the detector makes of a beam is compared: the circle,
-noise, sharpness and the use of grey values. Measured alike on both, in pixels of the field's own width.
+ones are of another body part and another patient, so only what the detector makes of a beam is compared: the circle,
+noise, sharpness and the use of grey values, measured alike on both.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,7 @@ _PATCH = 32
 CHAINS = {
     "as the simulated C-arm": ImagingChain(photons_per_pixel=2000, field_diameter_mm=229),
     "all effects": ImagingChain(
-        photons_per_pixel=500,
+        photons_per_pixel=2000,
         scatter_fraction=0.4,
         penumbra_mm=0.24,
         blur_mm=0.14,
@@ -104,12 +106,17 @@ def main() -> None:
             shown.append(image)
     Console(width=150).print(table)
     if pictures is not None:
-        import SimpleITK as sitk
-
         pictures.mkdir(parents=True, exist_ok=True)
-        rows = [np.hstack([_small(image) for image in part]) for part in (shown[1:5], shown[-4:])]
-        picture = np.vstack([row for row in rows if row.shape == rows[-1].shape])
-        sitk.WriteImage(sitk.GetImageFromArray((255 * picture).astype(np.uint8)), str(pictures / "fluoroscopy.png"))
+        if files:
+            _write([shown[1:5], shown[-4:]], pictures / "fluoroscopy.png")
+        all_effects = CHAINS["all effects"]
+        chains = (
+            ImagingChain(field_diameter_mm=229),
+            replace(all_effects, pincushion=0, s_distortion_deg=0),
+            replace(all_effects, photons_per_pixel=150, pincushion=0.12, s_distortion_deg=12),
+            replace(all_effects, blades_mm=(90, 60, 200, 70)),
+        )
+        _write([[simulated("ap", chain)[0] for chain in chains]], pictures / "x-ray-imaging-chain.png")
 
 
 def simulated(view: str, chain: ImagingChain) -> tuple[np.ndarray, np.ndarray]:
@@ -198,6 +205,13 @@ def _cells(found: Measures) -> list[str]:
     grey = " / ".join(f"{value:.2f}" for value in found.grey)
     figures = (f"{found.noise:.2f}", f"{found.neighbours:.2f}", f"{found.fine:.2f}", f"{found.edge:.2f}")
     return [f"{found.field:.1f}", *figures, grey, f"{found.clipped:.1f}"]
+
+
+def _write(rows: list[list[np.ndarray]], path: Path) -> None:
+    import SimpleITK as sitk
+
+    picture = np.vstack([np.hstack([_small(image) for image in row]) for row in rows])
+    sitk.WriteImage(sitk.GetImageFromArray((255 * picture).astype(np.uint8)), str(path))
 
 
 def _small(image: np.ndarray) -> np.ndarray:

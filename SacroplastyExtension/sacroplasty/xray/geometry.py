@@ -4,7 +4,7 @@ The detector frame is right-handed with x to the right and y downwards in the im
 source, runs into the screen: an image is seen from behind the detector. The views here put the head up and the
 patient's right on the left in AP, the face towards the left in the lateral; so the source stands behind the patient in
 AP and to the right in the lateral. An image whose beam runs the other way shows the mirror image; mirror its columns
-before it is paired with such a record (`seen_from_source` in `images.py` and `detector.py`).
+before it is paired with such a record (`seen_from_source` and `mirror_columns` in `images.py`).
 """
 
 from __future__ import annotations
