@@ -2,7 +2,7 @@
 
 Run: python Testing/benchmarks/fluoroscopy_images.py [--pictures FOLDER]
 
-`fluoroscopy.png` shows real images over simulated ones, `x-ray-imaging-chain.png` (in docs/images) simulated ones alone.
+`fluoroscopy.png` shows real images over simulated ones, `x-ray-imaging-chain.png` (in docs/images) the latter alone.
 
 Needs `../shared/data/fluoroscopy` beside the checkout (GE OEC 9 inch, stored as processed for the eye). The simulated
 ones are of another body part and another patient, so only what the detector makes of a beam is compared: the circle,
