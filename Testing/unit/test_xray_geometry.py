@@ -142,6 +142,7 @@ MIRROR = np.diag([-1.0, 1, 1, 1])
     ("change", "words"),
     [
         ({"pixel_spacing_mm": (0.0, 0.2)}, "pixel_spacing_mm"),
+        ({"pixel_spacing_mm": (0.2, -0.2)}, "pixel_spacing_mm"),
         ({"pixel_spacing_mm": (float("nan"), 0.2)}, "pixel_spacing_mm"),
         ({"detector_pixels": (0, 10)}, "detector_pixels"),
         ({"RASToDetector": MIRROR @ GOOD.RASToDetector}, "left-handed"),

@@ -215,7 +215,8 @@ def _set_out(shape: Any, rays: Any, metric: Any, u: Any, v: Any, lines: Any, end
     high = min(shape[0] - 1.0, max(rays[0, 0], rays[0, 0] + way_a))
     low, high = _within(low, high, start_y, slope_y, shape[1] - 2.0)
     low, high = _within(low, high, start_x, slope_x, shape[2] - 2.0)
-    if low <= high:
+    # The innermost loop reads wherever it is told: a ray of infinities must not get there.
+    if low <= high and math.isfinite(start_y + start_x + slope_y + slope_x):
         ends[0, lane], ends[1, lane] = np.int64(math.ceil(low)), np.int64(math.floor(high)) + 1
     else:
         ends[0, lane], ends[1, lane] = 0, 0

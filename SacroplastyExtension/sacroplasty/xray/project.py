@@ -106,9 +106,14 @@ def pixel_line_integrals(
     """Line integrals (n,) of some pixels (n, 2) alone, columns u and rows v, whole numbers or not.
 
     For a registration that compares where there is something to compare; else as `line_integrals`.
+
+    Raises:
+        GeometryError: as there, and for pixels that are no numbers.
     """
     geometry.check()
     pixels = np.ascontiguousarray(pixels_uv, float).reshape(-1, 2)
+    if not np.isfinite(pixels).all():
+        raise GeometryError("pixels to be projected are no numbers (NaN); leave out points behind the source")
     volume = as_projectable(attenuation)
     if volume.filled is None:
         return np.zeros(len(pixels), np.float32)

@@ -112,7 +112,7 @@ class ProjectableVolume:
         """The rays of a geometry through the filled part.
 
         Raises:
-            GeometryError: for a source within it.
+            GeometryError: for a source within it, or so far from any CT that it cannot be computed.
         """
         assert self.filled is not None
         shape = np.array(self.filled.voxels.shape)
@@ -121,6 +121,8 @@ class ProjectableVolume:
         if ((source > -1) & (source < shape)).all():
             raise GeometryError("the source lies inside the patient; move it away or correct the geometry")
         corner, u, v = self.filled.kji_of(geometry.pixel_ras([[0, 0], [1, 0], [0, 1]]))
+        if not np.isfinite([source, corner, u, v]).all():
+            raise GeometryError("the geometry lies too far from the volume, or its voxels are too small: wrong units?")
         axis = int(np.argmax(np.abs((shape - 1) / 2 - source)))
         across = self.filled.IJKToRAS[:3, 2::-1]
         return Rays(axis, source, corner, u - corner, v - corner, across.T @ across)
