@@ -276,7 +276,9 @@ def _is_filled(bricks: Any, lines: Any, first: Any, last: Any) -> Any:
 @_compile
 def _follow(levels: Any, bricks: Any, sparse: Any, lines: Any, ends: Any, state: Any) -> None:
     """Sum the samples of all rays into the last row of the state."""
-    first, last = ends[0].max(), ends[1].min()
+    first, last = ends[0, 0], ends[1, 0]
+    for lane in range(LANES):
+        first, last = max(first, ends[0, lane]), min(last, ends[1, lane])
     for lane in range(LANES):
         state[4, lane] = np.float32(0)
         # Slices that not all of the rays cross.
@@ -307,8 +309,8 @@ def project_window(
         for row in range(row0, row1):
             for lane in range(LANES):
                 # Lanes beyond the last column repeat it.
-                column = min(left + lane, column1 - 1)
-                lengths[lane] = _set_out(levels.shape, rays, metric, column, row, lines, ends, lane)
+                u, v = float(min(left + lane, column1 - 1)), float(row)
+                lengths[lane] = _set_out(levels.shape, rays, metric, u, v, lines, ends, lane)
             _follow(levels, bricks, sparse, lines, ends, state)
             for lane in range(min(LANES, column1 - left)):
                 image[row, left + lane] = state[4, lane] * step * lengths[lane]
