@@ -15,7 +15,7 @@ import ipaddress
 import selectors
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..errors import DeviceError
@@ -44,6 +44,8 @@ _WAIT_TO_WRITE_S = 0.001
 _STREAM_ENDED = "the peer closed the connection"
 
 MessageKey = tuple[str, str]
+#: Called with `received` or `sent`, the time of the poll, and the bytes just as they passed the socket.
+Tap = Callable[[str, float, bytes | memoryview], None]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Connection:
     latest: dict[MessageKey, bytes] = field(default_factory=dict)
     sending: memoryview | None = None
     counted: tuple[int, int, int] = (0, 0, 0)
+    tap: Tap | None = None
 
     def put(self, data: bytes, key: MessageKey | None, counts: LinkCounts) -> None:
         """Queue bytes; with a key, in place of what waits under that key."""
@@ -119,6 +122,8 @@ class Connection:
             except OSError as error:
                 return f"sending failed: {error.strerror or error}"
             self.sent_s = now_s
+            if self.tap is not None:
+                self.tap("sent", now_s, self.sending[:count])
             budget -= count
             self.sending = self.sending[count:]
             if not self.sending:
@@ -145,6 +150,8 @@ class Connection:
                 lost = _STREAM_ENDED
                 break
             self.heard_s = now_s
+            if self.tap is not None:
+                self.tap("received", now_s, data)
             budget -= len(data)
             messages += self.decoder.feed(data)
         if self.decoder.pending_bytes and now_s - self.heard_s > UNFINISHED_S:
@@ -176,6 +183,7 @@ class Client:
         state: `connecting`, `connected`, `waiting` (for the next attempt) or `closed`.
         reason: why it is not connected, in words; empty when it is.
         counts: what happened since the beginning.
+        tap: who is shown every byte that passes, such as a recorder; None for nobody.
 
     Args:
         host: a numeric address or `localhost` (no name service is asked, since that would wait).
@@ -193,6 +201,7 @@ class Client:
         self.state = "waiting"
         self.reason = "not tried yet"
         self.counts = LinkCounts()
+        self.tap: Tap | None = None
 
     @property
     def connected(self) -> bool:
@@ -228,6 +237,7 @@ class Client:
             self._finish_connecting(now_s)
         if self.state != "connected":
             return []
+        self._connection.tap = self.tap
         messages, lost = self._connection.read(now_s, self.counts)
         received = [Received(message, now_s, 0) for message in messages]
         if lost is None:
