@@ -22,6 +22,8 @@ _PORTS = {"tracker": 18944, "carm": 18945, "pump": 18946}
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the noise.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME[@SECONDS]", help="A defect, from so many seconds on.")
+@click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Poses per second of each tool.")
+@click.option("--tools", type=click.IntRange(1, 8), help="How many tools the tracker looks for.")
 @click.option("--until-stdin-closes", is_flag=True, help="End when standard input does.")
 def command(
     device: str,
@@ -30,6 +32,8 @@ def command(
     speed: float,
     seed: int | None,
     faults: tuple[str, ...],
+    rate_hz: float | None,
+    tools: int | None,
     until_stdin_closes: bool,
 ) -> None:
     """Serve simulated devices over OpenIGTLink on 127.0.0.1.
@@ -37,15 +41,26 @@ def command(
     Prints one JSON line on stdout for each server that is ready, {"role": "tracker", "port": 18944}. Ends on Ctrl-C.
 
     \b
-    Faults: drop, delay, freeze, stale-clock, bad-crc, garbage, half-open,
-            ignore-run, run-after-stop.
+    Faults: drop, delay, jitter, duplicate, reorder, freeze, stale-clock, clock-jump,
+            half-open, slow-reader, bad-crc, truncated-body, absurd-size, garbage,
+            reboot, ignore-run, run-after-stop, wrong-units.
     """
     from ..simulation.serve import Service, serve, serve_all
 
     roles = list(_PORTS) if device == "all" else [device]
     ports = _PORTS if port is None else {role: port + number if port else 0 for number, role in enumerate(roles)}
     services = [
-        Service(role, ports[role], str(world) if world else None, None, speed, seed, faults, until_stdin_closes)
+        Service(
+            role=role,
+            port=ports[role],
+            world=str(world) if world else None,
+            speed=speed,
+            seed=seed,
+            faults=faults,
+            rate_hz=rate_hz,
+            tools=tools,
+            until_stdin_closes=until_stdin_closes,
+        )
         for role in roles
     ]
     if device == "all":

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..devices.fluoroscope import PLANES
-from ..devices.link import Received, Server
+from ..devices.link import Received
 from ..devices.messages import Command, CommandReply, Image
 from ..errors import DeviceError, GeometryError, SacroplastyError
 from ..geometry import FloatArray, invert_rigid, rigid, transform_points
 from ..image import Volume
 from ..xray.detector import automatic_air_level, expose
-from ..xray.geometry import XrayGeometry
+from ..xray.geometry import CArm, XrayGeometry
 from ..xray.project import (
     CEMENT_PER_MM,
     ProjectableVolume,
@@ -26,6 +26,7 @@ from ..xray.project import (
     line_integrals,
 )
 from .cement import Deposit
+from .faults import FaultyServer
 from .live import HandState, LiveFolder
 from .world import World
 
@@ -59,7 +60,7 @@ class SimulatedCArm:
     """
 
     def __init__(
-        self, world: World, server: Server, live: LiveFolder, rng: np.random.Generator, epoch_s: float
+        self, world: World, server: FaultyServer, live: LiveFolder, rng: np.random.Generator, epoch_s: float
     ) -> None:
         self._world = world
         self._server = server
@@ -71,6 +72,8 @@ class SimulatedCArm:
         self._worker = ThreadPoolExecutor(1)
         self._planes: list[_Plane] = []
         self._exposing = False
+        self._frames_left: float = float("inf")
+        self._power_cuts = 0
         self._period_s = 0.2
         self._next_s = float("-inf")
         self._frames = 0
@@ -81,6 +84,9 @@ class SimulatedCArm:
 
     def step(self, now_s: float, wait_s: float) -> None:
         """Obey what came, expose when due, wait at most `wait_s` for more."""
+        if self._server.power_cuts != self._power_cuts:
+            self._power_cuts = self._server.power_cuts
+            self._planes, self._exposing, self._frames = [], False, 0
         due_in_s = max(0.0, self._next_s - now_s) if self._live_picture() else wait_s
         for received in self._server.poll(now_s, min(wait_s, due_in_s)):
             self._obey(received)
@@ -92,6 +98,8 @@ class SimulatedCArm:
             if any(not deposits[side].done() for side in deposits if delivered.get(side, 0.0) > 0):
                 return  # Rather no picture than one without the cement that is there.
             self._expose(hand, delivered, self._epoch_s + now_s)
+            self._frames_left -= 1
+            self._exposing = self._frames_left > 0
             self._server.flush(now_s)
 
     def close(self) -> None:
@@ -119,7 +127,8 @@ class SimulatedCArm:
         self._server.send(reply, to=received.peer)
 
     def _aim(self, order: dict[str, Any]) -> None:
-        records = order["geometries"]
+        records = [_posed(angles, order).to_dict() for angles in order["angles"]] if "angles" in order else None
+        records = order["geometries"] if records is None else records
         rate_hz, columns = float(order.get("frame_rate_hz", 5.0)), int(order.get("pixels", 256))
         if not isinstance(records, list) or not 1 <= len(records) <= len(PLANES):
             raise DeviceError(f"geometries must be a list of one or two, not {records!r:.60}")
@@ -128,6 +137,11 @@ class SimulatedCArm:
         wanted = [XrayGeometry.from_dict(record).resampled(columns) for record in records]
         old = {id(plane): plane for plane in self._planes}
         self._planes = [self._plane(nominal, list(old.values())) for nominal in wanted]
+        frames = order.get("frames")
+        if frames is not None and not (isinstance(frames, int) and frames > 0):
+            raise DeviceError(f"frames must be a whole number from 1, or left out for a live picture, not {frames!r}")
+        self._frames_left = float("inf") if frames is None else frames
+        self._live.write_detector(invert_rigid(self._planes[0].true.RASToDetector))
         self._period_s = 1 / rate_hz
         self._exposing = bool(order.get("expose", True))
 
@@ -219,8 +233,21 @@ def _about(center: FloatArray, matrix: FloatArray) -> FloatArray:
     return rigid(np.eye(3), center) @ matrix @ rigid(np.eye(3), -center)
 
 
-def _demonstration_order() -> dict[str, Any]:
-    from ..xray.geometry import CArm
+def _posed(angles: Any, order: dict[str, Any]) -> XrayGeometry:
+    """The pose of two angles in degrees, LAO and CRA as DICOM's positioner has them, about `isocenter_ras`.
 
+    At zero the detector stands in front of the patient, who lies along the scanner's axes.
+    """
+    lao_deg, cranial_deg = (float(angle) for angle in angles)
+    isocenter = np.array(order.get("isocenter_ras", [0.0, 0.0, 0.0]), float)
+    if isocenter.shape != (3,) or not np.isfinite([lao_deg, cranial_deg, *isocenter]).all():
+        raise DeviceError("angles are pairs of numbers in degrees and isocenter_ras three numbers in mm")
+    lao, cranial = np.radians([lao_deg, cranial_deg])
+    left, anterior, superior = np.array([-1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0])
+    direction = np.cos(cranial) * (np.cos(lao) * anterior + np.sin(lao) * left) + np.sin(cranial) * superior
+    return CArm().pose(isocenter, direction, superior)
+
+
+def _demonstration_order() -> dict[str, Any]:
     geometry = CArm().pose([0, 0, 0], [0, -1, 0], [0, 0, 1])
     return {"geometries": [geometry.to_dict()], "frame_rate_hz": 5, "pixels": 256, "expose": True}

@@ -1,4 +1,4 @@
-"""What the simulators' processes tell each other: where the cannulas are, and how much cement has left them.
+"""What the simulators' processes tell each other: where cannulas and C-arm are, and how much cement has flowed.
 
 Each process writes its own small file, replaced as a whole, and reads the others'. Nothing of it goes over a device
 link.
@@ -64,6 +64,15 @@ class LiveFolder:
 
     def read_delivered(self) -> dict[str, float]:
         return self._read("pump.json") or {}
+
+    def write_detector(self, DetectorToRAS: FloatArray) -> None:
+        """Where the C-arm's (first) detector truly stands."""
+        self._write("carm.json", DetectorToRAS.tolist())
+
+    def read_detector(self) -> FloatArray | None:
+        """None as long as the C-arm was never told where to stand."""
+        record = self._read("carm.json")
+        return None if record is None else np.array(record)
 
     def _write(self, name: str, record: Any) -> None:
         draft = self._folder / f".{name}.{os.getpid()}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..cement.hydraulics import cannula_flow_ml_s
-from ..devices.link import Received, Server
+from ..devices.link import Received
 from ..devices.messages import Command, CommandReply, Sensor, Status, StatusCode, String
 from ..devices.pump_protocol import (
     DEAD_MAN_S,
@@ -23,7 +23,7 @@ from ..devices.pump_protocol import (
     parse_order,
 )
 from ..errors import DeviceError
-from .faults import Faults
+from .faults import Faults, FaultyServer
 from .live import LiveFolder
 from .world import PumpModel, Trocar, World
 
@@ -102,6 +102,7 @@ class PumpMachine:
         self._now = _Firmware()
         self._last_s: float | None = None
         self._counter = 0
+        self._counted_from_ml = 0.0
         self.ignore_run = False
         self.run_after_stop = False
 
@@ -153,6 +154,12 @@ class PumpMachine:
             del self._now.answers[min(self._now.answers)]
         return answer
 
+    def power_on(self) -> None:
+        """What the firmware knows after a power cut: nothing. Plunger and cement are where they were."""
+        self._now = _Firmware()
+        self._counter = 0
+        self._counted_from_ml = self._gone_ml()
+
     def lose_controller(self, fault: str) -> None:
         """The controller is gone: stop whatever goes on, and take orders from the next that says hello."""
         if self._now.state != "idle":
@@ -188,9 +195,13 @@ class PumpMachine:
         )
 
     def _delivered_ml(self) -> float:
-        """What the firmware takes for delivered: the screw's way less what the line is believed to hold."""
+        """What the firmware takes for delivered since it was switched on."""
+        return max(0.0, self._gone_ml() - self._counted_from_ml)
+
+    def _gone_ml(self) -> float:
+        """The screw's way less what the line is believed to hold."""
         held_ml = self.syringe.pressure_kpa * self._model.compliance_ml_kpa * _KNOWN_COMPLIANCE
-        return max(0.0, self.syringe.displaced_ml - held_ml)
+        return self.syringe.displaced_ml - held_ml
 
     def _turn(self, step_s: float) -> None:
         now, syringe = self._now, self.syringe
@@ -279,9 +290,10 @@ class SimulatedPump:
     """
 
     def __init__(
-        self, world: World, server: Server, live: LiveFolder, faults: Faults, speed: float, epoch_s: float
+        self, world: World, server: FaultyServer, live: LiveFolder, faults: Faults, speed: float, epoch_s: float
     ) -> None:
         self._server = server
+        self._power_cuts = 0
         self._live = live
         self._faults = faults
         self._epoch_s = epoch_s
@@ -300,6 +312,9 @@ class SimulatedPump:
         self._machine.ignore_run = self._faults.on("ignore-run", now_s - self._started_s)
         self._machine.run_after_stop = self._faults.on("run-after-stop", now_s - self._started_s)
         received = self._server.poll(now_s, wait_s)
+        if self._server.power_cuts != self._power_cuts:
+            self._power_cuts = self._server.power_cuts
+            self._machine.power_on()
         orders = [item for item in received if isinstance(item.message, Command) and item.message.name == DEVICE]
         if any(isinstance(item.message, Command) and means_stop(item.message.text) for item in orders):
             self._machine.stop("order")

@@ -20,12 +20,13 @@ from ..clock import WallClock
 from ..errors import DeviceError
 from .faults import FaultyServer, parse_faults
 from .live import LiveFolder, live_folder_of
-from .world import demonstration_world, read_world
+from .world import TOOLS, TrackerModel, demonstration_world, read_world
 
 ROLES = ("tracker", "carm", "pump")
 _STEP_S = 0.02
 _READY_S = 60.0
 _GOODBYE_S = 3.0
+_FASTEST_TRACKER_HZ = 1000.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Service:
         speed: of the pump's physics.
         seed: of the noise; None for the world's own.
         faults: see `faults.FAULTS`.
+        rate_hz: poses per second of each tool; None for the world's own.
+        tools: how many of `world.TOOLS` the tracker looks for; None for the world's own.
         until_stdin_closes: end when standard input reaches its end, so that none outlives its parent.
     """
 
@@ -50,6 +53,8 @@ class Service:
     speed: float = 1.0
     seed: int | None = None
     faults: tuple[str, ...] = ()
+    rate_hz: float | None = None
+    tools: int | None = None
     until_stdin_closes: bool = False
 
 
@@ -159,6 +164,7 @@ def _device(service: Service, stack: ExitStack) -> tuple[_Device, int]:
         raise DeviceError(f"the speed is {service.speed}; it must be positive")
     faults = parse_faults(service.faults)
     world = demonstration_world(service.seed or 0) if service.world is None else read_world(Path(service.world))
+    world = replace(world, tracker=_tracker_model(world.tracker, service))
     seed = world.seed if service.seed is None else service.seed
     rng = np.random.default_rng([seed, ROLES.index(service.role)])
     if service.live is not None:
@@ -186,6 +192,18 @@ def _device(service: Service, stack: ExitStack) -> tuple[_Device, int]:
 
         device = SimulatedPump(world, server, live, faults, service.speed, epoch_s)
     return device, server.port
+
+
+def _tracker_model(model: TrackerModel, service: Service) -> TrackerModel:
+    if service.rate_hz is not None:
+        if not 0 < service.rate_hz <= _FASTEST_TRACKER_HZ:
+            raise DeviceError(f"the tracker gives up to {_FASTEST_TRACKER_HZ:.0f} poses per second")
+        model = replace(model, rate_hz=service.rate_hz)
+    if service.tools is not None:
+        if not 1 <= service.tools <= len(TOOLS):
+            raise DeviceError(f"the tracker looks for 1 to {len(TOOLS)} tools, not {service.tools}")
+        model = replace(model, tools=TOOLS[: service.tools])
+    return model
 
 
 def _stop_when_told(until_stdin_closes: bool) -> threading.Event:

@@ -18,10 +18,17 @@ from .world import World
 _MARKER_BODY_MM = 50.0
 _LIVE_PERIOD_S = 0.05
 _DEMONSTRATION_S = 20.0
+#: For how long something stands between a tool and the camera, at least and at most.
+_INTERRUPTION_S = (0.2, 1.5)
+#: The table's marker is screwed to its rail, at the patient's left.
+_TABLE_TO_RAS = rigid(np.eye(3), [-250.0, 80.0, -300.0])
+_SIDE_OF = {"CannulaL": "left", "CannulaR": "right"}
 
 
 class SimulatedTracker:
-    """Streams `StylusToTracker`, `TrocarToTracker`, `ReferenceToTracker`; obeys COMMAND `Hand`.
+    """Streams the pose of each of the world's tracked tools, `StylusToTracker` and so on; obeys COMMAND `Hand`.
+
+    A tool that is not there is MISSING, one that is hidden from the camera OUT_OF_VIEW.
 
     Args:
         epoch_s: seconds since 1970 at `now_s` zero, for time stamps.
@@ -39,6 +46,8 @@ class SimulatedTracker:
         self._next_s = float("-inf")
         self._next_live_s = float("-inf")
         self._demonstrated = 0
+        self._covered_until_s: dict[str, float] = {}
+        self._DetectorToRAS: FloatArray | None = None
         self._RASToTracker = invert_rigid(world.TrackerToRAS)
         self._ToolToTip = {
             "Stylus": invert_rigid(world.StylusTipToStylus),
@@ -59,24 +68,50 @@ class SimulatedTracker:
             self._stream(now_s)
         if now_s >= self._next_live_s:
             self._next_live_s = now_s + _LIVE_PERIOD_S
+            self._DetectorToRAS = self._live.read_detector()
             self._live.write_hand(self._hand.state(now_s))
 
     def _stream(self, now_s: float) -> None:
-        stamp_s = self._epoch_s + now_s
-        for tool, ToolToTip in self._ToolToTip.items():
-            TipToRAS = self._hand.trembling_pose(tool, now_s)
-            if TipToRAS is None:
-                self._send(f"{tool}ToTracker", None, stamp_s)
-            else:
-                self._send(f"{tool}ToTracker", self._RASToTracker @ TipToRAS @ ToolToTip, stamp_s)
-        self._send("ReferenceToTracker", self._world.ReferenceToTracker, stamp_s)
+        for tool in self._world.tracker.tools:
+            ToolToTracker = self._true_pose(tool, now_s)
+            status = "MISSING" if ToolToTracker is None else "OUT_OF_VIEW" if self._covered(tool, now_s) else "OK"
+            matrix = self._measured(ToolToTracker) if ToolToTracker is not None and status == "OK" else np.eye(4)
+            metadata = {"TransformStatus": status, "TransformValid": "true" if status == "OK" else "false"}
+            message = Transform(f"{tool}ToTracker", matrix, timestamp_s=self._epoch_s + now_s, metadata=metadata)
+            self._server.send(message)
         self._server.flush(now_s)
 
-    def _send(self, name: str, ToolToTracker: FloatArray | None, stamp_s: float) -> None:
-        status = "OK" if ToolToTracker is not None else "MISSING"
-        metadata = {"TransformStatus": status, "TransformValid": "true" if ToolToTracker is not None else "false"}
-        matrix = np.eye(4) if ToolToTracker is None else self._measured(ToolToTracker)
-        self._server.send(Transform(name, matrix, timestamp_s=stamp_s, metadata=metadata))
+    def _true_pose(self, tool: str, now_s: float) -> FloatArray | None:
+        """ToolToTracker, None when the tool is not in the room."""
+        if tool == "Reference":
+            return self._world.ReferenceToTracker
+        ToolToRAS: FloatArray | None = None
+        if tool in self._ToolToTip:
+            TipToRAS = self._hand.trembling_pose(tool, now_s)
+            ToolToRAS = None if TipToRAS is None else TipToRAS @ self._ToolToTip[tool]
+        elif tool in _SIDE_OF:
+            TipToRAS = self._hand.state(now_s).cannulas.get(_SIDE_OF[tool])
+            ToolToRAS = None if TipToRAS is None else TipToRAS @ self._ToolToTip["Trocar"]
+        elif tool == "CArm" and self._DetectorToRAS is not None:
+            ToolToRAS = self._DetectorToRAS @ invert_rigid(self._world.carm.DetectorToMarker)
+        elif tool == "Table":
+            ToolToRAS = _TABLE_TO_RAS
+        return None if ToolToRAS is None else self._RASToTracker @ ToolToRAS
+
+    def _covered(self, tool: str, now_s: float) -> bool:
+        """Whether something stands between a tool and the camera; by chance now and then something comes."""
+        model = self._world.tracker
+        until_s = self._covered_until_s.get(tool, float("-inf"))
+        if now_s >= until_s and self._rng.random() < model.interruptions_per_min / 60 / model.rate_hz:
+            self._covered_until_s[tool] = until_s = now_s + float(self._rng.uniform(*_INTERRUPTION_S))
+        return now_s < until_s
+
+    def _cover(self, tool: object, seconds: float, now_s: float) -> float:
+        tools = self._world.tracker.tools if tool == "all" else (tool,)
+        if not set(tools) <= set(self._world.tracker.tools) or not 0 < seconds <= 600:
+            raise DeviceError(f"cover_s needs a tracked tool (or all) and up to 600 s, not {tool!r} and {seconds}")
+        self._covered_until_s |= {str(one): now_s + seconds for one in tools}
+        return 0.0
 
     def _measured(self, ToolToTracker: FloatArray) -> FloatArray:
         noise_mm = self._world.tracker.noise_mm
@@ -93,7 +128,13 @@ class SimulatedTracker:
             body = json.loads(message.text)
             if not isinstance(body, dict):
                 raise DeviceError("an order to the hand is a JSON object")
-            answer = {"accepted": True, "reason": "", "busy_s": self._hand.order(body, now_s)}
+            covers = "cover_s" in body
+            busy_s = (
+                self._cover(body.get("tool"), float(body["cover_s"]), now_s)
+                if covers
+                else self._hand.order(body, now_s)
+            )
+            answer = {"accepted": True, "reason": "", "busy_s": busy_s}
         except (DeviceError, GeometryError, ValueError, TypeError) as error:
             answer = {"accepted": False, "reason": str(error), "busy_s": 0.0}
         self._live.write_hand(self._hand.state(now_s))

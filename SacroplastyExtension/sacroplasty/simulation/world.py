@@ -14,24 +14,41 @@ from ..errors import DeviceError, ImageError
 from ..geometry import FloatArray, check_rigid, rigid, rotation_about
 from ..image import Volume, read_volume
 
+#: What can carry a marker: the tools in the hand, the patient's reference, the C-arm, the table, the cannulas that were
+#: left in place, and an ultrasound probe that is not in the room.
+TOOLS = ("Stylus", "Trocar", "Reference", "CArm", "Table", "CannulaL", "CannulaR", "Probe")
+
 
 @dataclass(frozen=True)
 class TrackerModel:
-    """Optical tracker: rate, jitter, and how well a hand puts a tip on a landmark.
+    """Optical tracker.
 
-    The jitter (standard deviation per axis) is that of in-use quality control of infrared trackers, about 0.1 mm.
+    Attributes:
+        rate_hz: poses per second of each tool.
+        noise_mm: jitter, standard deviation per axis; in-use quality control of infrared trackers finds about 0.1 mm.
+        localization_mm: how well a hand puts a tip on a landmark, root mean square over three axes.
+        tools: what it looks for, of `TOOLS`.
+        interruptions_per_min: how often something comes between a tool and the camera, for each tool.
     """
 
     rate_hz: float = 60.0
     noise_mm: float = 0.1
     localization_mm: float = 0.5
+    tools: tuple[str, ...] = ("Stylus", "Trocar", "Reference")
+    interruptions_per_min: float = 0.0
 
 
 @dataclass(frozen=True)
 class CArmModel:
-    """C-arm: `geometry_error` is the rigid 4x4 by which the patient seems moved (RAS, about the CT's centre)."""
+    """C-arm.
+
+    Attributes:
+        geometry_error: rigid 4x4 by which the patient seems moved (RAS, about the CT's centre).
+        DetectorToMarker: where the marker that the tracker sees as `CArm` sits on the detector's housing.
+    """
 
     geometry_error: FloatArray = field(default_factory=lambda: np.eye(4))
+    DetectorToMarker: FloatArray = field(default_factory=lambda: rigid(np.eye(3), [-150.0, -150.0, 120.0]))
     photons_per_pixel: float = 2000.0
     blur_pixels: float = 0.0
 
@@ -141,9 +158,13 @@ def read_world(path: Path) -> World:
     """
     record = read_document(path, "world")
     trocar = record["tools"]["Trocar"]
-    carm = record.get("carm", {})
-    if "geometry_error" in carm:
-        carm = carm | {"geometry_error": check_rigid(carm["geometry_error"], "carm.geometry_error")}
+    carm: dict[str, Any] = {
+        key: check_rigid(value, f"carm.{key}") if key in ("geometry_error", "DetectorToMarker") else value
+        for key, value in record.get("carm", {}).items()
+    }
+    tracker = dict(record.get("tracker", {}))
+    if "tools" in tracker:
+        tracker["tools"] = tuple(tracker["tools"])
     permeable = record.get("permeable", {})
     if set(permeable) - set(SIDES):
         raise DeviceError(f"{path}: permeable is given by side, {' and '.join(SIDES)}")
@@ -157,7 +178,7 @@ def read_world(path: Path) -> World:
         StylusTipToStylus=check_rigid(record["tools"]["Stylus"]["TipToTool"], "tools.Stylus.TipToTool"),
         trocar=Trocar(**trocar | {"TipToTool": check_rigid(trocar["TipToTool"], "tools.Trocar.TipToTool")}),
         landmarks={name: np.array(point, float) for name, point in record["landmarks"].items()},
-        tracker=TrackerModel(**record.get("tracker", {})),
+        tracker=TrackerModel(**tracker),
         carm=CArmModel(**carm),
         pump=PumpModel(**record.get("pump", {})),
         leak=Leak(**record["leak"]) if "leak" in record else None,
