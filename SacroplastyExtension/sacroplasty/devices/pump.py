@@ -20,6 +20,7 @@ from .pump_protocol import (
     parse_answer,
     parse_state,
 )
+from .pump_watch import PumpWatch, implausible
 
 #: A state older than three periods is none.
 OLDEST_STATE_S = 3 * STATE_PERIOD_S
@@ -27,6 +28,8 @@ _RETRY_S = 0.15
 _GIVE_UP_S = 1.0
 _STOP_RETRY_S = 0.05
 _GREET_AGAIN_S = 0.5
+#: A stop must be confirmed within this time, or a person must see to the pump.
+_CONFIRM_S = 0.5
 #: A state told before the pump heard our hello may still be on its way; a second one is not.
 _STRANGE_STATES = 2
 
@@ -40,12 +43,14 @@ class PumpReading:
         state: the newest state, however old; None when there never was one.
         age_s: of that state; infinite when there is none.
         reason: why it is not ready, in words; empty when it is.
+        alarm: what it does against its own word or our orders, in words; needs a person at the pump.
     """
 
     ready: bool
     state: PumpState | None
     age_s: float
     reason: str
+    alarm: str = ""
 
 
 @dataclass
@@ -84,6 +89,10 @@ class PumpRole:
         self._heartbeat_s = float("-inf")
         self._stop_sequence: int | None = None
         self._stop_sent_s = float("-inf")
+        self._stop_ordered_s = float("-inf")
+        self._watch = PumpWatch()
+        self._ordered_rate_ml_s: float | None = None
+        self._restarted = ""
 
     def arm(self, now_s: float) -> int:
         """Make the pump ready to run. Returns the order's sequence number, as all orders do."""
@@ -91,6 +100,7 @@ class PumpRole:
 
     def run(self, rate_ml_s: float, volume_ml: float, pressure_limit_kpa: float, now_s: float) -> int:
         """Deliver a volume, then hold."""
+        self._ordered_rate_ml_s = rate_ml_s
         numbers = {"rate_ml_s": rate_ml_s, "volume_ml": volume_ml, "pressure_limit_kpa": pressure_limit_kpa}
         return self._order("run", numbers, now_s)
 
@@ -103,7 +113,8 @@ class PumpRole:
         return self._order("withdraw", {"volume_ml": volume_ml}, now_s)
 
     def reset(self, now_s: float) -> int:
-        """Release a latched stop. Moves nothing."""
+        """Release a latched stop, and an alarm with it. Moves nothing."""
+        self._watch.forget()
         return self._order("reset", {}, now_s)
 
     def stop(self, now_s: float) -> None:
@@ -113,6 +124,7 @@ class PumpRole:
             return
         self._sequence += 1
         self._stop_sequence = self._sequence
+        self._stop_ordered_s = now_s
         for pending in self._pending.values():
             self._answers.append(_unanswered(pending.order, "latched", "a stop came after it"))
         self._pending.clear()
@@ -129,6 +141,10 @@ class PumpRole:
         """Receive, repeat what is unanswered, send the heartbeat."""
         for received in self.client.poll(now_s):
             self.handle(received)
+        self.tend(now_s)
+
+    def tend(self, now_s: float) -> None:
+        """All of `poll` but the receiving, for a link that somebody else polls."""
         if not self.client.connected:
             self._forget_connection()
             return
@@ -161,6 +177,7 @@ class PumpRole:
 
     def reading(self, now_s: float) -> PumpReading:
         age_s = self._freshness.age_s(now_s)
+        alarm = self._alarm(now_s)
         if not self.client.connected:
             reason = f"no pump: {self.client.reason}"
         elif not self._welcome:
@@ -172,8 +189,14 @@ class PumpRole:
         elif self._state is not None and self._state.session != self._session:
             reason = "another controller is in charge of the pump"
         else:
-            reason = ""
-        return PumpReading(not reason, self._state, age_s, reason)
+            reason = alarm or self._restarted
+        return PumpReading(not reason, self._state, age_s, reason, alarm)
+
+    def _alarm(self, now_s: float) -> str:
+        unconfirmed_s = now_s - self._stop_ordered_s
+        if self._stop_sequence is not None and unconfirmed_s > _CONFIRM_S:
+            return f"the pump has not confirmed the stop for {unconfirmed_s:.1f} s: switch it off at the pump"
+        return self._watch.alarm
 
     def _order(self, command: str, numbers: dict[str, float], now_s: float) -> int:
         self._sequence += 1
@@ -230,7 +253,11 @@ class PumpRole:
             return
         if not self._freshness.observe(message.timestamp_s, received_s):
             return
-        self._state, self._state_problem = state, ""
+        if self._state is not None and state.counter < self._state.counter:
+            self._restarted = "the pump was switched off and on and counts its cement anew: connect again"
+        self._state, self._state_problem = state, implausible(state, self._ordered_rate_ml_s)
+        if not self._state_problem:
+            self._watch.observe(state, received_s)
         self._strange_states = 0 if state.session == self._session else self._strange_states + 1
         if self._welcome and self._strange_states >= _STRANGE_STATES:
             # The pump forgot us: it was restarted, or it stopped for want of a heartbeat.
