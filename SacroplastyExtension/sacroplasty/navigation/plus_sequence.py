@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import CalibrationError
+from ..files import atomic_file
 from ..geometry import FloatArray
 
+_ELEMENT_TYPES: dict[Any, str] = {np.uint8: "MET_UCHAR", np.uint16: "MET_USHORT"}
 _FIELD = re.compile(r"^Seq_Frame(\d+)_(\w+?)\s*=\s*(.*?)\s*$")
 _SUFFIX = "Transform"
 
@@ -79,6 +83,54 @@ def read_sequence(path: Path) -> PlusSequence:
         raise CalibrationError(f"{path} holds no transforms; record them with the tracker running")
     transforms = {name: np.array([_pose(frame, name, path) for frame in frames]) for name in names}
     return PlusSequence(np.array([_number(frame.get("Timestamp", "nan")) for frame in frames]), transforms)
+
+
+def write_sequence(path: Path, sequence: PlusSequence, frames: NDArray | None = None) -> None:
+    """Write a sequence metafile that Plus, 3D Slicer and ITK read, whole or not at all.
+
+    Args:
+        frames: (n, rows, columns), uint8 or uint16, one image for each time; None for transforms alone.
+
+    Raises:
+        CalibrationError: when images and times do not fit together.
+    """
+    count = len(sequence.time_s)
+    if frames is not None and (frames.ndim != 3 or len(frames) != count or frames.dtype.type not in _ELEMENT_TYPES):
+        raise CalibrationError(f"{path}: {count} times need as many images of 8 or 16 bit, not {frames.shape}")
+    rows, columns = (0, 0) if frames is None else frames.shape[1:]
+    header = [
+        "ObjectType = Image",
+        "NDims = 3",
+        "AnatomicalOrientation = RAI",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        "CenterOfRotation = 0 0 0",
+        "CompressedData = False",
+        f"DimSize = {columns} {rows} {count}",
+        "Kinds = domain domain list",
+        "ElementSpacing = 1 1 1",
+        f"ElementType = {'MET_OTHER' if frames is None else _ELEMENT_TYPES[frames.dtype.type]}",
+        "Offset = 0 0 0",
+        "TransformMatrix = 1 0 0 0 1 0 0 0 1",
+        f"UltrasoundImageOrientation = {'XX' if frames is None else 'MF'}",
+        f"UltrasoundImageType = {'XX' if frames is None else 'BRIGHTNESS'}",
+    ]
+    for number in range(count):
+        field = f"Seq_Frame{number:04d}"
+        header.append(f"{field}_FrameNumber = {number}")
+        for name, matrices in sequence.transforms.items():
+            valid = bool(np.isfinite(matrices[number]).all())
+            pose = matrices[number] if valid else np.eye(4)
+            header.append(f"{field}_{name}{_SUFFIX} = {' '.join(f'{value:.9g}' for value in pose.ravel())}")
+            header.append(f"{field}_{name}{_SUFFIX}Status = {'OK' if valid else 'INVALID'}")
+        header.append(f"{field}_Timestamp = {sequence.time_s[number]:.6f}")
+        header.append(f"{field}_UnfilteredTimestamp = {sequence.time_s[number]:.6f}")
+        header.append(f"{field}_ImageStatus = {'INVALID' if frames is None else 'OK'}")
+    header.append("ElementDataFile = LOCAL\n")
+    with atomic_file(Path(path)) as draft, draft.open("wb") as file:
+        file.write("\n".join(header).encode())
+        if frames is not None:
+            file.write(np.ascontiguousarray(frames, frames.dtype.newbyteorder("<")).data)
 
 
 def _pose(frame: dict[str, str], name: str, path: Path) -> FloatArray:
