@@ -138,6 +138,12 @@ class LinkWatch:
             if now_s - last_s > limit_s:
                 self._find("silent", f"nothing has come for {now_s - last_s:.1f} s", now_s)
 
+    @property
+    def latency_s(self) -> float:
+        """By which the newest messages came later than the quickest of their stream; NaN before the first."""
+        delays = [stream.delays[-1] for stream in self._streams.values() if stream.delays]
+        return max(delays, default=math.nan)
+
     def findings(self, now_s: float, within_s: float = 5.0) -> list[Finding]:
         """What was seen lately, the newest first."""
         recent = [finding for finding in self._findings.values() if now_s - finding.last_s <= within_s]

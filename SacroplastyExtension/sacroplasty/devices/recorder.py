@@ -34,18 +34,24 @@ class SessionRecorder:
     def __init__(
         self,
         path: Path,
-        links: Mapping[str, Client],
+        links: Mapping[str, Client | None],
         now_s: float,
         unix_s: float,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
-        """Begin. `write` is the system's, for a test to replace.
+        """Begin.
+
+        Args:
+            links: by name; None for one that may come later, see `follow`.
+            unix_s: wall time now.
+            write: the system's, for a test to replace.
 
         Raises:
             DeviceError: when the file exists already or cannot be made.
         """
         self.path = Path(path)
-        self._links = list(links.values())
+        self._names = list(links)
+        self._links: list[Client | None] = [None] * len(links)
         self._write = write
         self._started_s = now_s
         self._states: dict[int, tuple[str, int]] = {}
@@ -67,18 +73,25 @@ class SessionRecorder:
         if self.problem:
             self.close()
             raise DeviceError(f"{self.path} cannot be recorded to: {self.problem}")
-        for number, client in enumerate(self._links):
-            client.tap = partial(self._tap, number)
+        for name, client in links.items():
+            self.follow(name, client)
         self.poll(now_s)
 
-    @property
-    def recording(self) -> bool:
-        return self._file is not None
+    def follow(self, name: str, client: Client | None) -> None:
+        """Record another connection under a name; None for none."""
+        number = self._names.index(name)
+        before = self._links[number]
+        if before is not None:
+            before.tap = None
+        self._links[number] = client
+        self._states.pop(number, None)
+        if client is not None:
+            client.tap = partial(self._tap, number)
 
     def poll(self, now_s: float) -> None:
         """Note links that came or went; try again when the disk was full. Call it after every poll of the links."""
-        for number, client in enumerate(self._links):
-            self._note_link(number, client, now_s)
+        for number in range(len(self._links)):
+            self._note_link(number, now_s)
         if self.problem and now_s >= self._retry_s:
             self._end_gap(now_s)
 
@@ -89,18 +102,22 @@ class SessionRecorder:
     def close(self) -> None:
         """End the recording, and let go of the links."""
         for client in self._links:
-            client.tap = None
+            if client is not None:
+                client.tap = None
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def _tap(self, number: int, direction: str, now_s: float, data: bytes | memoryview) -> None:
         # A connection is noted before its first byte.
-        self._note_link(number, self._links[number], now_s)
+        self._note_link(number, now_s)
         kind = RECEIVED if direction == "received" else SENT
         self._put(pack_entry(kind, number, now_s - self._started_s, data), now_s)
 
-    def _note_link(self, number: int, client: Client, now_s: float) -> None:
+    def _note_link(self, number: int, now_s: float) -> None:
+        client = self._links[number]
+        if client is None:
+            return
         state = ("connected" if client.connected else client.reason, client.counts.connections)
         if self._states.get(number) != state:
             self._states[number] = state

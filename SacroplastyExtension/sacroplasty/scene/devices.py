@@ -1,14 +1,13 @@
-"""Devices at the scene's door: connections, what they send as nodes, and the simulators as a process of their own."""
+"""Devices at the scene's door: connections, what they send as nodes, what is wrong with them, record and replay."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import logging
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 
@@ -16,15 +15,23 @@ from slicer import vtkMRMLScene, vtkMRMLTransformNode
 
 from ..devices.fluoroscope import PLANES, FluoroscopeRole, Frame
 from ..devices.link import Client
+from ..devices.link_watch import LinkWatch, implausible
+from ..devices.messages import Transform
 from ..devices.pump import PumpRole
 from ..devices.pump_protocol import STATE_NAME
+from ..devices.recorder import SessionRecorder
+from ..devices.replay import ReplayClock, ReplayLink
+from ..devices.session_file import Session
 from ..devices.tracker import TrackerRole
 from ..errors import DeviceError, GeometryError
 from ..geometry import FloatArray, invert_rigid
 from ..image import Volume
 from ..xray.geometry import XrayGeometry
+from .connector import ADDRESS as SCENE_ADDRESS
+from .connector import SceneLink
 from .nodes import add_text, add_transform, add_volume, first_node, set_transform, set_volume
 
+TRACKER, FLUOROSCOPE, PUMP = ROLES = ("Tracker", "Fluoroscope", "Pump")
 #: Tools are shown in the frame of the reference that is fixed to the patient.
 _REFERENCE = "ReferenceToTracker"
 #: The patient registration, above every tool that is seen from the reference.
@@ -33,20 +40,48 @@ REFERENCE_TO_RAS = "ReferenceToRAS"
 VALID = "Sacroplasty.Valid"
 REASON = "Sacroplasty.Reason"
 _RATE_WINDOW_S = 1.0
+_LOG = logging.getLogger("sacroplasty.devices")
+
+Level = Literal["off", "live", "check", "stopped", "none", "alarm"]
+_Role = TrackerRole | FluoroscopeRole | PumpRole
 
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """One line of the device table. `ok` is False for anything that must not be relied upon; `text` says why."""
+    """One line of the device table.
+
+    Attributes:
+        level: `off` (not connected to), `live`, `check` (may be used, but something is wrong), `stopped` (a pump that
+            rests in its stop), `none` (nothing that may be relied upon) or `alarm` (a person must act).
+        text: in words, what it does or why it may not be relied upon.
+        latency_ms: by which the newest message came later than the quickest of this connection.
+        dropped: messages lost, superseded or damaged.
+    """
 
     role: str
     address: str
-    ok: bool
+    level: Level
     text: str
     rate_hz: float
     age_ms: float
+    latency_ms: float
     dropped: int
     last_error: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the device may be relied upon."""
+        return self.level in ("live", "check")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a device, for the screen; it is in the log and in a recording too."""
+
+    unix_s: float
+    role: str
+    text: str
+    alarm: bool = False
 
 
 @dataclass
@@ -73,139 +108,289 @@ class DeviceDesk:
 
     Attributes:
         tracker, fluoroscope, pump: the roles; None while not connected to.
+        recorder: of the session under way; None when none is recorded.
+        events: what happened, the newest last.
     """
 
     def __init__(self, scene: vtkMRMLScene, session: str) -> None:
         self._scene = scene
         self._session = session
         self._meters: dict[str, _Meter] = {}
+        self._watches: dict[str, LinkWatch] = {}
         self._errors: dict[str, str] = {}
+        self._impossible: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
+        self._alarm = self._record_problem = ""
         self._polled = False
+        self._unix_s = 0.0
         self._shown: dict[str, FloatArray] = {}
+        self._clock: ReplayClock | None = None
         self.tracker: TrackerRole | None = None
         self.fluoroscope: FluoroscopeRole | None = None
         self.pump: PumpRole | None = None
+        self.recorder: SessionRecorder | None = None
+        self.events: deque[Event] = deque(maxlen=500)
 
     @property
     def connected(self) -> bool:
-        """Whether any device is being talked to (or tried)."""
+        """Whether any device is being talked to (or tried), or a replay stands in for them."""
         return any(self._roles().values())
 
-    def connect(self, host: str, tracker_port: int = 0, fluoroscope_port: int = 0, pump_port: int = 0) -> None:
-        """Connect to each device whose port is not 0, in place of older connections.
+    @property
+    def replaying(self) -> bool:
+        return self._clock is not None
+
+    def connect(self, addresses: Mapping[str, str]) -> None:
+        """Connect to the devices with an address, in place of older connections.
+
+        Args:
+            addresses: by role, `host:port` such as `192.168.7.10:18944`; empty for a device that is not there;
+                `scene` for tracker or fluoroscope whose nodes another connector keeps up to date (see `connector`).
 
         Raises:
-            DeviceError: when the host is no address, or no port is given.
+            DeviceError: when an address is none, or there is none at all; older connections stay then.
         """
-        if not (tracker_port or fluoroscope_port or pump_port):
-            raise DeviceError("every port is 0: give the port of at least one device")
+        wanted = {role: address.strip() for role, address in addresses.items() if address.strip()}
+        if not wanted:
+            raise DeviceError("no device has an address: give at least one, such as 127.0.0.1:18944")
+        links = {role: self._link(role, address) for role, address in wanted.items()}
         self.disconnect()
-        self.tracker = TrackerRole(Client(host, tracker_port)) if tracker_port else None
-        self.fluoroscope = FluoroscopeRole(Client(host, fluoroscope_port)) if fluoroscope_port else None
-        self.pump = PumpRole(Client(host, pump_port), self._session) if pump_port else None
-        self._meters = {name: _Meter() for name in self._roles()}
-        self._errors = {}
-        self._polled = False
-        self._shown = {}
+        self._addresses = dict(addresses)
+        self._take(links)
+
+    def reconnect(self) -> None:
+        """Begin all connections anew, as after a device was switched off and on."""
+        self.connect(self._addresses)
 
     def disconnect(self) -> None:
-        """Close all connections. A pump stops by itself without its controller."""
+        """Close all connections, or end the replay. A pump stops by itself without its controller."""
         for role in self._roles().values():
             if role is not None:
                 role.client.close()
+        if self.recorder is not None:
+            for name in ROLES:
+                self.recorder.follow(name, None)
         self.tracker = self.fluoroscope = self.pump = None
+        self._clock = None
+
+    def replay(self, session: Session, now_s: float, speed: float = 1.0) -> None:
+        """Let a recorded session stand in for the devices. Nothing can be ordered, and no pump becomes ready.
+
+        Raises:
+            DeviceError: when the session recorded no device.
+        """
+        links = {role: ReplayLink(session, role, now_s) for role in ROLES if role in session.links}
+        if not links:
+            raise DeviceError(f"{session.name} holds none of {', '.join(ROLES)}")
+        self.disconnect()
+        self._clock = ReplayClock(now_s, speed)
+        # A ReplayLink answers to all that a role asks of a Client.
+        self._take({role: cast(Client, link) for role, link in links.items()})
+
+    def record(self, path: Path, now_s: float, unix_s: float) -> None:
+        """Begin to record all that is received and sent, across reconnections, until `stop_recording`.
+
+        Raises:
+            DeviceError: when the file exists or cannot be written.
+        """
+        self.stop_recording()
+        self.recorder = SessionRecorder(path, dict.fromkeys(ROLES), now_s, unix_s)
+        for name, role in self._roles().items():
+            self._follow(name, role)
+
+    def stop_recording(self) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+        self.recorder = None
+        self._record_problem = ""
 
     def stop_pump(self, now_s: float) -> bool:
         """Stop the pump now. False when there is no connection over which it could be told."""
-        if self.pump is None:
+        if self.pump is None or self.replaying:
             return False
         self.pump.stop(now_s)
         return self.pump.client.connected
 
-    def poll(self, now_s: float) -> None:
-        """Receive, send, and bring the scene up to date."""
+    def poll(self, now_s: float, unix_s: float = 0.0) -> None:
+        """Receive, send, and bring the scene up to date.
+
+        Args:
+            unix_s: wall time, for the list of events.
+        """
         self._polled = True
+        self._unix_s = unix_s
+        time_s = self._time_s(now_s)
+        for name, role in self._roles().items():
+            if role is not None:
+                self._receive(name, role, time_s)
         if self.pump is not None:
-            self.pump.poll(now_s)
+            self.pump.tend(time_s)
             self._mirror_pump()
+            self._sound(self.pump.reading(time_s).alarm, now_s)
         if self.tracker is not None:
-            self.tracker.poll(now_s)
-            self._mirror_poses(now_s)
-        if self.fluoroscope is not None:
-            self.fluoroscope.poll(now_s)
+            self._mirror_poses(time_s)
+        if self.recorder is not None:
+            self.recorder.poll(now_s)
+            if self.recorder.problem != self._record_problem:
+                self._record_problem = self.recorder.problem
+                self._tell("Recording", self._record_problem or "recording goes on", now_s)
 
     def take_frames(self) -> list[Frame]:
         """Every new frame since the last call, for the monitor; the newest of each plane goes into the scene too."""
         frames = self.fluoroscope.take_frames() if self.fluoroscope is not None else []
-        for frame in {frame.plane: frame for frame in frames}.values():
-            self._mirror_frame(frame)
+        if self.fluoroscope is not None and not isinstance(self.fluoroscope.client, SceneLink):
+            for frame in {frame.plane: frame for frame in frames}.values():
+                self._mirror_frame(frame)
         return frames
 
     def rows(self, now_s: float) -> list[DeviceRow]:
         """The state of every device, for the table."""
+        time_s = self._time_s(now_s)
         rows = []
         for name, role in self._roles().items():
             if role is None:
-                rows.append(DeviceRow(name, "–", False, "not connected", 0.0, float("inf"), 0, ""))
+                rows.append(DeviceRow(name, "–", "off", "not connected", 0.0, float("inf"), float("nan"), 0, ""))
                 continue
             client = role.client
-            ok, text, age_s = self._judge(name, now_s)
+            level, text, age_s = self._judge(name, time_s)
+            findings = self._watches[name].findings(time_s)
+            if level == "live" and findings:
+                level, text = "check", findings[0].text
             if self._polled and client.reason and not client.connected:
                 self._errors[name] = client.reason
+            elif findings:
+                self._errors[name] = findings[0].text
             counts = client.counts
             rows.append(
                 DeviceRow(
                     role=name,
                     address=client.address,
-                    ok=ok,
+                    level=level,
                     text=text,
-                    rate_hz=self._meters[name].rate_hz(now_s, counts.received),
+                    rate_hz=self._meters[name].rate_hz(time_s, counts.received),
                     age_ms=1000 * age_s,
+                    latency_ms=1000 * self._watches[name].latency_s,
                     dropped=counts.superseded + counts.undelivered + counts.crc_errors + counts.malformed,
                     last_error=self._errors.get(name, ""),
                 )
             )
         return rows
 
-    def _roles(self) -> dict[str, TrackerRole | FluoroscopeRole | PumpRole | None]:
-        return {"Tracker": self.tracker, "Fluoroscope": self.fluoroscope, "Pump": self.pump}
+    def _time_s(self, now_s: float) -> float:
+        return now_s if self._clock is None else self._clock.time_s(now_s)
 
-    def _judge(self, name: str, now_s: float) -> tuple[bool, str, float]:
-        """Whether a device may be relied upon, in words, and the age in s of the newest it said."""
-        if name == "Tracker" and self.tracker is not None:
-            poses = [self.tracker.pose(transform, now_s) for transform in self.tracker.names]
+    def _roles(self) -> dict[str, _Role | None]:
+        return {TRACKER: self.tracker, FLUOROSCOPE: self.fluoroscope, PUMP: self.pump}
+
+    def _link(self, role: str, address: str) -> Client:
+        if address == SCENE_ADDRESS:
+            if role == PUMP:
+                raise DeviceError("the pump needs a connection of its own: no order goes through nodes")
+            # A SceneLink answers to all that a role asks of a Client.
+            return cast(Client, SceneLink(self._scene))
+        host, _, port = address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise DeviceError(f"{address!r} is no address of the {role.lower()}; give one such as 127.0.0.1:18944")
+        return Client(host.strip("[]"), int(port))
+
+    def _take(self, links: Mapping[str, Client]) -> None:
+        self.tracker = TrackerRole(links[TRACKER]) if TRACKER in links else None
+        self.fluoroscope = FluoroscopeRole(links[FLUOROSCOPE]) if FLUOROSCOPE in links else None
+        self.pump = PumpRole(links[PUMP], self._session) if PUMP in links else None
+        self._meters = {name: _Meter() for name in ROLES}
+        self._watches = {name: LinkWatch() for name in ROLES}
+        self._errors = {}
+        self._impossible = {}
+        self._polled = False
+        self._shown = {}
+        self._alarm = ""
+        for name, role in self._roles().items():
+            self._follow(name, role)
+
+    def _follow(self, name: str, role: _Role | None) -> None:
+        if self.recorder is not None and role is not None and isinstance(role.client, Client):
+            self.recorder.follow(name, role.client)
+
+    def _receive(self, name: str, role: _Role, time_s: float) -> None:
+        watch = self._watches[name]
+        for received in role.client.poll(time_s):
+            if isinstance(received.message, Transform):
+                self._impossible[received.message.name] = implausible(received.message)
+            watch.observe(received)
+            role.handle(received)
+        watch.assess(time_s, role.client.connected, role.client.reason, role.client.counts)
+        for finding in watch.take_news():
+            self._tell(name, finding.text, time_s)
+
+    def _sound(self, alarm: str, now_s: float) -> None:
+        """Tell an alarm once, in its words without the figures that grow."""
+        begun, self._alarm = not self._alarm and bool(alarm), alarm
+        if begun:
+            self._tell(PUMP, alarm, now_s, alarm=True)
+
+    def _tell(self, role: str, text: str, now_s: float, alarm: bool = False) -> None:
+        self.events.append(Event(self._unix_s, role, text, alarm))
+        _LOG.log(logging.ERROR if alarm else logging.WARNING, "%s%s: %s", "ALARM " if alarm else "", role, text)
+        if self.recorder is not None:
+            self.recorder.remark(now_s, "alarm" if alarm else "finding", role=role, text=text)
+
+    def _judge(self, name: str, now_s: float) -> tuple[Level, str, float]:
+        """How far a device may be relied upon, in words, and the age in s of the newest it said."""
+        if name == TRACKER and self.tracker is not None:
+            poses = {transform: self.tracker.pose(transform, now_s) for transform in self.tracker.names}
             if not poses:
-                return False, self.tracker.client.reason or "no transform yet", float("inf")
-            lost = [pose.reason for pose in poses if pose.matrix is None]
+                return "none", self.tracker.client.reason or "no transform yet", float("inf")
+            reasons = {name: pose.reason or self._impossible.get(name, "") for name, pose in poses.items()}
+            lost = [reason for reason in reasons.values() if reason]
             text = f"{len(poses) - len(lost)} of {len(poses)} tools seen"
-            return not lost, f"{text}: {lost[0]}" if lost else text, min(pose.age_s for pose in poses)
-        if name == "Fluoroscope" and self.fluoroscope is not None:
-            view = self.fluoroscope.view(PLANES[0], now_s)
-            return view.frame is not None, view.reason or "live", view.age_s
+            level: Level = "none" if len(lost) == len(poses) else "check" if lost else "live"
+            return level, f"{text}: {lost[0]}" if lost else text, min(pose.age_s for pose in poses.values())
+        if name == FLUOROSCOPE and self.fluoroscope is not None:
+            views = [self.fluoroscope.view(plane, now_s) for plane in PLANES]
+            shown = [view for view in views if view.age_s < float("inf")] or views[:1]
+            wrong = [view.reason or _geometry_problem(view.frame) for view in shown]
+            reason = next((text for text in wrong if text), "")
+            age_s = max(view.age_s for view in shown)
+            return ("none", reason, age_s) if reason else ("live", f"{len(shown)} live picture(s)", age_s)
         assert self.pump is not None
         reading = self.pump.reading(now_s)
+        if reading.alarm:
+            return "alarm", reading.alarm, reading.age_s
         if reading.state is None or not reading.ready:
-            return False, reading.reason, reading.age_s
+            return "none", reading.reason, reading.age_s
         state = reading.state
-        text = f"{state.state} ({state.fault})" if state.fault else state.state
-        return not state.fault, text, reading.age_s
+        if state.state == "stopped":
+            return "stopped", f"stopped ({state.fault})" if state.fault else "stopped", reading.age_s
+        return "live", f"{state.state}, {state.delivered_ml:.2f} mL given", reading.age_s
 
     def _mirror_poses(self, now_s: float) -> None:
         assert self.tracker is not None
-        reference = self.tracker.pose(_REFERENCE, now_s)
-        for name in self.tracker.names:
-            pose = self.tracker.pose(name, now_s)
-            self._mirror_pose(name, pose.matrix, pose.reason)
-            if name != _REFERENCE and name.endswith("ToTracker"):
-                relative = f"{name.removesuffix('ToTracker')}ToReference"
-                if pose.matrix is None or reference.matrix is None:
-                    self._mirror_pose(relative, None, pose.reason or reference.reason)
-                else:
-                    self._mirror_pose(relative, invert_rigid(reference.matrix) @ pose.matrix, "")
+        names = self.tracker.names
+        reference, reference_reason = self._usable(_REFERENCE, now_s)
+        for name in names:
+            matrix, reason = self._usable(name, now_s)
+            self._mirror_pose(name, matrix, reason)
+            relative = f"{name.removesuffix('ToTracker')}ToReference"
+            if name == _REFERENCE or not name.endswith("ToTracker") or relative in names:
+                continue
+            if matrix is None or reference is None:
+                self._mirror_pose(relative, None, reason or reference_reason)
+            else:
+                self._mirror_pose(relative, invert_rigid(reference) @ matrix, "")
+
+    def _usable(self, name: str, now_s: float) -> tuple[FloatArray | None, str]:
+        """The pose of a transform if it may be used, else why not."""
+        assert self.tracker is not None
+        pose = self.tracker.pose(name, now_s)
+        reason = pose.reason or self._impossible.get(name, "")
+        return (None if reason else pose.matrix), reason
 
     def _mirror_pose(self, name: str, matrix: FloatArray | None, reason: str) -> None:
+        assert self.tracker is not None
         node = first_node(self._scene, "vtkMRMLLinearTransformNode", name)
-        if node is None:
+        if node is not None and isinstance(self.tracker.client, SceneLink) and name in self.tracker.names:
+            pass  # The connector keeps it; here it is only marked.
+        elif node is None:
             if matrix is None:
                 return
             node = add_transform(self._scene, matrix, name)
@@ -222,7 +407,7 @@ class DeviceDesk:
     def _mirror_frame(self, frame: Frame) -> None:
         try:
             geometry = XrayGeometry.from_dict(frame.geometry or {})
-        except (GeometryError, KeyError, TypeError, ValueError):
+        except GeometryError:
             # Without its place a frame is not shown: it could be taken for one at another place.
             return
         volume = detector_volume(frame.pixels, geometry.resampled(frame.pixels.shape[1]))
@@ -245,6 +430,15 @@ class DeviceDesk:
             node.SetText(text)
 
 
+def _geometry_problem(frame: Frame | None) -> str:
+    """Why a frame's place cannot be, in words; empty when it can."""
+    try:
+        XrayGeometry.from_dict((frame.geometry if frame is not None else None) or {})
+    except GeometryError as error:
+        return str(error)
+    return ""
+
+
 def detector_volume(pixels: np.ndarray, geometry: XrayGeometry) -> Volume:
     """A picture (rows, columns) as a volume of one slice that stands where the detector stands."""
     DetectorToRAS = invert_rigid(geometry.RASToDetector)
@@ -261,73 +455,3 @@ def _mark(node: vtkMRMLTransformNode, valid: bool, reason: str) -> None:
     for key, value in ((VALID, "1" if valid else "0"), (REASON, reason)):
         if node.GetAttribute(key) != value:
             node.SetAttribute(key, value)
-
-
-class SimulatorProcess:
-    """The built-in simulators in a process of their own, which ends with this one.
-
-    Attributes:
-        ports: by role (`tracker`, `carm`, `pump`), filled by `poll` as they become ready.
-        problem: why it ended, in words; empty while it runs.
-    """
-
-    def __init__(self, python: str = sys.executable) -> None:
-        """Start it. `python` is an interpreter without a window (PythonSlicer in 3D Slicer)."""
-        engine = Path(__file__).resolve().parents[2]
-        path = os.pathsep.join([str(engine), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # Not the command line: it needs packages that the Python of 3D Slicer lacks.
-        told = json.dumps({"role": "all", "until_stdin_closes": True})
-        try:
-            self._process = subprocess.Popen(
-                [python, "-m", "sacroplasty.simulation", told],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": path},
-                # On Windows a console program would open a window of its own.
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )
-        except OSError as error:
-            raise DeviceError(f"the simulators cannot be started with {python}: {error.strerror}") from error
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            os.set_blocking(stream.fileno(), False)
-        self._lines = b""
-        self.ports: dict[str, int] = {}
-        self.problem = ""
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
-
-    def poll(self) -> None:
-        """Read what it has printed, without waiting."""
-        assert self._process.stdout is not None and self._process.stderr is not None
-        self._lines += self._process.stdout.read() or b""
-        *complete, self._lines = self._lines.split(b"\n")
-        for line in complete:
-            try:
-                record = json.loads(line)
-                self.ports[str(record["role"])] = int(record["port"])
-            except (ValueError, KeyError, TypeError):
-                continue
-        if not self.running and not self.problem:
-            said = (self._process.stderr.read() or b"").decode(errors="replace").strip().splitlines()
-            self.problem = (
-                said[-1].removeprefix("sacroplasty: ")
-                if said
-                else f"the simulators ended with code {self._process.returncode}"
-            )
-
-    def stop(self, patience_s: float = 3.0) -> None:
-        """End it: by closing its input, and if it does not listen, by force."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            stream.close()

@@ -17,6 +17,8 @@ from ..xray.geometry import XrayGeometry
 from .devices import REASON, VALID, detector_volume
 from .nodes import set_transform, set_volume
 
+#: On a recorded transform: OK, MISSING, OUT_OF_VIEW ... as the tracker said then.
+RECORDED_STATUS = "Sacroplasty.RecordedStatus"
 _CLASS: dict[type[Message], str] = {
     Transform: "vtkMRMLLinearTransformNode",
     Image: "vtkMRMLScalarVolumeNode",
@@ -29,7 +31,7 @@ def add_session(
 ) -> vtkMRMLSequenceBrowserNode:
     """Add all that a session received as sequences with one browser, which plays them together.
 
-    A pose that was not valid stays in its sequence with the attributes by which guidance refuses it.
+    Poses are marked so that guidance refuses them; what the tracker said of each stands in an attribute.
 
     Args:
         progress: called with 0 to 1.
@@ -79,10 +81,10 @@ def _fill(carrier: Any, message: Message) -> bool:
     """Put a message into the node that carries it; False when it cannot be shown."""
     if isinstance(message, Transform):
         set_transform(carrier, message.matrix)
-        status = message.metadata.get("TransformStatus", "")
-        carrier.SetAttribute("OpenIGTLink.TransformStatus", status or None)
-        carrier.SetAttribute(VALID, "1" if status == "OK" else "0")
-        carrier.SetAttribute(REASON, "" if status == "OK" else f"{message.name}: {status or 'no status'}")
+        # What is played back must never be taken for live: no status of OpenIGTLink, and marked as not valid.
+        carrier.SetAttribute(RECORDED_STATUS, message.metadata.get("TransformStatus", "UNKNOWN"))
+        carrier.SetAttribute(VALID, "0")
+        carrier.SetAttribute(REASON, f"{message.name} is recorded, not live")
         return True
     if isinstance(message, String):
         carrier.SetText(message.text)
