@@ -1,4 +1,4 @@
-"""Recorded sessions: what a killed program, a full disk and a damaged file leave, and replays that give the same again."""
+"""Recorded sessions: what a kill, a full disk and a damaged file leave, and replays that give the same again."""
 
 from __future__ import annotations
 

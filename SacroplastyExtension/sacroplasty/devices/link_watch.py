@@ -41,6 +41,7 @@ _LATE_S = 0.1
 _UNEVEN_S = 0.04
 _UNEVEN_SAMPLES = 20
 _GAP_PERIODS = 1.7
+_MANY_GAPS = 5
 _CLOCK_SET_S = 1.0
 _FROZEN_S = 1.0
 #: No tool can be this close to its tracker: cameras and field generators need some distance.
@@ -76,6 +77,7 @@ class _Stream:
     changed_s: float = 0.0
     number: int | None = None
     periods: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    gaps: deque[int] = field(default_factory=lambda: deque(maxlen=_KEPT))
     delays: deque[float] = field(default_factory=lambda: deque(maxlen=_UNEVEN_SAMPLES))
 
     @property
@@ -172,10 +174,9 @@ class LinkWatch:
         if step_s < 0 or step_s - (now_s - stream.received_s) > _CLOCK_SET_S:
             self._find("clock-set", f"{message.name}: the sender's clock was set by {step_s:+.1f} s", now_s)
             stream.delays.clear()
-        elif stream.number is None:
-            period_s = stream.period_s
-            if period_s is not None and step_s > _GAP_PERIODS * period_s:
-                self._find("lost", f"{message.name}: {round(step_s / period_s) - 1} missing", now_s)
+        elif stream.number is None and (period_s := stream.period_s) is not None:
+            missing = round(step_s / period_s) - 1 if step_s > _GAP_PERIODS * period_s else 0
+            self._judge_gap(stream, message, missing, now_s)
         if 0 < step_s < _CLOCK_SET_S:
             stream.periods.append(step_s)
         stream.stamp_s = message.timestamp_s
@@ -187,10 +188,18 @@ class LinkWatch:
         if len(stream.delays) == _UNEVEN_SAMPLES and (spread_s := _spread(stream.delays)) > _UNEVEN_S:
             self._find("uneven", f"{message.name}: comes unevenly, by ±{1000 * spread_s:.0f} ms", now_s)
 
+    def _judge_gap(self, stream: _Stream, message: Message, missing: int, now_s: float) -> None:
+        """A gap now and then is a busy computer; many of them are a fault."""
+        stream.gaps.append(missing)
+        gaps = sum(1 for gap in stream.gaps if gap)
+        if missing and gaps >= _MANY_GAPS:
+            lost = sum(stream.gaps)
+            self._find("lost", f"{message.name}: {lost} of the latest {len(stream.gaps) + lost} are missing", now_s)
+
     def _judge_content(self, stream: _Stream, message: Message, same: bool, now_s: float) -> None:
         number = _number(message)
-        if number is not None and stream.number is not None and number > stream.number + 1:
-            self._find("lost", f"{message.name}: {number - stream.number - 1} missing", now_s)
+        if number is not None and stream.number is not None and number > stream.number:
+            self._judge_gap(stream, message, number - stream.number - 1, now_s)
         stream.number = number if number is not None else stream.number
         if not same:
             return

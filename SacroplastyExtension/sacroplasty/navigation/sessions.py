@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..devices.fluoroscope import PLANES
 from ..devices.messages import Image, Message, Transform
 from ..devices.session_file import LINK, RECEIVED, Session, pack_entry, pack_head, session_of
 from ..devices.wire import encode
 from ..errors import CalibrationError
 from ..geometry import FloatArray
-from .plus_sequence import PlusSequence, read_sequence
+from .plus_sequence import PlusSequence, read_sequence, write_sequence
 
 #: A pose that is older than this at the time of an image is none; so it is for the roles of `devices`.
 _OLDEST_POSE_S = 0.1
@@ -66,6 +67,24 @@ def image_sequence(session: Session, plane: str) -> tuple[PlusSequence, NDArray]
     names = sorted({name for one in seen for name in one})
     transforms = {name: np.array([one.get(name, nothing) for one in seen]) for name in names}
     return PlusSequence(np.array(times), transforms), np.stack(images)
+
+
+def write_plus(session: Session, beside: Path) -> Path:
+    """Write a session as a sequence metafile beside its file: with the images of the first plane, if there are any.
+
+    Returns:
+        The path, with the ending `.igs.mha`.
+
+    Raises:
+        CalibrationError: when the session holds neither poses nor images.
+    """
+    path = Path(beside).with_suffix(".igs.mha")
+    planes = {message.name for _, message in _messages(session) if isinstance(message, Image)}
+    if PLANES[0] in planes:
+        write_sequence(path, *image_sequence(session, PLANES[0]))
+    else:
+        write_sequence(path, tracker_sequence(session))
+    return path
 
 
 def session_of_plus(path: Path) -> Session:

@@ -109,7 +109,7 @@ class DeviceDesk:
     Attributes:
         tracker, fluoroscope, pump: the roles; None while not connected to.
         recorder: of the session under way; None when none is recorded.
-        events: what happened, the newest last.
+        events: what happened lately, the newest last; `event_count` counts all of it.
     """
 
     def __init__(self, scene: vtkMRMLScene, session: str) -> None:
@@ -130,6 +130,7 @@ class DeviceDesk:
         self.pump: PumpRole | None = None
         self.recorder: SessionRecorder | None = None
         self.events: deque[Event] = deque(maxlen=500)
+        self.event_count = 0
 
     @property
     def connected(self) -> bool:
@@ -330,6 +331,7 @@ class DeviceDesk:
 
     def _tell(self, role: str, text: str, now_s: float, alarm: bool = False) -> None:
         self.events.append(Event(self._unix_s, role, text, alarm))
+        self.event_count += 1
         _LOG.log(logging.ERROR if alarm else logging.WARNING, "%s%s: %s", "ALARM " if alarm else "", role, text)
         if self.recorder is not None:
             self.recorder.remark(now_s, "alarm" if alarm else "finding", role=role, text=text)
@@ -351,7 +353,11 @@ class DeviceDesk:
             wrong = [view.reason or _geometry_problem(view.frame) for view in shown]
             reason = next((text for text in wrong if text), "")
             age_s = max(view.age_s for view in shown)
-            return ("none", reason, age_s) if reason else ("live", f"{len(shown)} live picture(s)", age_s)
+            return (
+                ("none", reason, age_s)
+                if reason
+                else ("live", "one live view" if len(shown) == 1 else f"{len(shown)} live views", age_s)
+            )
         assert self.pump is not None
         reading = self.pump.reading(now_s)
         if reading.alarm:

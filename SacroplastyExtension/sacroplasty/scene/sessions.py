@@ -17,6 +17,7 @@ from ..xray.geometry import XrayGeometry
 from .devices import REASON, VALID, detector_volume
 from .nodes import set_transform, set_volume
 
+PREFIX = "Recorded"
 #: On a recorded transform: OK, MISSING, OUT_OF_VIEW ... as the tracker said then.
 RECORDED_STATUS = "Sacroplasty.RecordedStatus"
 _CLASS: dict[type[Message], str] = {
@@ -31,7 +32,8 @@ def add_session(
 ) -> vtkMRMLSequenceBrowserNode:
     """Add all that a session received as sequences with one browser, which plays them together.
 
-    Poses are marked so that guidance refuses them; what the tracker said of each stands in an attribute.
+    Nodes are called `RecordedStylusToTracker` and so on, since what is played back must never be taken for live; poses
+    are marked as not valid too, and what the tracker said of each stands in an attribute.
 
     Args:
         progress: called with 0 to 1.
@@ -51,8 +53,8 @@ def add_session(
                 continue
             sequence = sequences.get((node_class, message.name))
             if sequence is None:
-                sequence = sequences[node_class, message.name] = _add_sequence(scene, message.name)
-            carrier.SetName(message.name)
+                sequence = sequences[node_class, message.name] = _add_sequence(scene, PREFIX + message.name)
+            carrier.SetName(PREFIX + message.name)
             sequence.SetDataNodeAtValue(carrier, f"{time_s:.4f}")
             if progress is not None and session.duration_s > 0:
                 progress((number + time_s / session.duration_s) / len(session.links))
@@ -81,7 +83,6 @@ def _fill(carrier: Any, message: Message) -> bool:
     """Put a message into the node that carries it; False when it cannot be shown."""
     if isinstance(message, Transform):
         set_transform(carrier, message.matrix)
-        # What is played back must never be taken for live: no status of OpenIGTLink, and marked as not valid.
         carrier.SetAttribute(RECORDED_STATUS, message.metadata.get("TransformStatus", "UNKNOWN"))
         carrier.SetAttribute(VALID, "0")
         carrier.SetAttribute(REASON, f"{message.name} is recorded, not live")
