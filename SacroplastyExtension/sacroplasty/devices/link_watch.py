@@ -82,8 +82,8 @@ class _Stream:
 
     @property
     def period_s(self) -> float | None:
-        """Of the sender, even when half of its messages are missing."""
-        return sorted(self.periods)[len(self.periods) // 5] if len(self.periods) >= 5 else None
+        """Of the sender: the median, which a gap now and then does not move."""
+        return sorted(self.periods)[len(self.periods) // 2] if len(self.periods) >= _UNEVEN_SAMPLES else None
 
 
 class LinkWatch:
