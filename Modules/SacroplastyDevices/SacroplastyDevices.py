@@ -506,7 +506,7 @@ class SacroplastyDevicesLogic(ScriptedLoadableModuleLogic):
         """Write a session beside its file as a sequence of the Plus toolkit; returns the path."""
         from sacroplasty.navigation.sessions import write_plus
 
-        return str(write_plus(self.openSession(path), path))
+        return str(write_plus(self.openSession(path), Path(path).with_suffix(".igs.mha")))
 
     def faultNames(self):
         """Defects that the simulators can have."""

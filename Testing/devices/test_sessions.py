@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from click.testing import CliRunner
 
+from sacroplasty.cement.recording import find_views
 from sacroplasty.cement.session_views import fluoroscopy_of
+from sacroplasty.cli import session as session_command
 from sacroplasty.devices.fluoroscope import FluoroscopeRole
 from sacroplasty.devices.link import Client, Server
 from sacroplasty.devices.messages import Image, Status, String, Transform
@@ -363,6 +366,28 @@ def test_images_become_a_plus_sequence_that_itk_reads(tmp_path, until):
     with pytest.raises(CalibrationError, match="as many images"):
         write_sequence(tmp_path / "bad.igs.mha", sequence, frames[:3])
     assert not (tmp_path / "bad.igs.mha").exists()
+
+
+def test_the_command_line_tells_and_converts(tmp_path, until):
+    file = session_with_images(tmp_path, until)
+    ran = CliRunner().invoke(session_command.command, [str(file), "--json"])
+    summary = json.loads(ran.output)
+    assert summary["received"] == {
+        "Fluoroscope": {
+            "IMAGE Image_Detector": 20,
+            "STATUS KeepAlive": summary["received"]["Fluoroscope"]["STATUS KeepAlive"],
+            "STRING PumpState": 20,
+            "TRANSFORM StylusToTracker": 20,
+        }
+    }
+    assert summary["duration_s"] == pytest.approx(3.8) and summary["damaged_bytes"] == 0
+    for out in ("a.igs.mha", "views"):
+        ran = CliRunner().invoke(session_command.command, [str(file), "--out", str(tmp_path / out)])
+        assert ran.exit_code == 0, ran.output
+    assert list(find_views(tmp_path / "views")) == ["Image_Detector"]
+    assert sitk.ReadImage(str(tmp_path / "a.igs.mha")).GetSize() == (32, 32, 20)
+    ran = CliRunner().invoke(session_command.command, [str(file), "--out", str(tmp_path / "a.avi")])
+    assert "cannot become a.avi" in str(ran.exception)
 
 
 def test_fluoroscopy_of_a_session_is_what_the_monitor_reads(tmp_path, until):

@@ -22,6 +22,7 @@ _COMMANDS = {
     "xray": "xray",
     "pivot": "pivot",
     "simulate": "simulate",
+    "session": "session",
     "spread": "spread",
     "monitor": "monitor",
 }

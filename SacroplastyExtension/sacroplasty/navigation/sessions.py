@@ -69,16 +69,15 @@ def image_sequence(session: Session, plane: str) -> tuple[PlusSequence, NDArray]
     return PlusSequence(np.array(times), transforms), np.stack(images)
 
 
-def write_plus(session: Session, beside: Path) -> Path:
-    """Write a session as a sequence metafile beside its file: with the images of the first plane, if there are any.
+def write_plus(session: Session, path: Path) -> Path:
+    """Write a session as a sequence metafile (`.igs.mha`): with the images of the first plane, if there are any.
 
     Returns:
-        The path, with the ending `.igs.mha`.
+        The path.
 
     Raises:
         CalibrationError: when the session holds neither poses nor images.
     """
-    path = Path(beside).with_suffix(".igs.mha")
     planes = {message.name for _, message in _messages(session) if isinstance(message, Image)}
     if PLANES[0] in planes:
         write_sequence(path, *image_sequence(session, PLANES[0]))
