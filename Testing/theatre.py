@@ -59,6 +59,7 @@ class FakePump:
         self.age_s = 0.0
         self.connected = self.moves = True
         self.refuses: str = ""
+        self.alarm = ""
         self.orders: list[str] = []
         self.answers: list[Answer] = []
         self._last_s: float | None = None
@@ -105,7 +106,9 @@ class FakePump:
             state=self.state, fault=self.fault, delivered_ml=self.delivered_ml, pressure_kpa=self.pressure_kpa
         )
         filler = dict(counter=1, run_ml=0.0, remaining_ml=10.0, rate_ml_s=0.0, session="test", sequence=0)
-        return PumpReading(self.connected, PumpState(**fields, **filler), self.age_s, "" if self.connected else "off")
+        ready = self.connected and not self.alarm
+        reason = self.alarm or ("" if self.connected else "off")
+        return PumpReading(ready, PumpState(**fields, **filler), self.age_s, reason, self.alarm)
 
 
 class FakeFluoroscope:

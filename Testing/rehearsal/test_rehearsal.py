@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from sacroplasty.devices.link import Client
+from sacroplasty.devices.messages import Command, CommandReply
 from sacroplasty.documents import read_document
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.procedure.journal import read_journal
@@ -197,8 +199,7 @@ def test_one_side_is_treated_to_its_end(rehearsals: Rehearsals) -> None:
     [
         # While cement flows, between two steps, or before it, as the machine is quick or slow.
         ({"carm": ["freeze@50"]}, ["frame", "picture", "view", "monitor"]),
-        # Nothing comes out, so nothing can go wrong before the cement sets.
-        ({"pump": ["ignore-run"]}, ["pump", "cement"]),
+        ({"pump": ["ignore-run"]}, ["its plunger stands"]),
     ],
     ids=["frozen pictures", "a pump that does not move"],
 )
@@ -209,6 +210,41 @@ def test_a_defect_never_ends_in_success(rehearsals: Rehearsals, faults: dict[str
     truth = result.truth("right")
     assert truth["delivered_ml"] < 3.5
     assert truth["leaked_ml"] == 0
+
+
+def test_pictures_that_freeze_while_the_pump_holds_end_it_when_the_cement_sets(rehearsals: Rehearsals) -> None:
+    """The next step is never begun, and the wait for it has an end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    out = rehearsals.place / "out"
+    scenario = rehearsals.scenario(sides=["right"], volume_ml=4.0)
+    running = rehearsals.start(out, "--scenario", scenario, "--port", port, "--speed", 12)
+    c_arm = Client(port=port + 1)
+    give_up_s = time.monotonic() + LIMIT_S
+    accepted: list[bool] = []
+    asked_s = float("-inf")
+    while running.poll() is None and not accepted:
+        assert time.monotonic() < give_up_s
+        now_s = time.monotonic()
+        for received in c_arm.poll(now_s):
+            if isinstance(received.message, CommandReply) and received.message.name == "Fault":
+                accepted.append(json.loads(received.message.text)["accepted"])
+        journals = list(rehearsals.place.glob(".partial-out-*/journal.jsonl"))
+        holding = any('"injection_holding"' in journal.read_text() for journal in journals)
+        if holding and now_s - asked_s > 1 and c_arm.connected:
+            asked_s = now_s
+            freeze = json.dumps({"name": "freeze", "on": True})
+            c_arm.send(Command("Fault", command_id=1, command="Fault", text=freeze))
+        time.sleep(0.005)
+    c_arm.close()
+    stdout, stderr = running.communicate(timeout=LIMIT_S)
+    assert running.returncode == 0, stderr
+    assert accepted == [True]
+    result = Result(out, json.loads(stdout))
+    assert result.outcome == "stopped", result.headline
+    assert "cement" in result.headline.lower() or "frozen" in result.headline.lower(), result.headline
+    # One step was given, and perhaps a second that had just begun.
+    assert 0.8 < result.truth("right")["delivered_ml"] < 2.3
 
 
 def test_an_interrupted_rehearsal_leaves_no_process_and_no_folder(rehearsals: Rehearsals) -> None:

@@ -369,6 +369,17 @@ def test_a_pump_that_lies_raises_an_alarm_that_is_shown_and_logged(scene, desk, 
         process.stop()
 
 
+def test_a_pump_that_stops_by_itself_is_listed_with_its_reason(scene, desk):
+    process = simulators.SimulatorProcess(faults={"pump": ["slow-reader@6"]})
+    try:
+        run_room(desk, process, lambda now: desk.pump is not None and desk.pump.reading(now).ready)
+        desk.pump.arm(time.monotonic())
+        run_room(desk, process, lambda now: desk.pump.reading(now).state.state == "armed", limit_s=3)
+        run_room(desk, process, lambda now: any("(stopped: dead-man)" in event.text for event in desk.events))
+    finally:
+        process.stop()
+
+
 def test_a_session_is_recorded_replayed_and_shown_as_a_replay(scene, desk, host, tmp_path):
     process = simulators.SimulatorProcess()
     try:

@@ -133,6 +133,14 @@ def test_a_pump_that_does_not_move_is_no_success(theatre: Theatre, zones: Zones)
     assert record.given_ml == 0
 
 
+def test_an_alarm_of_the_pump_stops_and_stands_in_journal_and_record(theatre: Theatre, zones: Zones) -> None:
+    record = treat(theatre, zones, lambda t: setattr(t.pump, "alarm", "the pump goes on: switch it off at the pump"))
+    assert theatre.pump.state == "stopped"
+    assert "ALARM: the pump goes on: switch it off at the pump" in record.stopped
+    (entry,) = [one for one in read_journal(theatre.folder / "journal.jsonl") if one["event"] == "pump_alarm"]
+    assert entry["side"] == "left" and entry["text"] == theatre.pump.alarm
+
+
 def test_the_answer_of_a_pump_that_refuses_is_told(theatre: Theatre, zones: Zones) -> None:
     theatre.pump.refuses = "run"
     record = treat(theatre, zones)

@@ -187,7 +187,8 @@ class PumpRole:
         elif not age_s <= OLDEST_STATE_S:
             reason = "the pump does not tell its state" if self._state is None else f"the state is {age_s:.1f} s old"
         elif self._state is not None and self._state.session != self._session:
-            reason = "another controller is in charge of the pump"
+            other = "another controller is in charge of the pump"
+            reason = other if self._state.session else "the pump takes orders from nobody: it has lost this controller"
         else:
             reason = alarm or self._restarted
         return PumpReading(not reason, self._state, age_s, reason, alarm)

@@ -177,6 +177,7 @@ class _InjectionRun:
         self._pump_time_s = float("-inf")
         self._next_sample_s = float("-inf")
         self._refusal = ""
+        self._alarm = ""
 
     def learn_reference(self) -> Generator[Prompt, Request | None, None]:
         """Take the frames before cement. Old frames are dropped first: the trocar may have been in the hand still."""
@@ -237,6 +238,8 @@ class _InjectionRun:
         if self._state.phase == "finished":
             yield from self._disarm()
         self.record.given_ml = self._state.given_ml
+        if self._alarm:
+            self.record.stopped = f"{self.record.stopped or 'finished'}; ALARM: {self._alarm}"
         if self._reading is not None:
             self.record.seen_ml, self.record.seen_sd_ml = self._reading.volume_ml, self._reading.volume_ml_sd
         self._journal.write(
@@ -329,6 +332,9 @@ class _InjectionRun:
                 self._refusal = f"; the pump refused to {answer.command}: {answer.reason}"
                 self._journal.write(now_s, "pump_refused", order=answer.command, code=answer.code, reason=answer.reason)
         pump = self._equipment.pump.reading(device_s)
+        if pump.alarm and not self._alarm:
+            self._alarm = pump.alarm
+            self._journal.write(now_s, "pump_alarm", side=self.record.side, text=pump.alarm)
         if pump.state is not None:
             self._pump, self._pump_time_s = pump.state, device_s - pump.age_s
         planes = self._fluoroscopy.planes

@@ -17,7 +17,7 @@ from ..devices.fluoroscope import PLANES, FluoroscopeRole, Frame
 from ..devices.link import Client
 from ..devices.link_watch import LinkWatch, implausible
 from ..devices.messages import Transform
-from ..devices.pump import PumpRole
+from ..devices.pump import PumpReading, PumpRole
 from ..devices.pump_protocol import STATE_NAME
 from ..devices.recorder import SessionRecorder
 from ..devices.replay import ReplayClock, ReplayLink
@@ -121,6 +121,7 @@ class DeviceDesk:
         self._impossible: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
         self._alarm = self._record_problem = ""
+        self._pump_trouble = (False, "")
         self._polled = False
         self._unix_s = 0.0
         self._shown: dict[str, FloatArray] = {}
@@ -227,7 +228,7 @@ class DeviceDesk:
         if self.pump is not None:
             self.pump.tend(time_s)
             self._mirror_pump()
-            self._sound(self.pump.reading(time_s).alarm, now_s)
+            self._tell_pump(self.pump.reading(time_s), now_s)
         if self.tracker is not None:
             self._mirror_poses(time_s)
         if self.recorder is not None:
@@ -305,7 +306,7 @@ class DeviceDesk:
         self._impossible = {}
         self._polled = False
         self._shown = {}
-        self._alarm = ""
+        self._alarm, self._pump_trouble = "", (False, "")
         for name, role in self._roles().items():
             self._follow(name, role)
 
@@ -324,11 +325,19 @@ class DeviceDesk:
         for finding in watch.take_news():
             self._tell(name, finding.text, time_s)
 
-    def _sound(self, alarm: str, now_s: float) -> None:
-        """Tell an alarm once, in its words without the figures that grow."""
-        begun, self._alarm = not self._alarm and bool(alarm), alarm
+    def _tell_pump(self, reading: PumpReading, now_s: float) -> None:
+        """Tell once that the pump raises an alarm, stops by itself, or is not ready any more, and why."""
+        begun, self._alarm = not self._alarm and bool(reading.alarm), reading.alarm
         if begun:
-            self._tell(PUMP, alarm, now_s, alarm=True)
+            self._tell(PUMP, reading.alarm, now_s, alarm=True)
+        fault = reading.state.fault if reading.state is not None else ""
+        trouble = (reading.ready, fault)
+        if trouble != self._pump_trouble and not reading.alarm:
+            if self._pump_trouble[0] and not reading.ready:
+                self._tell(PUMP, f"not ready: {reading.reason}" + (f" (stopped: {fault})" if fault else ""), now_s)
+            elif fault and fault != self._pump_trouble[1]:
+                self._tell(PUMP, f"stopped: {fault}", now_s)
+        self._pump_trouble = trouble
 
     def _tell(self, role: str, text: str, now_s: float, alarm: bool = False) -> None:
         self.events.append(Event(self._unix_s, role, text, alarm))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..devices.link import MessageKey, Received, Server
-from ..devices.messages import Image, Message, Sensor, String, Transform
+from ..devices.messages import Command, CommandReply, Image, Message, Sensor, String, Transform
 from ..devices.wire import HEADER_BYTES, encode
 from ..errors import DeviceError
 
@@ -47,9 +47,9 @@ _SIZE_AT = 42
 _ABSURD_BYTES = 2**32
 
 
-@dataclass(frozen=True)
+@dataclass
 class Faults:
-    """Which defects are on at which time after the start."""
+    """Which defects are on at which time after the start. Those of one device share one object."""
 
     since_s: dict[str, float]
 
@@ -88,6 +88,8 @@ class _Parcel:
 class FaultyServer(Server):
     """A server whose stream of poses, frames and states suffers the defects that concern the link.
 
+    COMMAND `Fault` with `{"name": "freeze", "on": true}` begins or ends a defect at once.
+
     Attributes:
         power_cuts: how often the device has lost its power, and with it all that it had in mind.
     """
@@ -116,7 +118,7 @@ class FaultyServer(Server):
         while self._late and self._late[0].due_s <= now_s:
             parcel = self._late.pop(0)
             self.send_encoded(parcel.data, parcel.key, parcel.to)
-        received = super().poll(now_s, wait_s)
+        received = [item for item in super().poll(now_s, wait_s) if not self._is_fault(item)]
         return self._read_slowly(received) if self._on("slow-reader") else received
 
     def flush(self, now_s: float) -> None:
@@ -133,6 +135,25 @@ class FaultyServer(Server):
         data = self._spoil_bytes(encode(message))
         key = stream if replaceable or not isinstance(message, String) else None
         return self._spoil_time(_Parcel(self._now_s, data, key, to), stream)
+
+    def _is_fault(self, item: Received) -> bool:
+        """Whether a message is about a defect; then it is obeyed and answered here."""
+        command = item.message
+        if not isinstance(command, Command) or command.name != "Fault":
+            return False
+        answer = {"accepted": True, "reason": ""}
+        try:
+            body = json.loads(command.text)
+            if body["on"]:
+                since_s = parse_faults([body["name"]]).since_s
+                self._faults.since_s |= dict.fromkeys(since_s, self._now_s - (self._started_s or 0.0))
+            else:
+                self._faults.since_s.pop(body["name"], None)
+        except (DeviceError, ValueError, KeyError, TypeError) as error:
+            answer = {"accepted": False, "reason": str(error)}
+        reply = CommandReply("Fault", command_id=command.command_id, command="Fault", text=json.dumps(answer))
+        super().send(reply, to=item.peer)
+        return True
 
     def _spoil_content(self, message: Message, first: Message) -> Message:
         if self._on("freeze"):
