@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from sacroplasty.errors import DeviceError
 from sacroplasty.geometry import rigid, rotation_about
 from sacroplasty.scene import anatomy, devices, nodes, planning, sessions, simulators
 from sacroplasty.simulation.patient import write_patient_world
-from sacroplasty.xray.geometry import CArm
+from sacroplasty.simulation.world import CArmModel
+from sacroplasty.xray.geometry import CArm, XrayGeometry
 from scene.simple_case import make_anatomy, make_ct, make_plan
 
 
@@ -347,6 +349,53 @@ def test_simulators_show_the_patient_of_the_scene_and_obey(scene, desk, tmp_path
         )
         ask(f"Connect the pump's line on the {side}", lambda now: any("release the trocar" in one for one in answers))
         assert f"✔ Trocar to the target on the {side}" in answers
+    finally:
+        if room is not None:
+            room.close()
+        process.stop()
+
+
+def test_a_c_arm_that_only_sends_pictures_is_known_by_its_marker(scene, desk, tmp_path):
+    """A frame-grabbed C-arm in the world of a patient: the tracked geometry is compared with the true one."""
+    ct = make_ct()
+    world = write_patient_world(tmp_path, ct, None, {}, [], seed=5)
+    record = json.loads(world.read_text())
+    record["tracker"]["tools"] = ["Stylus", "Reference", "CArm"]
+    record["carm"]["sends_geometry"] = False
+    world.write_text(json.dumps(record))
+    TrackerToRAS, ReferenceToTracker = np.array(record["TrackerToRAS"]), np.array(record["ReferenceToTracker"])
+    geometry = CArm().pose([0, 0, 0], [0, 1, 0], [0, 0, 1])
+    body = {"geometries": [geometry.to_dict()], "frame_rate_hz": 10, "pixels": 64, "expose": True}
+    process = simulators.SimulatorProcess(world=world)
+    room = None
+    try:
+        run_room(desk, process, lambda now: desk.rows(now)[0].ok)
+        room = simulators.SimulatedRoom(process.ports)
+        sent = []
+
+        def until_pictures(now):
+            room.poll(now)
+            if not sent and room.ask(simulators.RoomOrder("a picture", "CArm", body)):
+                sent.append(True)
+            return desk.rows(now)[1].age_ms < 100
+
+        run_room(desk, process, until_pictures)
+        assert "without its geometry" in desk.rows(time.monotonic())[1].text
+        # Registered without error, and the marker calibrated without error; what remains is the tracker's noise.
+        nodes.add_transform(scene, TrackerToRAS @ ReferenceToTracker, devices.REFERENCE_TO_RAS)
+        calibration = nodes.add_transform(scene, CArmModel().DetectorToMarker, devices.DETECTOR_TO_C_ARM)
+        run_room(desk, process, lambda now: desk.rows(now)[1].ok)
+        frame = desk.fluoroscope.view("Image_Detector", time.monotonic()).frame
+        error = np.array(record["carm"]["geometry_error"])
+        center = rigid(np.eye(3), ct.ras_of((np.array(ct.voxels.shape) - 1) / 2))
+        true = replace(geometry, RASToDetector=geometry.RASToDetector @ center @ error @ np.linalg.inv(center))
+        found = XrayGeometry.from_dict(frame.geometry)
+        points = np.random.default_rng(1).uniform(-60, 60, (20, 3))
+        apart_mm = (found.project(points) - true.resampled(64).project(points)) * found.pixel_spacing_mm
+        # 0.1 mm and 0.1 deg of jitter at two markers 800 mm from what is projected.
+        assert np.abs(apart_mm).max() < 6.0 and np.abs(apart_mm).mean() < 3.0
+        scene.RemoveNode(calibration)
+        run_room(desk, process, lambda now: "without its geometry" in desk.rows(now)[1].text, limit_s=3)
     finally:
         if room is not None:
             room.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,7 +17,7 @@ from slicer import vtkMRMLScene, vtkMRMLTransformNode
 from ..devices.fluoroscope import PLANES, FluoroscopeRole, Frame
 from ..devices.link import Client
 from ..devices.link_watch import LinkWatch, implausible
-from ..devices.messages import Transform
+from ..devices.messages import Image, Transform
 from ..devices.pump import PumpReading, PumpRole
 from ..devices.pump_protocol import STATE_NAME
 from ..devices.recorder import SessionRecorder
@@ -26,10 +27,10 @@ from ..devices.tracker import OLDEST_POSE_S, TrackerRole
 from ..errors import DeviceError, GeometryError
 from ..geometry import FloatArray, invert_rigid
 from ..image import Volume
-from ..xray.geometry import XrayGeometry
+from ..xray.geometry import CArm, XrayGeometry
 from .connector import ADDRESS as SCENE_ADDRESS
 from .connector import SceneLink
-from .nodes import add_text, add_transform, add_volume, first_node, set_transform, set_volume
+from .nodes import add_text, add_transform, add_volume, first_node, matrix_of, set_transform, set_volume
 
 TRACKER, FLUOROSCOPE, PUMP = ROLES = ("Tracker", "Fluoroscope", "Pump")
 #: Tools are shown in the frame of the reference that is fixed to the patient.
@@ -39,6 +40,9 @@ REFERENCE_TO_RAS = "ReferenceToRAS"
 #: On a transform node: whether its pose may be used ("1") or is only the last one known ("0"), and why.
 VALID = "Sacroplasty.Valid"
 REASON = "Sacroplasty.Reason"
+#: Poses by which a C-arm that only sends pictures is known: its marker, and the detector's place at the marker.
+_C_ARM = "CArmToTracker"
+DETECTOR_TO_C_ARM = "DetectorToCArm"
 _RATE_WINDOW_S = 1.0
 _LOG = logging.getLogger("sacroplasty.devices")
 
@@ -317,13 +321,37 @@ class DeviceDesk:
     def _receive(self, name: str, role: _Role, time_s: float) -> None:
         watch = self._watches[name]
         for received in role.client.poll(time_s):
-            if isinstance(received.message, Transform):
-                self._impossible[received.message.name] = implausible(received.message)
+            message = received.message
+            if isinstance(message, Image) and message.name == PLANES[0] and "Geometry" not in message.metadata:
+                received = replace(received, message=self._with_tracked_geometry(message, time_s))
+            elif isinstance(message, Transform):
+                self._impossible[message.name] = implausible(message)
             watch.observe(received)
             role.handle(received)
         watch.assess(time_s, role.client.connected, role.client.reason, role.client.counts)
         for finding in watch.take_news():
             self._tell(name, finding.text, time_s)
+
+    def _with_tracked_geometry(self, message: Image, now_s: float) -> Image:
+        """A picture with the geometry that the tracked marker of the C-arm gives it, if all of the chain is known now.
+
+        The chain: the detector at the C-arm's marker (calibrated, `DetectorToCArm`), marker and reference at the
+        tracker, and the patient registration. The hardware is that of `xray.geometry.CArm`; the picture must be square
+        as its detector is.
+        """
+        names = (DETECTOR_TO_C_ARM, REFERENCE_TO_RAS)
+        calibration, registration = (first_node(self._scene, "vtkMRMLLinearTransformNode", name) for name in names)
+        rows, columns = message.voxels.shape[1:3]
+        if self.tracker is None or calibration is None or registration is None or rows != columns:
+            return message
+        marker, reference = (self._usable(name, now_s)[0] for name in (_C_ARM, _REFERENCE))
+        if marker is None or reference is None:
+            return message
+        DetectorToReference = invert_rigid(reference) @ marker @ matrix_of(calibration)
+        RASToDetector = invert_rigid(matrix_of(registration) @ DetectorToReference)
+        geometry = replace(CArm().pose([0, 0, 0], [0, 1, 0], [0, 0, 1]), RASToDetector=RASToDetector)
+        record = json.dumps(geometry.resampled(columns).to_dict())
+        return replace(message, metadata=message.metadata | {"Geometry": record})
 
     def _tell_pump(self, reading: PumpReading, now_s: float) -> None:
         """Tell once that the pump raises an alarm, stops by itself, or is not ready any more, and why."""

@@ -141,7 +141,9 @@ class SimulatedCArm:
         if frames is not None and not (isinstance(frames, int) and frames > 0):
             raise DeviceError(f"frames must be a whole number from 1, or left out for a live picture, not {frames!r}")
         self._frames_left = float("inf") if frames is None else frames
-        self._live.write_detector(invert_rigid(self._planes[0].true.RASToDetector))
+        # Of the full detector: with larger pixels the middle of the first one lies elsewhere.
+        RASToDetector = XrayGeometry.from_dict(records[0]).RASToDetector @ self._TrueToSeen
+        self._live.write_detector(invert_rigid(RASToDetector))
         self._period_s = 1 / rate_hz
         self._exposing = bool(order.get("expose", True))
 
@@ -170,8 +172,8 @@ class SimulatedCArm:
                 photons_per_pixel=model.photons_per_pixel,
                 blur_pixels=model.blur_pixels,
             )
-            metadata = {
-                "Geometry": json.dumps(plane.nominal.to_dict()),
+            geometry = {"Geometry": json.dumps(plane.nominal.to_dict())} if model.sends_geometry else {}
+            metadata = geometry | {
                 "AirLevel": repr(plane.air_level),
                 "FrameRate": repr(1 / self._period_s),
                 "FrameNumber": str(self._frames),

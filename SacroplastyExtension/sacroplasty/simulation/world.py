@@ -44,10 +44,12 @@ class CArmModel:
 
     Attributes:
         geometry_error: rigid 4x4 by which the patient seems moved (RAS, about the CT's centre).
+        sends_geometry: whether frames come with their pose; a frame grabber's do not.
         DetectorToMarker: where the marker that the tracker sees as `CArm` sits on the detector's housing.
     """
 
     geometry_error: FloatArray = field(default_factory=lambda: np.eye(4))
+    sends_geometry: bool = True
     DetectorToMarker: FloatArray = field(default_factory=lambda: rigid(np.eye(3), [-150.0, -150.0, 120.0]))
     photons_per_pixel: float = 2000.0
     blur_pixels: float = 0.0
