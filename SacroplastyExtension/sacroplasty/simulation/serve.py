@@ -41,9 +41,9 @@ class Service:
         speed: of the pump's physics.
         seed: of the noise; None for the world's own.
         faults: see `faults.FAULTS`.
+        until_stdin_closes: end when standard input reaches its end, so that none outlives its parent.
         rate_hz: poses per second of each tool; None for the world's own.
         tools: how many of `world.TOOLS` the tracker looks for; None for the world's own.
-        until_stdin_closes: end when standard input reaches its end, so that none outlives its parent.
     """
 
     role: str
@@ -53,9 +53,9 @@ class Service:
     speed: float = 1.0
     seed: int | None = None
     faults: tuple[str, ...] = ()
+    until_stdin_closes: bool = False
     rate_hz: float | None = None
     tools: int | None = None
-    until_stdin_closes: bool = False
 
 
 class _Device(Protocol):
