@@ -6,11 +6,13 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import crcmod
 import pytest
 
 from sacroplasty.devices import pump, pump_protocol, pump_watch
+from sacroplasty.devices.fluoroscope import PLANES
 from sacroplasty.devices.messages import Command, CommandReply, Sensor, Status, String
 from sacroplasty.devices.pump_protocol import Answer, Order, PumpState, parse_answer, parse_order, parse_state
 from sacroplasty.devices.session_file import pack_entry
@@ -134,3 +136,24 @@ def test_the_page_names_every_order_state_and_fault():
         assert f"`{code}`" in PAGE, code
     assert f"{pump_protocol.DEAD_MAN_S * 1000:.0f} ms" in PAGE
     assert f"protocol {pump_protocol.PROTOCOL}" in PAGE
+
+
+def test_the_plus_configuration_sends_what_the_roles_read():
+    """Names fit into 20 bytes, every transform has its tool, every tool its stream, and the picture is a plane."""
+    file = PAGE_FILE.parent / "plus" / "Sacroplasty_NDIVega_FrameGrabbedCArm.xml"
+    root = ElementTree.parse(file).getroot()
+    tools = {source.get("Id") for source in root.iter("DataSource") if source.get("Type") == "Tool"}
+    channels = {channel.get("Id") for channel in root.iter("OutputChannel")}
+    servers = {server.get("ListeningPort"): server for server in root.findall("PlusOpenIGTLinkServer")}
+    assert set(servers) == {"18944", "18945"}
+    assert {server.get("OutputChannelId") for server in servers.values()} <= channels
+    names = [transform.get("Name") for transform in servers["18944"].iter("Transform")]
+    assert {name.removesuffix("ToTracker") for name in names} == tools and "ReferenceToTracker" in names
+    assert all(len(name.encode()) <= 20 for name in names)
+    (image,) = servers["18945"].iter("Image")
+    assert f"{image.get('Name')}_{image.get('EmbeddedTransformToFrame')}" == PLANES[0]
+    (defined,) = root.find("CoordinateDefinitions")
+    assert (defined.get("From"), defined.get("To")) == (image.get("Name"), image.get("EmbeddedTransformToFrame"))
+    assert len(defined.get("Matrix").split()) == 16
+    # Invalid poses come with their status, so that the reason is shown.
+    assert servers["18944"].get("SendValidTransformsOnly") == "false"

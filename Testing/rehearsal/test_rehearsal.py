@@ -198,7 +198,7 @@ def test_one_side_is_treated_to_its_end(rehearsals: Rehearsals) -> None:
     ("faults", "why"),
     [
         # While cement flows, between two steps, or before it, as the machine is quick or slow.
-        ({"carm": ["freeze@50"]}, ["frame", "picture", "view", "monitor"]),
+        ({"carm": ["freeze@30"]}, ["frame", "picture", "view", "monitor"]),
         ({"pump": ["ignore-run"]}, ["its plunger stands"]),
     ],
     ids=["frozen pictures", "a pump that does not move"],
