@@ -60,7 +60,7 @@ def receive(port: int, path: str, seconds: float) -> None:
         now = time.monotonic()
         count += len(client.poll(now))
         if client.connected and begun is None:
-            begun, spent = now, time.process_time()
+            begun, spent, count = now, time.process_time(), 0
             if path:
                 recorder = SessionRecorder(Path(path), {"Tracker": client}, now, time.time())
         if recorder is not None:
