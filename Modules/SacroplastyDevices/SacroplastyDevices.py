@@ -155,6 +155,8 @@ class SacroplastyDevicesWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneStartClose(self, caller, event):
         """Called just before the scene is closed. Devices of the old case must not act on the new one."""
+        self.logic.stopRecording()
+        self.logic.stopSimulators()
         self.onDisconnectButton()
         self.setParameterNode(None)
 

@@ -43,7 +43,8 @@ _UNEVEN_SAMPLES = 20
 _GAP_PERIODS = 1.7
 _MANY_GAPS = 5
 _CLOCK_SET_S = 1.0
-_FROZEN_S = 1.0
+#: As long as a pose lives: a tracker always jitters, so that the very same numbers are the same measurement.
+_FROZEN_S = 0.1
 #: No tool can be this close to its tracker: cameras and field generators need some distance.
 _NEAREST_TOOL_MM = 20.0
 _SHORTEST_C_ARM_MM = 100.0
