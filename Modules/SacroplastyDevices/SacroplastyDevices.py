@@ -449,20 +449,27 @@ class SacroplastyDevicesLogic(ScriptedLoadableModuleLogic):
             self._listeners.remove(listener)
 
     def tick(self):
-        """One turn: decisions first, so that the heartbeat that goes out with poll() stands for them.
+        """One turn: look, decide, tell.
 
-        A listener that fails stops the pump and is not called again until it is added anew.
+        Devices are heard before the decisions, or what waited while the last ones were made would count as old, and
+        again after them, so that orders and heartbeat go out at once. A listener that fails stops the pump and is not
+        called again until it is added anew.
         """
-        now = time.monotonic()
+        self.poll()
         for listener in list(self._listeners):
             try:
-                listener(now)
+                listener(time.monotonic())
             except Exception:
                 self.removeListener(listener)
-                self.desk().stop_pump(now)
-                self.desk().poll(now, time.time())
+                self.desk().stop_pump(time.monotonic())
+                self.poll()
                 raise
-        self.desk().poll(now, time.time())
+        if self._listeners:
+            self.poll()
+
+    def poll(self):
+        """Let all links receive and send."""
+        self.desk().poll(time.monotonic(), time.time())
 
     def startRecording(self, folder):
         """Begin to record all that passes the connections, into a new file of this folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,8 @@ REASON = "Sacroplasty.Reason"
 _C_ARM = "CArmToTracker"
 DETECTOR_TO_C_ARM = "DetectorToCArm"
 _RATE_WINDOW_S = 1.0
+_TELL_AGAIN_S = 10.0
+_FIGURES = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 _LOG = logging.getLogger("sacroplasty.devices")
 
 Level = Literal["off", "live", "check", "stopped", "none", "alarm"]
@@ -124,6 +127,7 @@ class DeviceDesk:
         self._errors: dict[str, str] = {}
         self._impossible: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
+        self._told_s: dict[str, float] = {}
         self._alarm = self._record_problem = ""
         self._pump_trouble = (False, "")
         self._polled = False
@@ -310,6 +314,7 @@ class DeviceDesk:
         self._impossible = {}
         self._polled = False
         self._shown = {}
+        self._told_s = {}
         self._alarm, self._pump_trouble = "", (False, "")
         for name, role in self._roles().items():
             self._follow(name, role)
@@ -368,6 +373,11 @@ class DeviceDesk:
         self._pump_trouble = trouble
 
     def _tell(self, role: str, text: str, now_s: float, alarm: bool = False) -> None:
+        """Note an event, unless the same was noted a moment ago with other figures."""
+        kind = f"{role} {_FIGURES.sub('#', text)}"
+        if now_s - self._told_s.get(kind, float("-inf")) < _TELL_AGAIN_S:
+            return
+        self._told_s[kind] = now_s
         self.events.append(Event(self._unix_s, role, text, alarm))
         self.event_count += 1
         _LOG.log(logging.ERROR if alarm else logging.WARNING, "%s%s: %s", "ALARM " if alarm else "", role, text)
