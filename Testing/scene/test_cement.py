@@ -11,7 +11,7 @@ from sacroplasty.cement.monitor import MonitorReading
 from sacroplasty.devices.fluoroscope import Frame as DetectorFrame
 from sacroplasty.devices.fluoroscope import View
 from sacroplasty.devices.pump import PumpReading
-from sacroplasty.devices.pump_protocol import PumpState
+from sacroplasty.devices.pump_protocol import Answer, PumpState
 from sacroplasty.errors import AnatomyError
 from sacroplasty.scene import anatomy, cement, nodes, planning
 from sacroplasty.scene.navigation import REGISTRATION_NAME
@@ -28,10 +28,15 @@ class Pump:
     def __init__(self):
         self.orders = []
         self.state, self.delivered_ml, self.age_s, self.fault = "idle", 0.0, 0.0, ""
+        self.answers = []
 
     def reading(self, now_s):
         state = PumpState(1, self.state, self.fault, self.delivered_ml, 0.0, 10.0, 500.0, 0.0, "test", 1)
         return PumpReading(self.age_s < 0.3, state, self.age_s, "" if self.age_s < 0.3 else "the state is old")
+
+    def take_answers(self):
+        answers, self.answers = self.answers, []
+        return answers
 
     def _told(self, order, state):
         self.orders.append(order)
@@ -231,3 +236,19 @@ def test_views_are_learned_from_frames_without_cement_and_then_watched(scene, de
 def test_views_cannot_be_learned_without_a_segmented_ct(desk):
     with pytest.raises(AnatomyError, match="needs the segmented CT"):
         desk.learn_views()
+
+
+def test_what_the_pump_refuses_is_shown_with_its_reason(desk, devices):
+    devices.pump.answers = [Answer(3, "run", False, "limit", "the pump bears at most 3000 kPa", "armed")]
+    desk.tick(0.1, False)
+    assert desk.readout(0.1).reason == "the pump refuses to run: the pump bears at most 3000 kPa"
+    devices.pump.answers = [Answer(4, "arm", True, "ok", "", "armed")]
+    desk.tick(0.2, False)
+    assert "refuses" not in desk.readout(0.2).reason
+
+
+def test_the_pressure_asked_for_is_one_that_the_simulated_pump_bears():
+    from sacroplasty.procedure.conduct import PRESSURE_LIMIT_KPA
+    from sacroplasty.simulation.world import PumpModel
+
+    assert PumpModel().largest_pressure_kpa > PRESSURE_LIMIT_KPA

@@ -126,7 +126,8 @@ class PumpRole:
         self._stop_sequence = self._sequence
         self._stop_ordered_s = now_s
         for pending in self._pending.values():
-            self._answers.append(_unanswered(pending.order, "latched", "a stop came after it"))
+            if pending.order.command != "hello":
+                self._answers.append(_unanswered(pending.order, "latched", "a stop came after it"))
         self._pending.clear()
         self._send_stop(now_s)
         # At once, not with the next poll; what arrives meanwhile is not lost.

@@ -25,6 +25,7 @@ from ..cement.zones import make_zones
 from ..devices.fluoroscope import Frame as DetectorFrame
 from ..errors import AnatomyError, GeometryError, ImageError, PlanError
 from ..planning.model import Side
+from ..procedure.conduct import PRESSURE_LIMIT_KPA
 from ..xray.geometry import XrayGeometry
 from .anatomy import anatomy_of, segmented_ct
 from .devices import DeviceDesk
@@ -169,7 +170,9 @@ class CementDesk:
         other: Side = "right" if side == "left" else "left"
         remaining = planned - self._given[side]
         try:
-            prescription = Prescription(side, remaining, other_volume_ml=self._given[other])
+            prescription = Prescription(
+                side, remaining, other_volume_ml=self._given[other], pressure_limit_kpa=PRESSURE_LIMIT_KPA
+            )
             self._state = begin(prescription, self._limits, now_s) if remaining > 0 else None
             self._refusal = "" if remaining > 0 else f"all that was planned for the {side} ala is given"
         except PlanError as error:
@@ -193,6 +196,7 @@ class CementDesk:
             request: what else was asked for at this turn.
         """
         self._watch(now_s)
+        self._hear_refusals()
         if self._state is None:
             return
         if request is None and held:
@@ -315,6 +319,16 @@ class CementDesk:
             reading.health if not reading.healthy else f"{reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen"
         )
         self._monitor = MonitorView(now_s, level, text, reading.concentricity)
+
+    def _hear_refusals(self) -> None:
+        """What the pump would not do is shown with its reason until something else is asked for."""
+        if self._devices.pump is None:
+            return
+        for answer in self._devices.pump.take_answers():
+            if answer.accepted:
+                self._refusal = ""
+            elif answer.code != "latched":  # What a stop overtook needs no reason beside the stop's own.
+                self._refusal = f"the pump refuses to {answer.command}: {answer.reason}"
 
     def _learn(self, frames: list[DetectorFrame]) -> None:
         """Collect reference frames; when every plane that sends has enough, the monitor knows its views."""
