@@ -116,6 +116,7 @@ class CementDesk:
         self._spread: SpreadMonitor | None = None
         self._reference: dict[str, list[Frame]] | None = None
         self._looked_s = -math.inf
+        self._waiting: dict[str, DetectorFrame] = {}
         self._restore(now_s, unix_s)
         self.choose(self._side, now_s)
 
@@ -154,6 +155,7 @@ class CementDesk:
         settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
         self._spread = SpreadMonitor(zones, trajectory.target, settings)
         self._monitor = None
+        self._waiting = {}
         self._reference = {}
 
     def choose(self, side: Side, now_s: float) -> None:
@@ -303,13 +305,14 @@ class CementDesk:
         if self._reference is not None:
             self._learn(frames)
             return
-        if not frames and now_s - self._looked_s < _LOOK_S:
+        self._waiting |= {taken.plane: taken for taken in frames if taken.plane in self._spread.views}
+        if not self._waiting and now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
         try:
-            for taken in frames:
-                if taken.plane in self._spread.views:
-                    self._spread.update({taken.plane: _frame_of(taken)}, now_s)
+            # One picture a turn, the newest of its plane: looking takes long, and the pump waits for its heartbeat.
+            for plane in list(self._waiting)[:1]:
+                self._spread.update({plane: _frame_of(self._waiting.pop(plane))}, now_s)
             reading = self._spread.update({}, now_s)
         except ImageError as error:
             self._monitor = MonitorView(now_s, "blind", str(error), math.nan)
