@@ -93,11 +93,44 @@ def check_simulators(limit_s=60.0):
             if problem:
                 raise RuntimeError(problem)
             if ready:
-                return
+                break
             time.sleep(0.02)
-        raise RuntimeError(f"no simulator was ready within {limit_s:.0f} s")
+        else:
+            raise RuntimeError(f"no simulator was ready within {limit_s:.0f} s")
+        check_stop(logic, ready)
     finally:
         logic.close()
+
+
+def check_stop(logic, addresses, limit_s=10.0):
+    """The panel connects, a stop stands in the main window if there is one, and pressing it stops the pump."""
+    import slicer
+
+    widget = slicer.util.getModuleWidget("SacroplastyDevices")
+    widget.connectTo(*addresses)
+    wait_for(lambda: logic.rows()[2].level == "live", limit_s, "the pump is not live")
+    logic.desk().pump.arm(time.monotonic())
+    wait_for(lambda: "armed" in logic.rows()[2].text, limit_s, "the pump is not armed")
+    widget.showDevices()
+    window = slicer.util.mainWindow()
+    if window and not slicer.util.findChildren(window, name="SacroplastyStopBar"):
+        raise RuntimeError("there is no stop in the main window")
+    save_picture("SacroplastyDevices-live", widget.parent)
+    widget.onStopButton()
+    wait_for(lambda: logic.rows()[2].level == "stopped", limit_s, "the pump is not stopped")
+    widget.onDisconnectButton()
+
+
+def wait_for(condition, limit_s, problem):
+    """Let Slicer work until something is true."""
+    import slicer
+
+    end = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError(problem)
+        slicer.app.processEvents()
+        time.sleep(0.01)
 
 
 def check_segment_editor():
