@@ -89,7 +89,7 @@ def test_stop_acts_at_the_press_and_says_so(desktop, widget):
     assert states(widget)[2] == "■ STOPPED"
 
 
-def test_a_stop_stands_in_the_main_window_as_long_as_a_pump_is_connected(desktop, widget, monkeypatch):
+def test_a_stop_stands_in_the_main_window_as_long_as_a_pump_is_connected(desktop, widget, monkeypatch, picture_folder):
     from PySide6.QtWidgets import QMainWindow
 
     from slicer import util
@@ -104,6 +104,11 @@ def test_a_stop_stands_in_the_main_window_as_long_as_a_pump_is_connected(desktop
     assert bar is not None and window.toolBarArea(bar).name != "NoToolBarArea"
     (button,) = [child for child in bar.children() if getattr(child, "text", None) == "STOP THE PUMP"] or [None]
     assert button is not None
+    window.resize(820, 110)
+    window.show()
+    desktop.wait(50)
+    assert window.grab().save(str(picture_folder / "SacroplastyDevices-stop-bar.png"))
+    window.hide()
     button.pressed.emit()
     wait_until(desktop, lambda: pump.reading(time.monotonic()).state.state == "stopped", limit_s=2)
     desktop.enter(widget)
