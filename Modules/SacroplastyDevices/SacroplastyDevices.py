@@ -284,6 +284,8 @@ class SacroplastyDevicesWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         for answer in self.logic.roomAnswers():
             self.ui.statusLabel.text = answer
         self.logic.tick()
+        if not (self.logic.connected() or self.logic.simulatorsRunning()):
+            self._pollTimer.stop()
 
     def showDevices(self):
         """The devices, large for who stands two meters away, in figures below. The symbol says what the color does."""

@@ -118,7 +118,7 @@ def check_stop(logic, addresses, limit_s=10.0):
     save_picture("SacroplastyDevices-live", widget.parent)
     widget.onStopButton()
     wait_for(lambda: logic.rows()[2].level == "stopped", limit_s, "the pump is not stopped")
-    widget.onDisconnectButton()
+    widget.onStopSimulatorsButton()
 
 
 def wait_for(condition, limit_s, problem):
