@@ -244,10 +244,7 @@ def _posed(angles: Any, order: dict[str, Any]) -> XrayGeometry:
     isocenter = np.array(order.get("isocenter_ras", [0.0, 0.0, 0.0]), float)
     if isocenter.shape != (3,) or not np.isfinite([lao_deg, cranial_deg, *isocenter]).all():
         raise DeviceError("angles are pairs of numbers in degrees and isocenter_ras three numbers in mm")
-    lao, cranial = np.radians([lao_deg, cranial_deg])
-    left, anterior, superior = np.array([-1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0])
-    direction = np.cos(cranial) * (np.cos(lao) * anterior + np.sin(lao) * left) + np.sin(cranial) * superior
-    return CArm().pose(isocenter, direction, superior)
+    return CArm().at_positioner_angles(isocenter, lao_deg, cranial_deg)
 
 
 def _demonstration_order() -> dict[str, Any]:
