@@ -205,8 +205,8 @@ def test_a_pump_that_does_not_move_never_ends_in_success(rehearsals: Rehearsals)
     assert truth["leaked_ml"] == 0
 
 
-def test_pictures_that_freeze_while_the_pump_holds_end_it_when_the_cement_sets(rehearsals: Rehearsals) -> None:
-    """The next step is never begun, and the wait for it has an end."""
+def frozen_in_a_hold(rehearsals: Rehearsals) -> Result:
+    """A rehearsal whose pictures freeze as soon as its pump holds for the first time."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     out = rehearsals.place / "out"
@@ -233,7 +233,15 @@ def test_pictures_that_freeze_while_the_pump_holds_end_it_when_the_cement_sets(r
     stdout, stderr = running.communicate(timeout=LIMIT_S)
     assert running.returncode == 0, stderr
     assert accepted == [True]
-    result = Result(out, json.loads(stdout))
+    return Result(out, json.loads(stdout))
+
+
+def test_pictures_that_freeze_while_the_pump_holds_end_it_when_the_cement_sets(rehearsals: Rehearsals) -> None:
+    """The next step is never begun, and the wait for it has an end."""
+    result = frozen_in_a_hold(rehearsals)
+    if "not current" in result.headline or "pump has a fault" in result.headline:
+        # The machine was too slow for the pump, which says nothing about the pictures: once more, as `run_in_time`.
+        result = frozen_in_a_hold(rehearsals)
     assert result.outcome == "stopped", result.headline
     assert "cement" in result.headline.lower() or "frozen" in result.headline.lower(), result.headline
     # One step was given, and perhaps a second that had just begun.
