@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyigtl.messages import MessageBase
 
-from sacroplasty.devices.crc64 import crc64
+from sacroplasty.devices.crc64 import crc64, crc64_of_parts
 from sacroplasty.devices.messages import (
     Capability,
     Command,
@@ -69,10 +69,19 @@ def comparable(message: Message) -> dict:
     return plain
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 511, 512, 513, 1000, 65535, 65536, 65537, 131080, 200001])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 1023, 1024, 1025, 5000, 65535, 65536, 65537, 131080, 1500001])
 def test_the_checksum_is_that_of_crcmod(size):
     data = np.random.default_rng(size).bytes(size)
     assert crc64(data) == REFERENCE_CRC(data)
+    assert crc64(bytes(size // 2) + b"\x01" + bytes(size)) == REFERENCE_CRC(b"\x01" + bytes(size))
+
+
+def test_many_checksums_at_once_are_those_of_each():
+    rng = np.random.default_rng(3)
+    data = rng.integers(0, 256, 20_000, dtype=np.uint8)
+    bounds = np.cumsum(rng.integers(1, 1000, 24)).tolist()
+    parts = [data[start:end].tobytes() for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
+    assert crc64_of_parts(data, bounds) == [REFERENCE_CRC(part) for part in parts]
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: message.type_name)
@@ -150,11 +159,85 @@ def test_garbage_between_messages_is_skipped_and_counted():
 
 
 def test_a_damaged_size_of_a_large_type_is_given_up_on_when_told():
-    image = bytearray(encode(Image("Image_Detector", np.zeros((1, 8, 8), np.uint8))))
+    other = bytearray(encode(Opaque("Surface", "POLYDATA", bytes(100))))
+    struct.pack_into(">Q", other, 42, 30_000_000)
+    decoder = Decoder()
+    assert decoder.feed(bytes(other) + encode(String("Alarm", "leak"))) == []
+    assert [message.text for message in decoder.resynchronize()] == ["leak"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_damaged_size_of_an_image_is_seen_in_its_own_header(version):
+    image = bytearray(encode(Image("Image_Detector", np.zeros((1, 8, 8), np.uint8), header_version=version)))
     struct.pack_into(">Q", image, 42, 30_000_000)
     decoder = Decoder()
-    assert decoder.feed(bytes(image) + encode(String("Alarm", "leak"))) == []
-    assert [message.text for message in decoder.resynchronize()] == ["leak"]
+    assert [message.text for message in decoder.feed(bytes(image) + encode(String("Alarm", "leak")))] == ["leak"]
+
+
+def test_a_message_inside_a_damaged_large_one_is_found():
+    """A size field that grew swallows what comes next, and gives it back when the checksum tells."""
+    swallowed = [encode(String("Note", str(number))) for number in range(20_000)]
+    thief = bytearray(encode(Opaque("Surface", "POLYDATA", b"points")))
+    struct.pack_into(">Q", thief, 42, 1_000_000)
+    decoder = Decoder()
+    found = decoder.feed(bytes(thief) + b"".join(swallowed))
+    assert [message.text for message in found] == [str(number) for number in range(20_000)]
+    assert decoder.crc_errors == 1
+
+
+def test_bytes_written_in_place_give_what_fed_bytes_give():
+    stream = b"".join(encode(message) for message in SAMPLES)
+    stream += encode(Image("Image_Detector", np.arange(600_000, dtype=np.uint16).reshape(1, 600, 1000))) + stream
+    expected = [comparable(message) for message in Decoder().feed(stream)]
+    assert len(expected) == 2 * len(SAMPLES) + 1
+    rng = np.random.default_rng(4)
+    decoder, place, found = Decoder(), 0, []
+    while place < len(stream):
+        space = decoder.space()
+        count = min(int(rng.choice([1, 57, 58, 1400, 10**6])), len(space), len(stream) - place)
+        space[:count] = stream[place : place + count]
+        place += count
+        found += decoder.filled(count)
+    assert [comparable(message) for message in found] == expected
+    assert decoder.pending_bytes == 0
+
+
+@pytest.mark.parametrize("message", [String("No\x1b[2Jte", "x"), TrackingData("T", (TrackedTool("a\nb", POSE),))])
+def test_a_name_with_control_characters_is_refused(message):
+    decoder = Decoder()
+    assert decoder.feed(encode(message)) == []
+    assert decoder.malformed == 1 and "control characters" in decoder.last_problem
+    assert decoder.last_problem.isprintable()
+
+
+def headers_within_headers() -> bytes:
+    """Each header announces a body of a megabyte, most of which are further headers."""
+    header = bytearray(encode(Opaque("x", "POLYDATA", b"", header_version=1)))
+    struct.pack_into(">Q", header, 42, 2**20)
+    return bytes(header) * (4 * 2**20 // len(header))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [headers_within_headers(), b"\0\1A" * 2**20, bytes(2**22), encode(String("Note", "x"))[:-1] * 2**14],
+    ids=["headers within headers", "beginnings without end", "zeros", "cut short"],
+)
+def test_the_work_grows_no_faster_than_the_bytes_of_an_attack(attack, monkeypatch):
+    """Counted in bytes that are checked, since a time would depend on the machine."""
+    checked = 0
+
+    def counted(data):
+        nonlocal checked
+        checked += len(data)
+        return crc64(data)
+
+    monkeypatch.setattr("sacroplasty.devices.wire.crc64", counted)
+    decoder = Decoder()
+    decoder.feed(attack)
+    assert checked < 2**23 + 6 * len(attack)
+    assert decoder.pending_bytes < 2**21
+    found = decoder.feed(encode(String("Alarm", "leak")) * 20_000) + decoder.resynchronize()
+    assert sum(isinstance(m, String) and m.text == "leak" for m in found) > 10_000
 
 
 def test_a_size_beyond_the_limit_is_no_message():

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import selectors
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import DeviceError
 from .messages import Image, Message, Status, StatusCode
 from .wire import Decoder, encode
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 18944
 KEEP_ALIVE_S = 1.0
@@ -32,15 +36,26 @@ LONGEST_RETRY_S = 5.0
 CONNECT_S = 3.0
 #: Waiting text and orders for one peer; beyond this it does not read any more and is cut off.
 BACKLOG_BYTES = 8 * 2**20
+#: Who takes longer than this over one message, and is slower than that, only keeps the connection busy and is cut off.
+SLOW_MESSAGE_S = 10.0
+SLOWEST_BYTES_S = 1000.0
 
 _REPLACEABLE = frozenset({"TRANSFORM", "IMAGE", "TDATA", "SENSOR"})
-_READ_BYTES = 2**18
-#: Bounds the time of one poll; the rest waits for the next.
-_BYTES_PER_POLL = 32 * 2**20
+#: Bounds the time of one poll, for each connection; the rest waits for the next. A message costs time beside its bytes.
+_BYTES_PER_POLL = 8 * 2**20
+_BYTES_PER_MESSAGE = 4096
+_ACCEPTED_PER_POLL = 64
+#: Small messages go to the socket together up to this size.
+_SENT_TOGETHER_BYTES = 2**14
 #: A small kernel buffer keeps pictures replaceable and orders quick.
 _SEND_BUFFER_BYTES = 2**18
 _UNACKNOWLEDGED_MS = 10_000
 _WAIT_TO_WRITE_S = 0.001
+#: Strangers must not be able to fill the disk with lines about them.
+_LOG_PERIOD_S = 1.0
+_ROUND_TRIP_PERIOD_S = 0.5
+#: Place of the smallest round trip in Linux's struct tcp_info (linux/tcp.h), microseconds.
+_TCP_MIN_RTT = struct.Struct("=148xI")
 _STREAM_ENDED = "the peer closed the connection"
 
 MessageKey = tuple[str, str]
@@ -50,11 +65,15 @@ Tap = Callable[[str, float, bytes | memoryview], None]
 
 @dataclass(frozen=True)
 class Received:
-    """A message, when it was taken from the socket (the poller's clock) and from which peer (for replies)."""
+    """A message, when it was taken from the socket (the poller's clock) and from which peer (for replies).
+
+    `delay_s` is how long it was under way at least, half the quickest round trip; 0 when that is not known.
+    """
 
     message: Message
     received_s: float
     peer: int
+    delay_s: float = 0.0
 
 
 @dataclass
@@ -85,6 +104,8 @@ class Connection:
     urgent_bytes: int = 0
     latest: dict[MessageKey, bytes] = field(default_factory=dict)
     sending: memoryview | None = None
+    sending_count: int = 0
+    unfinished_s: float | None = None
     counted: tuple[int, int, int] = (0, 0, 0)
     tap: Tap | None = None
 
@@ -107,14 +128,10 @@ class Connection:
         budget = _BYTES_PER_POLL
         while budget > 0:
             if self.sending is None:
-                if self.urgent:
-                    data = self.urgent.popleft()
-                    self.urgent_bytes -= len(data)
-                elif self.latest:
-                    data = self.latest.pop(next(iter(self.latest)))
-                else:
+                if not self.waiting:
                     return None
-                self.sending = memoryview(data)
+                self._take_next()
+            assert self.sending is not None
             try:
                 count = self.socket.send(self.sending)
             except (BlockingIOError, InterruptedError):
@@ -128,10 +145,28 @@ class Connection:
             self.sending = self.sending[count:]
             if not self.sending:
                 self.sending = None
-                counts.sent += 1
+                counts.sent += self.sending_count
         if self.urgent_bytes > BACKLOG_BYTES:
             return f"the peer does not read: {self.urgent_bytes} bytes wait"
         return None
+
+    def _take_next(self) -> None:
+        """What goes to the socket next: the urgent first, small messages together."""
+        together, size = [], 0
+        while size < _SENT_TOGETHER_BYTES and (self.urgent or self.latest):
+            key = None if self.urgent else next(iter(self.latest))
+            data = self.urgent[0] if key is None else self.latest[key]
+            if together and size + len(data) > _SENT_TOGETHER_BYTES:
+                break
+            if key is None:
+                self.urgent.popleft()
+                self.urgent_bytes -= len(data)
+            else:
+                del self.latest[key]
+            together.append(data)
+            size += len(data)
+        self.sending = memoryview(together[0] if len(together) == 1 else b"".join(together))
+        self.sending_count = len(together)
 
     def read(self, now_s: float, counts: LinkCounts) -> tuple[list[Message], str | None]:
         """The messages that arrived, and the reason when the connection is lost."""
@@ -139,26 +174,48 @@ class Connection:
         lost = None
         budget = _BYTES_PER_POLL
         while budget > 0:
+            space = self.decoder.space()
             try:
-                data = self.socket.recv(_READ_BYTES)
+                count = self.socket.recv_into(space)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
                 lost = f"receiving failed: {error.strerror or error}"
                 break
-            if not data:
+            if not count:
                 lost = _STREAM_ENDED
                 break
             self.heard_s = now_s
             if self.tap is not None:
-                self.tap("received", now_s, data)
-            budget -= len(data)
-            messages += self.decoder.feed(data)
+                self.tap("received", now_s, space[:count])
+            found = self.decoder.filled(count)
+            messages += found
+            budget -= count + _BYTES_PER_MESSAGE * len(found)
+            if count < len(space):  # That was all there is.
+                break
+        return self._judged(messages, now_s, counts), lost or self._too_slow(now_s, bool(messages))
+
+    def idle(self, now_s: float, counts: LinkCounts) -> tuple[list[Message], str | None]:
+        """What `read` returns when nothing arrived: messages behind one that will not be finished."""
+        return self._judged([], now_s, counts), None
+
+    def _judged(self, messages: list[Message], now_s: float, counts: LinkCounts) -> list[Message]:
         if self.decoder.pending_bytes and now_s - self.heard_s > UNFINISHED_S:
             messages += self.decoder.resynchronize()
         self._count(counts)
         counts.received += len(messages)
-        return _newest_images(messages, counts), lost
+        return _newest_images(messages, counts)
+
+    def _too_slow(self, now_s: float, got_messages: bool) -> str | None:
+        """The reason to cut off a peer that sends a message byte by byte."""
+        pending_bytes = self.decoder.pending_bytes
+        if got_messages or not pending_bytes:
+            self.unfinished_s = None
+        elif self.unfinished_s is None:
+            self.unfinished_s = now_s
+        elif (since_s := now_s - self.unfinished_s) > SLOW_MESSAGE_S and pending_bytes < SLOWEST_BYTES_S * since_s:
+            return f"the peer sent only {pending_bytes} bytes of a message in {since_s:.0f} s"
+        return None
 
     def _count(self, counts: LinkCounts) -> None:
         decoder = self.decoder
@@ -169,7 +226,7 @@ class Connection:
         self.counted = now
 
     def close(self, counts: LinkCounts) -> None:
-        counts.undelivered += len(self.urgent) + len(self.latest) + (self.sending is not None)
+        counts.undelivered += len(self.urgent) + len(self.latest) + (self.sending_count if self.sending else 0)
         self.urgent.clear()
         self.latest.clear()
         self.sending = None
@@ -183,24 +240,37 @@ class Client:
         state: `connecting`, `connected`, `waiting` (for the next attempt) or `closed`.
         reason: why it is not connected, in words; empty when it is.
         counts: what happened since the beginning.
-        tap: who is shown every byte that passes, such as a recorder; None for nobody.
+        round_trip_s: the quickest way to the server and back of this connection; 0 when not known.
+        tap: who is shown every byte that passes, such as a recorder; None for nobody. The bytes are lent for the call.
 
     Args:
         host: a numeric address or `localhost` (no name service is asked, since that would wait).
         silence_s: a server that says nothing for this long counts as lost. None for a server without keep-alive.
+        header_version: 2, or 1 for a server older than OpenIGTLink 3, which gets no metadata.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = DEFAULT_PORT, silence_s: float | None = SILENCE_S) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        silence_s: float | None = SILENCE_S,
+        header_version: int = 2,
+    ) -> None:
         self._address = _numeric_address(host), port
         self._silence_s = silence_s
+        self._header_version = header_version
+        self._keep_alive = encode(_spoken(_KEEP_ALIVE, header_version))
         self._selector = selectors.DefaultSelector()
         self._connection: Connection | None = None
         self._attempt_s: float | None = None
+        self._not_yet_s = 0.0
+        self._next_round_trip_s = 0.0
         self._next_attempt_s = 0.0
         self._retry_s = FIRST_RETRY_S
         self.state = "waiting"
         self.reason = "not tried yet"
         self.counts = LinkCounts()
+        self.round_trip_s = 0.0
         self.tap: Tap | None = None
 
     @property
@@ -221,11 +291,17 @@ class Client:
         if self.state != "connected" or self._connection is None:
             self.counts.undelivered += 1
             return False
-        self._connection.put(encode(message), _key(message, replaceable), self.counts)
+        data = encode(_spoken(message, self._header_version))
+        self._connection.put(data, _key(message, replaceable), self.counts)
         return True
 
-    def poll(self, now_s: float) -> list[Received]:
-        """Connect, receive, keep alive, send. Returns what arrived, in order."""
+    def poll(self, now_s: float, wait_s: float = 0.0) -> list[Received]:
+        """Connect, receive, keep alive, send. Returns what arrived, in order.
+
+        Args:
+            wait_s: while connected, sleep up to this long until something arrives, for a program that has nothing else
+                to do. `now_s` is the time before.
+        """
         if self.state == "closed":
             return []
         if self._connection is None:
@@ -238,15 +314,19 @@ class Client:
         if self.state != "connected":
             return []
         self._connection.tap = self.tap
-        messages, lost = self._connection.read(now_s, self.counts)
-        received = [Received(message, now_s, 0) for message in messages]
+        ready = self._selector.select(min(wait_s, _WAIT_TO_WRITE_S) if self._connection.waiting else wait_s)
+        messages, lost = (self._connection.read if ready else self._connection.idle)(now_s, self.counts)
+        if messages and now_s >= self._next_round_trip_s:
+            self._next_round_trip_s = now_s + _ROUND_TRIP_PERIOD_S
+            self.round_trip_s = _round_trip_s(self._connection.socket, self.round_trip_s)
+        received = [Received(message, now_s, 0, self.round_trip_s / 2) for message in messages]
         if lost is None:
             silent_s = now_s - self._connection.heard_s
             if self._silence_s is not None and silent_s > self._silence_s:
                 lost = f"nothing heard for {silent_s:.1f} s"
         if lost is None:
             if not self._connection.waiting and now_s - self._connection.sent_s >= KEEP_ALIVE_S:
-                self._connection.put(_KEEP_ALIVE, None, self.counts)
+                self._connection.put(self._keep_alive, None, self.counts)
             lost = self._connection.flush(now_s, self.counts)
         if lost is not None:
             self._lose(now_s, lost)
@@ -275,7 +355,7 @@ class Client:
         _prepare(handle)
         result = handle.connect_ex(self._address)
         self._connection = Connection(handle, self.address, heard_s=now_s, sent_s=now_s)
-        self._attempt_s = now_s
+        self._attempt_s = self._not_yet_s = now_s
         self.counts.attempts += 1
         self.state = "connecting"
         if result not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN):
@@ -286,6 +366,7 @@ class Client:
     def _finish_connecting(self, now_s: float) -> None:
         assert self._connection is not None and self._attempt_s is not None
         if not self._selector.select(0):
+            self._not_yet_s = now_s
             if now_s - self._attempt_s > CONNECT_S:
                 self._lose(now_s, f"{self.address} does not answer")
             return
@@ -294,12 +375,18 @@ class Client:
             self._lose(now_s, _connect_failure(self.address, result))
             return
         self.state, self.reason = "connected", ""
+        _log.info("%s: connected", self.address)
         self.counts.connections += 1
         self._connection.heard_s = now_s
+        self._selector.modify(self._connection.socket, selectors.EVENT_READ)
+        # The connection took at least this long to come about, which is one way there and back.
+        self.round_trip_s, self._next_round_trip_s = self._not_yet_s - self._attempt_s, now_s
         # The first word is in header version 2, so that a server knows it may answer with metadata.
-        self._connection.put(_KEEP_ALIVE, None, self.counts)
+        self._connection.put(self._keep_alive, None, self.counts)
 
     def _lose(self, now_s: float, reason: str) -> None:
+        if self.state == "connected":
+            _log.warning("%s: connection lost: %s", self.address, reason)
         self._drop()
         self._retry_later(now_s, reason)
 
@@ -322,12 +409,14 @@ class Server:
     Attributes:
         port: the port it listens on, also when 0 (any free one) was asked for.
         refused: connections turned away by the allow-list or for want of room.
+        last_problem: the latest refusal, cut-off or damage in words; empty while all is well.
         counts: what happened since the beginning, all clients together.
 
     Args:
         host: the address to listen on. Other than this very machine needs an allow-list.
         allow: addresses or networks (`192.168.7.0/24`) that may connect.
         silence_s: a client that says nothing for this long is cut off; None since many clients never speak.
+        header_version: 2, or 1 for clients older than OpenIGTLink 3, which get no metadata.
 
     Raises:
         DeviceError: when the port is in use or the address is not of this machine.
@@ -340,6 +429,7 @@ class Server:
         allow: Iterable[str] = (),
         silence_s: float | None = None,
         most_clients: int = 16,
+        header_version: int = 2,
     ) -> None:
         self._host = _numeric_address(host)
         try:
@@ -350,8 +440,13 @@ class Server:
             raise DeviceError(f"listening on {host} opens the device to the network; name who may connect (allow-list)")
         self._silence_s = silence_s
         self._most_clients = most_clients
+        self._header_version = header_version
+        self._keep_alive = encode(_spoken(_KEEP_ALIVE, header_version))
         self.counts = LinkCounts()
         self.refused = 0
+        self.last_problem = ""
+        self._next_log_s = float("-inf")
+        self._not_logged = 0
         self._peers: dict[int, Connection] = {}
         self._next_peer = 1
         self._listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET, socket.SOCK_STREAM)
@@ -388,7 +483,7 @@ class Server:
             to: the number of a client, as in `Received.peer`.
             replaceable: as in `Client.send`.
         """
-        return self.send_encoded(encode(message), _key(message, replaceable), to)
+        return self.send_encoded(encode(_spoken(message, self._header_version)), _key(message, replaceable), to)
 
     def send_encoded(self, data: bytes, key: MessageKey | None, to: int | None = None) -> bool:
         """Queue bytes; with a key, in place of what waits under that key."""
@@ -405,46 +500,61 @@ class Server:
         """
         if any(connection.waiting for connection in self._peers.values()):
             wait_s = min(wait_s, _WAIT_TO_WRITE_S)
-        self._selector.select(wait_s)
-        self._accept(now_s)
+        ready = {key.fileobj for key, _ in self._selector.select(wait_s)}
+        if self._listener in ready:
+            self._accept(now_s)
         received: list[Received] = []
         for number, connection in list(self._peers.items()):
-            messages, lost = connection.read(now_s, self.counts)
+            read = connection.read if connection.socket in ready else connection.idle
+            damaged = connection.counted
+            messages, lost = read(now_s, self.counts)
             received += [Received(message, now_s, number) for message in messages]
+            if connection.counted != damaged:
+                self._note(now_s, f"{connection.address}: {connection.decoder.last_problem}")
             if lost is None and self._silence_s is not None and now_s - connection.heard_s > self._silence_s:
-                lost = "silent"
+                lost = f"nothing heard for {now_s - connection.heard_s:.1f} s"
             if lost is None and not connection.waiting and now_s - connection.sent_s >= KEEP_ALIVE_S:
-                connection.put(_KEEP_ALIVE, None, self.counts)
+                connection.put(self._keep_alive, None, self.counts)
             if lost is not None:
-                self._leave(number)
+                self._leave(number, now_s, lost)
         self.flush(now_s)
         return received
 
     def flush(self, now_s: float) -> None:
         """Send what waits, at once: for an answer that must not wait for the next poll."""
         for number, connection in list(self._peers.items()):
-            if connection.flush(now_s, self.counts) is not None:
-                self._leave(number)
+            lost = connection.flush(now_s, self.counts)
+            if lost is not None:
+                self._leave(number, now_s, lost)
 
     def close(self) -> None:
-        for number in list(self._peers):
-            self._leave(number)
+        for connection in self._peers.values():
+            connection.close(self.counts)
+        self._peers.clear()
         self._selector.close()
         self._listener.close()
 
     def _accept(self, now_s: float) -> None:
-        while True:
+        for _ in range(_ACCEPTED_PER_POLL):
             try:
                 handle, address = self._listener.accept()
             except OSError:  # Nobody waits, or whoever did is gone.
                 return
-            if not self._welcome(address[0]) or len(self._peers) >= self._most_clients:
+            name = f"{address[0]}:{address[1]}"
+            if not self._welcome(address[0]):
+                refusal = "is not on the allow-list" if self._allowed else "is not this machine"
+            elif len(self._peers) >= self._most_clients:
+                refusal = f"comes when {self._most_clients} clients are connected already"
+            else:
+                refusal = ""
+            if refusal:
                 handle.close()
                 self.refused += 1
+                self._note(now_s, f"{name} was refused: it {refusal}")
                 continue
             _prepare(handle)
-            connection = Connection(handle, f"{address[0]}:{address[1]}", heard_s=now_s, sent_s=now_s)
-            connection.put(_KEEP_ALIVE, None, self.counts)
+            connection = Connection(handle, name, heard_s=now_s, sent_s=now_s)
+            connection.put(self._keep_alive, None, self.counts)
             self._selector.register(handle, selectors.EVENT_READ)
             self._peers[self._next_peer] = connection
             self._next_peer += 1
@@ -456,13 +566,32 @@ class Server:
             return address.is_loopback
         return any(address in network for network in self._allowed)
 
-    def _leave(self, number: int) -> None:
+    def _leave(self, number: int, now_s: float, reason: str) -> None:
         connection = self._peers.pop(number)
         self._selector.unregister(connection.socket)
         connection.close(self.counts)
+        if reason != _STREAM_ENDED:
+            self._note(now_s, f"{connection.address} was cut off: {reason}")
+
+    def _note(self, now_s: float, problem: str) -> None:
+        """Keep a problem, and write it to the log when that had no line for a while."""
+        self.last_problem = problem
+        if now_s < self._next_log_s:
+            self._not_logged += 1
+            return
+        more = f" (and {self._not_logged} more before)" if self._not_logged else ""
+        _log.warning("port %d: %s%s", self.port, problem, more)
+        self._next_log_s, self._not_logged = now_s + _LOG_PERIOD_S, 0
 
 
-_KEEP_ALIVE = encode(Status("KeepAlive", code=StatusCode.OK))
+_KEEP_ALIVE = Status("KeepAlive", code=StatusCode.OK)
+
+
+def _spoken(message: Message, header_version: int) -> Message:
+    """The message as a peer of that header version understands it."""
+    if header_version > 1 or message.header_version == 1:
+        return message
+    return replace(message, header_version=1, metadata={}, message_id=0)
 
 
 def _key(message: Message, replaceable: bool | None) -> MessageKey | None:
@@ -487,6 +616,18 @@ def _prepare(handle: socket.socket) -> None:
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: a peer that vanished without a word.
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
+
+
+def _round_trip_s(handle: socket.socket, otherwise_s: float) -> float:
+    """The quickest round trip that the operating system has seen on a connection, where it tells (Linux)."""
+    if not hasattr(socket, "TCP_INFO"):
+        return otherwise_s
+    try:
+        information = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_MIN_RTT.size)
+        (microseconds,) = _TCP_MIN_RTT.unpack(information)
+    except (OSError, struct.error):
+        return otherwise_s
+    return otherwise_s if microseconds == 0xFFFFFFFF else 1e-6 * microseconds
 
 
 def _numeric_address(host: str) -> str:
