@@ -4,11 +4,12 @@ PYTHON ?= python3
 OUT ?= out
 RUN := $(VENV)/bin/
 
-.PHONY: help setup rehearse test lint benchmarks docs clean
+.PHONY: help setup rehearse test test-peers lint benchmarks docs clean
 
 help:
 	@echo "make rehearse    the whole procedure on a real CT with simulated devices; results in $(OUT)/"
 	@echo "make test        every check that needs no Slicer"
+	@echo "make test-peers  as root: installs the OpenIGTLink programs that some tests need (Debian, Ubuntu)"
 	@echo "make lint        style, types and the import contract only"
 	@echo "make benchmarks  the figures of docs/validation.md"
 	@echo "make clean       remove .venv and results"
@@ -29,6 +30,9 @@ lint: $(VENV)/.ready
 
 test: lint
 	$(RUN)pytest
+
+test-peers:
+	sh Utilities/install-test-peers.sh
 
 benchmarks: $(VENV)/.ready
 	$(RUN)python Testing/benchmarks/run.py

@@ -101,7 +101,7 @@ class FluoroscopeRole:
         """Take one message of a link that somebody else polls."""
         message = received.message
         if isinstance(message, Image) and message.name in PLANES:
-            self._observe(message, received.received_s)
+            self._observe(message, received)
         elif isinstance(message, CommandReply) and message.name == "CArm":
             try:
                 body = json.loads(message.text)
@@ -154,11 +154,11 @@ class FluoroscopeRole:
         """What the C-arm said to an order, None as long as it said nothing."""
         return self._answers.get(order)
 
-    def _observe(self, message: Image, received_s: float) -> None:
+    def _observe(self, message: Image, received: Received) -> None:
         if message.voxels.ndim != 3 or message.voxels.shape[0] != 1:
             return
         state = self._planes.setdefault(message.name, _Plane())
-        if not state.freshness.observe(message.timestamp_s, received_s):
+        if not state.freshness.observe(message.timestamp_s, received.received_s, received.delay_s):
             return
         pixels = message.voxels[0]
         frame = Frame(
@@ -169,7 +169,7 @@ class FluoroscopeRole:
             frame_rate_hz=_positive(message.metadata.get("FrameRate")),
             number=_count(message.metadata.get("FrameNumber")),
             timestamp_s=message.timestamp_s,
-            received_s=received_s,
+            received_s=received.received_s,
         )
         previous = state.frame
         state.changing = previous is None or not np.array_equal(previous.pixels, pixels)

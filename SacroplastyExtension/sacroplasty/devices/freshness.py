@@ -11,9 +11,9 @@ _CLOCK_SET_S = 1.0
 class Freshness:
     """Age of the newest sample of one stream.
 
-    A sample counts from when it was received, plus the delay by which it came later than the quickest one of the
-    stream: that shows a queue that fills up on the way, though not a delay that was there from the start. A message
-    whose time stamp does not move on is no new sample.
+    A sample counts from when it was received, plus how long the link takes at its quickest, plus the delay by which it
+    came later than the quickest one of the stream: that shows a queue that fills up on the way. What it cannot show is
+    a delay that the sender has had from the start. A message whose time stamp does not move on is no new sample.
     """
 
     def __init__(self) -> None:
@@ -22,15 +22,16 @@ class Freshness:
         self._quickest_s = 0.0
         self._delay_s = 0.0
 
-    def observe(self, timestamp_s: float, received_s: float) -> bool:
+    def observe(self, timestamp_s: float, received_s: float, link_delay_s: float = 0.0) -> bool:
         """Note a message; whether it is a new sample.
 
         Args:
             timestamp_s: by the sender's clock, 0 when it sends none.
             received_s: by the receiver's clock.
+            link_delay_s: how long it was under way at least, as far as the link knows (`Received.delay_s`).
         """
         if timestamp_s <= 0:
-            self._received_s, self._delay_s = received_s, 0.0
+            self._received_s, self._delay_s = received_s, link_delay_s
             return True
         if self._stamp_s is not None and self._stamp_s - _CLOCK_SET_S < timestamp_s <= self._stamp_s:
             return False
@@ -41,7 +42,7 @@ class Freshness:
             drifted_s = self._quickest_s + _DRIFT_S_PER_S * (received_s - self._received_s)
             self._quickest_s = min(offset_s, drifted_s)
         self._stamp_s, self._received_s = timestamp_s, received_s
-        self._delay_s = offset_s - self._quickest_s
+        self._delay_s = offset_s - self._quickest_s + link_delay_s
         return True
 
     def age_s(self, now_s: float) -> float:

@@ -152,7 +152,8 @@ class Connection:
 
     def _take_next(self) -> None:
         """What goes to the socket next: the urgent first, small messages together."""
-        together, size = [], 0
+        together: list[bytes] = []
+        size = 0
         while size < _SENT_TOGETHER_BYTES and (self.urgent or self.latest):
             key = None if self.urgent else next(iter(self.latest))
             data = self.urgent[0] if key is None else self.latest[key]
@@ -247,6 +248,7 @@ class Client:
         host: a numeric address or `localhost` (no name service is asked, since that would wait).
         silence_s: a server that says nothing for this long counts as lost. None for a server without keep-alive.
         header_version: 2, or 1 for a server older than OpenIGTLink 3, which gets no metadata.
+        keep_alive: False for a server that takes every message for one of the type that it expects.
     """
 
     def __init__(
@@ -255,11 +257,12 @@ class Client:
         port: int = DEFAULT_PORT,
         silence_s: float | None = SILENCE_S,
         header_version: int = 2,
+        keep_alive: bool = True,
     ) -> None:
         self._address = _numeric_address(host), port
         self._silence_s = silence_s
         self._header_version = header_version
-        self._keep_alive = encode(_spoken(_KEEP_ALIVE, header_version))
+        self._keep_alive = encode(_spoken(_KEEP_ALIVE, header_version)) if keep_alive else b""
         self._selector = selectors.DefaultSelector()
         self._connection: Connection | None = None
         self._attempt_s: float | None = None
@@ -326,7 +329,7 @@ class Client:
                 lost = f"nothing heard for {silent_s:.1f} s"
         if lost is None:
             if not self._connection.waiting and now_s - self._connection.sent_s >= KEEP_ALIVE_S:
-                self._connection.put(self._keep_alive, None, self.counts)
+                self._say_alive(self._connection)
             lost = self._connection.flush(now_s, self.counts)
         if lost is not None:
             self._lose(now_s, lost)
@@ -382,7 +385,11 @@ class Client:
         # The connection took at least this long to come about, which is one way there and back.
         self.round_trip_s, self._next_round_trip_s = self._not_yet_s - self._attempt_s, now_s
         # The first word is in header version 2, so that a server knows it may answer with metadata.
-        self._connection.put(self._keep_alive, None, self.counts)
+        self._say_alive(self._connection)
+
+    def _say_alive(self, connection: Connection) -> None:
+        if self._keep_alive:
+            connection.put(self._keep_alive, None, self.counts)
 
     def _lose(self, now_s: float, reason: str) -> None:
         if self.state == "connected":

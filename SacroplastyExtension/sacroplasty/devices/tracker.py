@@ -84,10 +84,10 @@ class TrackerRole:
         """Take one message of a link that somebody else polls."""
         message = received.message
         if isinstance(message, Transform):
-            self._observe(message.name, message.matrix, message.metadata, message.timestamp_s, received.received_s)
+            self._observe(message.name, message.matrix, received)
         elif isinstance(message, TrackingData):
             for tool in message.tools:
-                self._observe(tool.name, tool.matrix, message.metadata, message.timestamp_s, received.received_s)
+                self._observe(tool.name, tool.matrix, received)
 
     def pose(self, name: str, now_s: float) -> Pose:
         """The pose of a transform such as `StylusToTracker`, with a matrix only if it may be used."""
@@ -111,13 +111,12 @@ class TrackerRole:
         """Time received and matrix of each sample of a transform since `record(True)`."""
         return [(time_s, matrix) for time_s, found, matrix in self._recorded or () if found == name]
 
-    def _observe(
-        self, name: str, matrix: FloatArray, metadata: dict[str, str], timestamp_s: float, received_s: float
-    ) -> None:
+    def _observe(self, name: str, matrix: FloatArray, received: Received) -> None:
         stream = self._streams.setdefault(name, _Stream())
-        if not stream.freshness.observe(timestamp_s, received_s):
+        received_s = received.received_s
+        if not stream.freshness.observe(received.message.timestamp_s, received_s, received.delay_s):
             return
-        stream.status, stream.problem = self._judge(name, matrix, metadata)
+        stream.status, stream.problem = self._judge(name, matrix, received.message.metadata)
         if stream.matrix is None or not np.array_equal(matrix, stream.matrix):
             stream.changed_s = received_s
         stream.matrix = matrix
