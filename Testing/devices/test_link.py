@@ -11,7 +11,7 @@ import pyigtl
 import pytest
 
 from sacroplasty.devices.link import KEEP_ALIVE_S, SILENCE_S, Client, Server
-from sacroplasty.devices.messages import Command, Image, Status, String, Transform
+from sacroplasty.devices.messages import Command, Image, NamedPoint, Point, Status, String, Transform
 from sacroplasty.devices.wire import encode
 from sacroplasty.errors import DeviceError
 
@@ -246,3 +246,89 @@ def test_pyigtl_as_server_exchanges_poses_and_texts(until):
         client.close()
         with contextlib.suppress(OSError):
             peer.stop()
+
+
+@pytest.mark.parametrize("as_server", [True, False])
+def test_pyigtl_exchanges_pictures_and_points(as_server, until):
+    pixels = np.arange(600, dtype=np.uint16).reshape(1, 20, 30)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    if as_server:
+        peer = pyigtl.OpenIGTLinkServer(port=port, local_server=True)
+        link = Client(port=port, silence_s=None)
+        ready = lambda: link.connected and peer.is_connected()  # noqa: E731
+    else:
+        link = Server(port=port)
+        peer = pyigtl.OpenIGTLinkClient("127.0.0.1", port)
+        ready = lambda: link.peers and peer.is_connected()  # noqa: E731
+    heard = {}
+
+    def step(now_s):
+        heard.update((item.message.name, item.message) for item in link.poll(now_s))
+
+    try:
+        until(ready, step)
+        peer.send_message(pyigtl.ImageMessage(pixels, device_name="Picture"), wait=False)
+        peer.send_message(pyigtl.PointMessage([(1.0, 2.0, 3.0)], device_name="Points"), wait=False)
+        until(lambda: {"Picture", "Points"} <= set(heard), step)
+        np.testing.assert_array_equal(heard["Picture"].voxels, pixels)
+        assert heard["Points"].points[0].position == (1.0, 2.0, 3.0)
+        link.send(Image("Ours", pixels, metadata={"FrameNumber": "7"}))
+        link.send(Point("OurPoints", (NamedPoint("promontory", (1.0, -2.0, 3.5)),)))
+        until(lambda: "Ours" in peer.incoming_messages and "OurPoints" in peer.incoming_messages, step)
+        found = peer.wait_for_message("Ours", timeout=2)
+        np.testing.assert_array_equal(found.image, pixels)
+        assert found.metadata == {"FrameNumber": "7"}
+        assert peer.wait_for_message("OurPoints", timeout=2).positions == [(1.0, -2.0, 3.5)]
+    finally:
+        link.close()
+        with contextlib.suppress(OSError):
+            peer.stop()
+
+
+def test_a_peer_of_header_version_1_gets_no_metadata(until):
+    server = Server(port=0, header_version=1)
+    client = Client(port=server.port)
+    connect(until, server, client)
+    server.send(Transform("StylusToTracker", np.eye(4), metadata={"TransformStatus": "OK"}))
+    heard = []
+    until(
+        lambda: any(isinstance(item.message, Transform) for item in heard),
+        server.poll,
+        lambda now_s: heard.extend(client.poll(now_s)),
+    )
+    assert {item.message.header_version for item in heard} == {1}
+    assert all(not item.message.metadata for item in heard)
+    client.close()
+    server.close()
+
+
+def test_a_waiting_client_wakes_up_for_what_arrives(server, client, until):
+    connect(until, server, client)
+    client.poll(time.monotonic())
+    server.send(String("Note", "wake up"))
+    server.poll(time.monotonic())
+    start_s = time.monotonic()
+    heard = []
+    while not texts(heard):
+        heard += client.poll(time.monotonic(), wait_s=2.0)
+    assert time.monotonic() - start_s < 1.0
+
+
+def test_a_message_says_how_long_the_line_takes(until, server, client):
+    connect(until, server, client)
+    server.send(String("Note", "x"))
+    heard = []
+    until(lambda: texts(heard), server.poll, lambda now_s: heard.extend(client.poll(now_s)))
+    assert 0 <= heard[-1].delay_s < 0.05, "on the same machine"
+
+
+def test_small_messages_travel_together_and_are_counted_one_by_one(until, server, client):
+    connect(until, server, client)
+    sent = server.counts.sent
+    for number in range(500):
+        server.send(String("Note", str(number)))
+    heard = []
+    until(lambda: len(texts(heard)) == 500, server.poll, lambda now_s: heard.extend(client.poll(now_s)))
+    assert texts(heard) == [str(number) for number in range(500)]
+    assert server.counts.sent - sent == 500

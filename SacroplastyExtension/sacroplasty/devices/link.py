@@ -461,7 +461,7 @@ class Server:
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._listener.bind((self._host, port))
-            self._listener.listen(most_clients)
+            self._listener.listen(_ACCEPTED_PER_POLL)
         except (OSError, OverflowError) as error:
             self._listener.close()
             in_use = getattr(error, "errno", None) == errno.EADDRINUSE

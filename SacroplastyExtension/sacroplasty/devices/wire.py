@@ -69,6 +69,7 @@ _TYPE_NAME = struct.Struct(">12s")
 
 _ASCII, _UTF8 = 3, 106  # IANA MIBenum values.
 _SCALAR_TYPES: dict[int, str] = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
+_NOTHING = memoryview(b"")
 #: A message begins with 0, its header version and the first letter of its type.
 _START_BYTES = 3
 _IS_LETTER = np.array([chr(byte).isalpha() and byte < 128 for byte in range(256)])
@@ -95,7 +96,7 @@ class Decoder:
         self._start = self._end = 0
         # The body of a large message that is on its way, whose header has left the buffer.
         self._large: _Frame | None = None
-        self._body = bytearray()
+        self._body = _NOTHING
         self._body_end = 0
         # Up to here reaches a damaged message; what comes next shows whether its size can be believed.
         self._doubtful_end: int | None = None
@@ -125,7 +126,7 @@ class Decoder:
     def space(self) -> memoryview:
         """Where to write the next bytes; to be used before any other call."""
         if self._large is not None:
-            return memoryview(self._body)[self._body_end :]
+            return self._body[self._body_end :]
         free = len(self._buffer) - self._end
         if self._start == self._end and len(self._buffer) == _BUFFER_BYTES:
             self._start = self._end = 0
@@ -240,14 +241,15 @@ class Decoder:
 
     def _begin_large(self, frame: _Frame) -> None:
         self._large = frame
-        self._body = bytearray(frame.end - frame.body)
+        # Unlike a bytearray, this takes memory only as the bytes come.
+        self._body = np.empty(frame.end - frame.body, np.uint8).data
         self._body_end = self._end - frame.body
         self._body[: self._body_end] = self._buffer[frame.body : self._end]
         self._start = self._end = 0
 
     def _finish_large(self, frame: _Frame, messages: list[Message]) -> None:
         if crc64(self._body) == frame.fields[6]:
-            body, self._large, self._body = self._body, None, bytearray()
+            body, self._large, self._body = self._body, None, _NOTHING
             self._decode(frame, body, messages)
             return
         self._blame(frame)
@@ -258,9 +260,9 @@ class Decoder:
         """Put what there is of a large message back into the buffer, to look for others within."""
         self._buffer = bytearray(_HEADER.pack(*frame.fields)) + self._body[: self._body_end]
         self._start, self._end = 0, len(self._buffer)
-        self._large, self._body = None, bytearray()
+        self._large, self._body = None, _NOTHING
 
-    def _decode(self, frame: _Frame, body: bytes | bytearray, messages: list[Message]) -> None:
+    def _decode(self, frame: _Frame, body: bytes | memoryview, messages: list[Message]) -> None:
         try:
             messages.append(_decode(frame.fields, frame.type_name, body))
         except (ValueError, struct.error, IndexError, KeyError, OverflowError) as error:
@@ -384,7 +386,7 @@ def _extend(message: Message, content: bytes) -> bytes:
     return b"".join((extended, content, index, values))
 
 
-def _decode(fields: tuple[int, bytes, bytes, int, int, int, int], type_name: str, body: bytes | bytearray) -> Message:
+def _decode(fields: tuple[int, bytes, bytes, int, int, int, int], type_name: str, body: bytes | memoryview) -> Message:
     version, _, name_bytes, seconds, fraction, _, _ = fields
     common: dict[str, Any] = {
         "name": _name_of(name_bytes),
