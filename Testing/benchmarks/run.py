@@ -33,7 +33,15 @@ LONG = {"rehearsals"}
 
 #: Parts that benchmarks share.
 PARTS = {
-    *("ct_disturbances", "ct_pictures", "nanodrr_peer", "pelvis_labels", "projector_peers", "pseudo_ct", "run"),
+    "ct_disturbances",
+    "ct_pictures",
+    "lossy_line",
+    "nanodrr_peer",
+    "openigtlink_programs",
+    "pelvis_labels",
+    "projector_peers",
+    "pseudo_ct",
+    "run",
     "segmentation_metrics",
 }
 
