@@ -3,8 +3,9 @@
 Call `poll` every few milliseconds from whatever loop there is (a Qt timer, a test, a simulator). It never blocks.
 
 What is kept and what may be replaced: on a live connection every STATUS, STRING, COMMAND and reply is delivered, in
-order and before waiting pictures; a TRANSFORM, IMAGE, TDATA or SENSOR that still waits is replaced by the next one of
-its name, which is counted (`superseded`). Nothing is kept for a peer that is not connected: an order must never act
+order and before waiting pictures; an IMAGE or SENSOR that still waits is replaced by the next one of its name, which is
+counted (`superseded`). Of TRANSFORM and TDATA the newest few of a name may wait, a tenth of a second of a quick tracker,
+so that none is lost while a picture goes out. Nothing is kept for a peer that is not connected: an order must never act
 later than it was meant; `send` says so by returning False.
 """
 
@@ -19,6 +20,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..errors import DeviceError
 from .messages import Image, Message, Status, StatusCode
@@ -40,7 +42,8 @@ BACKLOG_BYTES = 8 * 2**20
 SLOW_MESSAGE_S = 10.0
 SLOWEST_BYTES_S = 1000.0
 
-_REPLACEABLE = frozenset({"TRANSFORM", "IMAGE", "TDATA", "SENSOR"})
+#: Messages that a newer one of their name may replace, and how many of a name may wait.
+_REPLACEABLE = {"TRANSFORM": 25, "TDATA": 25, "IMAGE": 1, "SENSOR": 1}
 #: Bounds the time of one poll, for each connection; the rest waits for the next. A message costs time beside its bytes.
 _BYTES_PER_POLL = 8 * 2**20
 _BYTES_PER_MESSAGE = 4096
@@ -50,7 +53,6 @@ _SENT_TOGETHER_BYTES = 2**14
 #: A small kernel buffer keeps pictures replaceable and orders quick.
 _SEND_BUFFER_BYTES = 2**18
 _UNACKNOWLEDGED_MS = 10_000
-_WAIT_TO_WRITE_S = 0.001
 #: Strangers must not be able to fill the disk with lines about them.
 _LOG_PERIOD_S = 1.0
 _ROUND_TRIP_PERIOD_S = 0.5
@@ -102,7 +104,7 @@ class Connection:
     decoder: Decoder = field(default_factory=Decoder)
     urgent: deque[bytes] = field(default_factory=deque)
     urgent_bytes: int = 0
-    latest: dict[MessageKey, bytes] = field(default_factory=dict)
+    latest: dict[MessageKey, deque[bytes]] = field(default_factory=dict)
     sending: memoryview | None = None
     sending_count: int = 0
     unfinished_s: float | None = None
@@ -115,9 +117,11 @@ class Connection:
             self.urgent.append(data)
             self.urgent_bytes += len(data)
             return
-        if key in self.latest:
+        queue = self.latest.setdefault(key, deque())
+        queue.append(data)
+        if len(queue) > _REPLACEABLE.get(key[0], 1):
+            queue.popleft()
             counts.superseded += 1
-        self.latest[key] = data
 
     @property
     def waiting(self) -> bool:
@@ -156,14 +160,17 @@ class Connection:
         size = 0
         while size < _SENT_TOGETHER_BYTES and (self.urgent or self.latest):
             key = None if self.urgent else next(iter(self.latest))
-            data = self.urgent[0] if key is None else self.latest[key]
+            queue = self.urgent if key is None else self.latest[key]
+            data = queue[0]
             if together and size + len(data) > _SENT_TOGETHER_BYTES:
                 break
+            queue.popleft()
             if key is None:
-                self.urgent.popleft()
                 self.urgent_bytes -= len(data)
-            else:
+            else:  # The next name has its turn.
                 del self.latest[key]
+                if queue:
+                    self.latest[key] = queue
             together.append(data)
             size += len(data)
         self.sending = memoryview(together[0] if len(together) == 1 else b"".join(together))
@@ -227,7 +234,8 @@ class Connection:
         self.counted = now
 
     def close(self, counts: LinkCounts) -> None:
-        counts.undelivered += len(self.urgent) + len(self.latest) + (self.sending_count if self.sending else 0)
+        counts.undelivered += len(self.urgent) + sum(map(len, self.latest.values()))
+        counts.undelivered += self.sending_count if self.sending else 0
         self.urgent.clear()
         self.latest.clear()
         self.sending = None
@@ -317,7 +325,7 @@ class Client:
         if self.state != "connected":
             return []
         self._connection.tap = self.tap
-        ready = self._selector.select(min(wait_s, _WAIT_TO_WRITE_S) if self._connection.waiting else wait_s)
+        ready = _ready(self._selector, [self._connection], wait_s)
         messages, lost = (self._connection.read if ready else self._connection.idle)(now_s, self.counts)
         if messages and now_s >= self._next_round_trip_s:
             self._next_round_trip_s = now_s + _ROUND_TRIP_PERIOD_S
@@ -505,9 +513,7 @@ class Server:
         Args:
             wait_s: sleep up to this long until something arrives, for a process that has nothing else to do.
         """
-        if any(connection.waiting for connection in self._peers.values()):
-            wait_s = min(wait_s, _WAIT_TO_WRITE_S)
-        ready = {key.fileobj for key, _ in self._selector.select(wait_s)}
+        ready = _ready(self._selector, self._peers.values(), wait_s)
         if self._listener in ready:
             self._accept(now_s)
         received: list[Received] = []
@@ -592,6 +598,16 @@ class Server:
 
 
 _KEEP_ALIVE = Status("KeepAlive", code=StatusCode.OK)
+
+
+def _ready(selector: selectors.BaseSelector, connections: Iterable[Connection], wait_s: float) -> set[Any]:
+    """Sockets that can be read, after at most `wait_s`; room to write what waits ends the wait as well."""
+    if wait_s > 0:
+        for connection in connections:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.waiting else 0)
+            if selector.get_key(connection.socket).events != events:
+                selector.modify(connection.socket, events)
+    return {key.fileobj for key, events in selector.select(wait_s) if events & selectors.EVENT_READ}
 
 
 def _spoken(message: Message, header_version: int) -> Message:

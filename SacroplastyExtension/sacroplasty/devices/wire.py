@@ -70,6 +70,7 @@ _TYPE_NAME = struct.Struct(">12s")
 _ASCII, _UTF8 = 3, 106  # IANA MIBenum values.
 _SCALAR_TYPES: dict[int, str] = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
 _NOTHING = memoryview(b"")
+_Part = bytes | memoryview
 #: A message begins with 0, its header version and the first letter of its type.
 _START_BYTES = 3
 _IS_LETTER = np.array([chr(byte).isalpha() and byte < 128 for byte in range(256)])
@@ -358,19 +359,21 @@ def encode(message: Message) -> bytes:
     if packer is None:
         raise DeviceError(f"{type(message).__name__} is no message that can be sent")
     try:
-        content = packer(message)
-        body = _extend(message, content)
+        packed = packer(message)
+        content = packed if isinstance(packed, tuple) else (packed,)
+        parts = _extend(message, content)
+        size = sum(map(len, parts))
         name = _fixed(message.name, 20, "device name")
         type_name = _fixed(message.type_name, 12, "message type")
         seconds = int(message.timestamp_s)
         fraction = min(int((message.timestamp_s - seconds) * 2**32), 2**32 - 1)
-        header = _HEADER.pack(message.header_version, type_name, name, seconds, fraction, len(body), crc64(body))
+        header = _HEADER.pack(message.header_version, type_name, name, seconds, fraction, size, crc64(*parts))
     except (struct.error, OverflowError, ValueError) as error:
         raise DeviceError(f"{message.type_name} {message.name!r} cannot be sent: {error}") from None
-    return header + body
+    return b"".join((header, *parts))
 
 
-def _extend(message: Message, content: bytes) -> bytes:
+def _extend(message: Message, content: tuple[_Part, ...]) -> tuple[_Part, ...]:
     if message.header_version == 1:
         if message.metadata:
             raise ValueError("metadata needs header version 2")
@@ -383,7 +386,7 @@ def _extend(message: Message, content: bytes) -> bytes:
         index += _METADATA_ITEM.pack(len(key_bytes), encoding, len(value_bytes))
         values += key_bytes + value_bytes
     extended = _EXTENDED.pack(_EXTENDED.size, len(index), len(values), message.message_id)
-    return b"".join((extended, content, index, values))
+    return (extended, *content, index + values)
 
 
 def _decode(fields: tuple[int, bytes, bytes, int, int, int, int], type_name: str, body: bytes | memoryview) -> Message:
@@ -484,7 +487,7 @@ def _unpack_transform(common: dict[str, Any], content: bytes) -> Transform:
     return Transform(matrix=_matrix(_TRANSFORM.unpack(content)), **common)
 
 
-def _pack_image(message: Image) -> bytes:
+def _pack_image(message: Image) -> tuple[_Part, ...]:
     voxels = np.asarray(message.voxels)
     if voxels.ndim not in (3, 4):
         raise ValueError(f"its pixels have the shape {voxels.shape}; [k, j, i] or [k, j, i, component] is needed")
@@ -499,8 +502,8 @@ def _pack_image(message: Image) -> bytes:
     little, ras = 2, 1
     head = _IMAGE.pack(1, components, codes[0], little, ras, *size, *axes, *middle[:3], 0, 0, 0, *size)
     little_endian = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<"))
-    # Joined once: a picture is large enough for each copy to count.
-    return b"".join((head, little_endian.reshape(-1).view(np.uint8).data))
+    # Not joined yet: a picture is large enough for each copy to count.
+    return head, little_endian.reshape(-1).view(np.uint8).data
 
 
 def _unpack_image(common: dict[str, Any], content: memoryview) -> Image:
@@ -632,7 +635,7 @@ def _exactly(content: bytes, start: int, length: int) -> bytes:
     return data
 
 
-_PACKERS: dict[type[Message], Callable[[Any], bytes]] = {
+_PACKERS: dict[type[Message], Callable[[Any], _Part | tuple[_Part, ...]]] = {
     Transform: _pack_transform,
     Image: _pack_image,
     String: _pack_string,
