@@ -2,7 +2,6 @@
 //
 //   openigtlink_peer send PORT pose|picture COUNT RATE     serves one client: COUNT messages, RATE per second (0: at once)
 //   openigtlink_peer receive PORT COUNT                    a client: reads, checks and unpacks COUNT messages
-//   openigtlink_peer drain PORT COUNT                      the same as a server, for a client that sends
 //
 // A message carries the wall clock of its sending. Each receiver prints "seconds COUNT" and then one latency a line, in
 // seconds.
@@ -29,6 +28,7 @@ static double wallClock()
   return now.tv_sec + 1e-9 * now.tv_nsec;
 }
 
+// A new message each time, since one that was packed once is not packed again.
 static igtl::MessageBase::Pointer makeMessage(const std::string& kind)
 {
   if (kind == "pose")
@@ -44,11 +44,12 @@ static igtl::MessageBase::Pointer makeMessage(const std::string& kind)
   image->SetDimensions(1024, 1024, 1);
   image->SetScalarType(igtl::ImageMessage::TYPE_UINT16);
   image->AllocateScalars();
-  unsigned short* pixels = static_cast<unsigned short*>(image->GetScalarPointer());
-  for (int index = 0; index < 1024 * 1024; ++index)
+  static std::vector<unsigned short> pixels;
+  for (unsigned int index = 0; pixels.size() < 1024 * 1024; ++index)
   {
-    pixels[index] = static_cast<unsigned short>(index * 2654435761u >> 13);
+    pixels.push_back(static_cast<unsigned short>(index * 2654435761u >> 13));
   }
+  memcpy(image->GetScalarPointer(), pixels.data(), 2 * pixels.size());
   return igtl::MessageBase::Pointer(image.GetPointer());
 }
 
@@ -67,28 +68,20 @@ static int send(int port, const std::string& kind, int count, double rate)
     return 1;
   }
   igtl::TimeStamp::Pointer stamp = igtl::TimeStamp::New();
-  igtl::MessageBase::Pointer message = makeMessage(kind);
-  message->Pack();
+  makeMessage(kind);
   const double start = wallClock() + 0.5;
   for (int index = 0; index < count; ++index)
   {
-    if (rate > 0)
+    const double due = rate > 0 ? start + index / rate : 0;
+    while (wallClock() < due)
     {
-      const double due = start + index / rate;
-      while (wallClock() < due)
-      {
-        timespec pause = { 0, 50000 };
-        nanosleep(&pause, nullptr);
-      }
-      // A new message each time, since a packed one keeps its time stamp; the picture's checksum is part of its way.
-      if (kind == "pose")
-      {
-        message = makeMessage(kind);
-      }
-      stamp->SetTime(wallClock());
-      message->SetTimeStamp(stamp);
-      message->Pack();
+      timespec pause = { 0, 50000 };
+      nanosleep(&pause, nullptr);
     }
+    stamp->SetTime(wallClock());
+    igtl::MessageBase::Pointer message = makeMessage(kind);
+    message->SetTimeStamp(stamp);
+    message->Pack();
     if (!socket->Send(message->GetPackPointer(), message->GetPackSize()))
     {
       return 1;
@@ -96,8 +89,9 @@ static int send(int port, const std::string& kind, int count, double rate)
   }
   // Until the peer has read all of it and leaves.
   char byte;
-  socket->SetReceiveTimeout(20000);
-  socket->Receive(&byte, 1);
+  while (socket->Receive(&byte, 1) > 0)
+  {
+  }
   socket->CloseSocket();
   return 0;
 }
@@ -167,18 +161,6 @@ int main(int argc, char* argv[])
     igtl::ClientSocket::Pointer socket = igtl::ClientSocket::New();
     return socket->ConnectToServer("127.0.0.1", port) ? 1 : receiveAll(socket, atoi(argv[3]));
   }
-  if (what == "drain" && argc == 4)
-  {
-    igtl::ServerSocket::Pointer server = igtl::ServerSocket::New();
-    if (server->CreateServer(port) < 0)
-    {
-      return 1;
-    }
-    printf("ready\n");
-    fflush(stdout);
-    igtl::ClientSocket::Pointer socket = server->WaitForConnection(20000);
-    return socket.IsNull() ? 1 : receiveAll(socket, atoi(argv[3]));
-  }
-  fprintf(stderr, "usage: openigtlink_peer send PORT pose|picture COUNT RATE | receive PORT COUNT | drain PORT COUNT\n");
+  fprintf(stderr, "usage: openigtlink_peer send PORT pose|picture COUNT RATE | receive PORT COUNT\n");
   return 2;
 }

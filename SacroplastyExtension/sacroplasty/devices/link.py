@@ -4,9 +4,9 @@ Call `poll` every few milliseconds from whatever loop there is (a Qt timer, a te
 
 What is kept and what may be replaced: on a live connection every STATUS, STRING, COMMAND and reply is delivered, in
 order and before waiting pictures; an IMAGE or SENSOR that still waits is replaced by the next one of its name, which is
-counted (`superseded`). Of TRANSFORM and TDATA the newest few of a name may wait, a tenth of a second of a quick tracker,
-so that none is lost while a picture goes out. Nothing is kept for a peer that is not connected: an order must never act
-later than it was meant; `send` says so by returning False.
+counted (`superseded`). Of TRANSFORM and TDATA the newest few of a name may wait, a tenth of a second of a quick
+tracker, so that none is lost while a picture goes out. Nothing is kept for a peer that is not connected: an order must
+never act later than it was meant; `send` says so by returning False.
 """
 
 from __future__ import annotations
