@@ -22,13 +22,17 @@ QUICK = {
     "device_defects": ["half-open", "run-after-stop"],
     "fracture_suggestions": ["200", "1"],
     "landmarks_on_phantoms": ["8"],
+    "link_comparison": ["--quick"],
+    "link_soak": ["20"],
     "navigation": ["20"],
     "seed_correction": ["1"],
     "mri_registration": ["1"],
+    "stop_latency": ["50"],
+    "wire_fuzz": ["10000"],
 }
 
 #: Take minutes each and have no short form.
-LONG = {"rehearsals"}
+LONG = {"bad_line", "rehearsals"}
 
 
 #: Parts that benchmarks share.

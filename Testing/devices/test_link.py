@@ -332,3 +332,24 @@ def test_small_messages_travel_together_and_are_counted_one_by_one(until, server
     until(lambda: len(texts(heard)) == 500, server.poll, lambda now_s: heard.extend(client.poll(now_s)))
     assert texts(heard) == [str(number) for number in range(500)]
     assert server.counts.sent - sent == 500
+
+
+def test_of_poses_that_wait_the_newest_tenth_of_a_second_is_kept_and_of_pictures_one(server, client, until):
+    connect(until, server, client)
+    server.send(Image("Image_Detector", LARGE))
+    server.flush(time.monotonic())  # The line is full now.
+    for number in range(100):
+        for name in ("Stylus", "Trocar"):
+            server.send(Transform(name, np.eye(4), message_id=number))
+        server.send(Image("Image_Detector2", LARGE[:, :8], message_id=number))
+    heard = []
+
+    def step(now_s):
+        server.poll(now_s)
+        heard.extend((item.message.name, item.message.message_id) for item in client.poll(now_s))
+
+    until(lambda: ("Image_Detector2", 99) in heard and ("Trocar", 99) in heard, step)
+    assert [number for name, number in heard if name == "Stylus"] == list(range(75, 100))
+    assert [number for name, number in heard if name == "Trocar"] == list(range(75, 100))
+    assert [number for name, number in heard if name == "Image_Detector2"] == [99]
+    assert server.counts.superseded == 2 * 75 + 99

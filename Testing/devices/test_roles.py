@@ -48,6 +48,21 @@ def test_a_pose_is_used_only_as_long_as_it_is_fresh():
     assert pose.matrix is None and "old" in pose.reason
 
 
+@pytest.mark.parametrize("timestamp_s", [1000.0, 0.0])
+def test_the_time_on_the_line_belongs_to_the_age(timestamp_s):
+    role = TrackerRole(unconnected())
+    message = Transform("StylusToTracker", jittered(), timestamp_s=timestamp_s, metadata=OK)
+    role.handle(Received(message, 10.0, 0, delay_s=0.08))
+    assert role.pose("StylusToTracker", 10.015).age_s == pytest.approx(0.095)
+    assert role.pose("StylusToTracker", 10.015).matrix is not None
+    assert role.pose("StylusToTracker", 10.025).matrix is None
+    fluoroscope = FluoroscopeRole(unconnected())
+    picture = Image("Image_Detector", np.ones((1, 4, 4)), timestamp_s=timestamp_s, metadata={"Geometry": "{}"})
+    fluoroscope.handle(Received(picture, 10.0, 0, delay_s=0.39))
+    assert fluoroscope.view("Image_Detector", 10.005).frame is not None
+    assert fluoroscope.view("Image_Detector", 10.015).frame is None
+
+
 @pytest.mark.parametrize(
     ("metadata", "matrix", "words"),
     [
