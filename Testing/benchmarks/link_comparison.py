@@ -54,7 +54,7 @@ def send_ours(port: int, kind: str, count: int, rate: float) -> None:
         due_s = start_s + number / rate if rate else 0.0
         if now_s >= due_s and number - (server.counts.sent - before) < waiting:
             make = (Transform, POSE) if kind == "pose" else (Image, picture)
-            server.send(make[0](NAMES[kind], make[1], timestamp_s=now_s), replaceable=False)
+            server.send(make[0](NAMES[kind], make[1], timestamp_s=now_s, header_version=1), replaceable=False)
             number += 1
             if rate or number % waiting == 0:
                 server.flush(now_s)
@@ -67,11 +67,12 @@ def send_ours(port: int, kind: str, count: int, rate: float) -> None:
 def receive_ours(port: int, count: int) -> tuple[float, list[float]]:
     client = Client(port=port, silence_s=None)
     latencies: list[float] = []
+    kinds = (Transform, Image)
     start_s = 0.0
     # Pictures that arrive together are superseded by the newest, and count as taken.
     while len(latencies) + client.counts.superseded < count:
         for received in client.poll(time.time(), 0.01):
-            if isinstance(received.message, Transform | Image):
+            if isinstance(received.message, kinds):
                 now_s = time.time()
                 start_s = start_s or now_s
                 latencies.append(now_s - received.message.timestamp_s)

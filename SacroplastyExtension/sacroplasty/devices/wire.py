@@ -396,20 +396,20 @@ def _decode(fields: tuple[int, bytes, bytes, int, int, int, int], type_name: str
         "timestamp_s": seconds + fraction / 2**32,
         "header_version": version,
     }
-    content = memoryview(body)
+    content: bytes | memoryview = body
     if version > 1:
         extended_bytes, index_bytes, values_bytes, message_id = _EXTENDED.unpack_from(body)
         end = len(body) - index_bytes - values_bytes
         if extended_bytes < _EXTENDED.size or end < extended_bytes:
             raise ValueError("its metadata is larger than the message")
-        content = content[extended_bytes:end]
+        content = memoryview(body)[extended_bytes:end]
         common["message_id"] = message_id
         if index_bytes:
             values_start = end + index_bytes
             read = _remembered_metadata if len(body) - end <= _REMEMBERED_METADATA_BYTES else _decode_metadata
             common["metadata"] = dict(read(bytes(body[end:values_start]), bytes(body[values_start:])))
     if type_name == Image.TYPE:
-        return _unpack_image(common, content)
+        return _unpack_image(common, memoryview(content))
     unpacker = _UNPACKERS.get(type_name)
     if unpacker is not None:
         return unpacker(common, bytes(content))
