@@ -13,7 +13,6 @@ from sacroplasty.geometry import rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
 from sacroplasty.xray.geometry import CArm, XrayGeometry
 from sacroplasty.xray.project import attenuation_from_hu, cylinder_line_integrals, line_integrals
-from sacroplasty.xray.views import outline_pixels, project_mask
 
 ISOCENTER = np.array([20.0, -30.0, 50.0])
 SUPERIOR = np.array([0, 0, 1.0])
@@ -188,18 +187,6 @@ def test_a_tube_that_cannot_be_is_refused() -> None:
         cylinder_line_integrals(geometry, ISOCENTER, [np.nan, 0, 0], 3.0)
     with pytest.raises(GeometryError, match="behind the X-ray source"):
         cylinder_line_integrals(geometry, ISOCENTER, ISOCENTER - [0, 900, 0], 3.0)
-
-
-def test_the_shadow_of_a_mask_and_its_outline() -> None:
-    geometry = pose([0, 1, 0.3], columns=256)
-    volume = ball((1.0, 1.0, 1.0), 0, 25)
-    mask = volume.like((volume.voxels > 0.01).astype(np.uint8))
-    shadow = project_mask(mask, geometry)
-    assert shadow[sphere_chords(geometry, ISOCENTER, 24) > 0].all()
-    assert not shadow[sphere_chords(geometry, ISOCENTER, 26) == 0].any()
-    outline = outline_pixels(mask, geometry)
-    assert outline.sum() < 0.2 * shadow.sum()
-    assert shadow[outline].all()
 
 
 def test_the_projector_needs_no_scipy_at_import(tmp_path: Path) -> None:

@@ -23,37 +23,11 @@ from slicer import (
     vtkMRMLTextNode,
 )
 
+from ..anatomy.colors import color_of
 from ..errors import SacroplastyError
 from ..geometry import FloatArray
 from ..image import Volume
 from .terminology import terminology_entry
-
-#: Colours (red, green, blue; 0 to 1) that stay apart for colour-blind readers too: bone pale, nerves yellow,
-#: targets green and blue, cement magenta.
-COLORS: dict[str, tuple[float, float, float]] = {
-    "sacrum": (0.95, 0.84, 0.57),
-    "l5": (0.85, 0.76, 0.62),
-    "hip_left": (0.75, 0.70, 0.62),
-    "hip_right": (0.75, 0.70, 0.62),
-    "sacral_canal": (0.98, 0.85, 0.10),
-    "foramen": (0.95, 0.55, 0.05),
-    "nerve_border": (0.99, 0.75, 0.45),
-    "ala_left": (0.25, 0.70, 0.45),
-    "ala_right": (0.25, 0.55, 0.80),
-    "body": (0.80, 0.80, 0.72),
-    "si_joint": (0.55, 0.40, 0.70),
-    "fracture": (0.85, 0.20, 0.20),
-    "cement": (0.85, 0.25, 0.65),
-    "oedema": (0.35, 0.85, 0.95),
-}
-
-
-def color_of(structure: str) -> tuple[float, float, float]:
-    """The colour of a structure by its name or the family it belongs to (`foramen_s2_left`: `foramen`)."""
-    for name, color in COLORS.items():
-        if structure == name or structure.startswith(f"{name}_"):
-            return color
-    return (0.6, 0.6, 0.6)
 
 
 def volume_of(node: vtkMRMLScalarVolumeNode) -> Volume:

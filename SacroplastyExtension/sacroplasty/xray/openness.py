@@ -13,7 +13,6 @@ from ..anatomy.labels import SIDES
 from ..anatomy.model import Anatomy, Foramen, Opening
 from ..errors import GeometryError
 from ..geometry import FloatArray, unit
-from ..image import Volume
 
 #: The foramina that an outlet view is to show.
 OUTLET_LEVELS = ("s1", "s2", "s3")

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES
+from ..anatomy.colors import color_of
+from ..anatomy.labels import LEVELS, SIDES
 from ..anatomy.model import Anatomy, Foramen, Opening
 from ..anatomy.surroundings import si_joint
 from ..errors import GeometryError
 from ..geometry import FloatArray, perpendicular, unit
 from ..image import Volume, box_around
+from ..planning.model import Trajectory
 from .geometry import XrayGeometry
 
 #: What is drawn of an anatomy, what must be spared first.
@@ -59,7 +62,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Outline:
-    """The rim of a shadow on the picture: polylines, each closed; none where the picture does not show the structure."""
+    """The rim of a shadow on the picture, as closed polylines; none where the picture does not show the structure."""
 
     name: str
     polylines: tuple[Polyline, ...]
@@ -219,7 +222,16 @@ def _trace(shadow: NDArray[np.float32]) -> list[FloatArray]:
     points = vtk_to_numpy(mesh.GetPoints().GetData())[:, :2].astype(float)
     offsets = vtk_to_numpy(mesh.GetLines().GetOffsetsArray())
     numbers = vtk_to_numpy(mesh.GetLines().GetConnectivityArray())
-    return [points[numbers[start:end]] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [points[numbers[start:end]] for start, end in pairwise(offsets)]
+
+
+def trajectory_surfaces(trajectories: Mapping[str, Trajectory]) -> dict[str, Surface]:
+    """Planned trocars by side as `trajectory_left` and `trajectory_right`."""
+    shafts = {}
+    for side, item in trajectories.items():
+        name = f"trajectory_{side}"
+        shafts[name] = shaft_surface(name, item.entry_skin, item.target, item.outer_diameter_mm)
+    return shafts
 
 
 def outlines(surfaces: Mapping[str, Surface], geometry: XrayGeometry) -> list[Outline]:
@@ -227,10 +239,8 @@ def outlines(surfaces: Mapping[str, Surface], geometry: XrayGeometry) -> list[Ou
     return [outline(surface, geometry) for surface in surfaces.values()]
 
 
-def line_pixels(
-    outline: Outline, geometry: XrayGeometry, width_pixels: float = 1.0
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the picture's pixels that an outline of this width covers."""
+def line_pixels(outline: Outline, geometry: XrayGeometry, width_pixels: float = 1.0) -> NDArray[np.bool_]:
+    """Which of the picture's pixels (rows, columns) an outline of this width covers."""
     columns, rows = geometry.detector_pixels
     marked = np.zeros((rows, columns), bool)
     radius = max(width_pixels / 2, 0.5)
@@ -246,22 +256,20 @@ def line_pixels(
         at = (at[:, None] + around).reshape(-1, 2)
         at = at[((at >= 0) & (at < [columns, rows])).all(axis=1)]
         marked[at[:, 1], at[:, 0]] = True
-    return np.nonzero(marked)
+    return marked
 
 
 def draw(
-    gray: NDArray[np.uint8],
-    outlines: Iterable[Outline],
-    colors: Mapping[str, tuple[float, float, float]],
-    geometry: XrayGeometry,
-    width_pixels: float = 2.0,
+    gray: NDArray[np.uint8], outlines: Iterable[Outline], geometry: XrayGeometry, width_pixels: float = 2.0
 ) -> NDArray[np.uint8]:
-    """The picture (rows, columns) with outlines over it, as colours (rows, columns, 3).
+    """The picture (rows, columns) with outlines in the structures' colors over it, (rows, columns, 3).
 
-    Args:
-        colors: red, green, blue from 0 to 1 by the outline's name.
+    Each line has a dark rim, so that it is seen on bright and on dark ground.
     """
     picture = np.repeat(np.asarray(gray, np.uint8)[..., None], 3, axis=2)
-    for item in outlines:
-        picture[line_pixels(item, geometry, width_pixels)] = np.round(np.multiply(colors[item.name], 255))
+    items = list(outlines)
+    for item in items:
+        picture[line_pixels(item, geometry, width_pixels + 2.0)] = 0
+    for item in items:
+        picture[line_pixels(item, geometry, width_pixels)] = np.round(np.multiply(color_of(item.name), 255))
     return picture

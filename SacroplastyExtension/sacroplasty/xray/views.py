@@ -5,7 +5,7 @@
 | `ap` | in the sacrum's mirror plane, at a right angle to the table |
 | `outlet` | opens the least open of the S1 to S3 foramina as far as possible |
 | `inlet` | along the fronts of the bodies of S1 and S2 |
-| `lateral` | in the plane of the S1 endplate, as nearly from side to side as that allows, so that the alae cover each other |
+| `lateral` | in the plane of the S1 endplate, as nearly from side to side as that allows: the alae cover each other |
 | `oblique-left`, `oblique-right` | level, along the sacroiliac joint of that side |
 | `barrel-SIDE`, `perpendicular-SIDE` | along the planned trocar, and across it, as near to the lateral as that allows |
 | `biplane-1`, `biplane-2` | a pair about 90 degrees apart: open foramina, and the anterior cortex of the alae |
@@ -289,10 +289,8 @@ class _Finder:
             notes = [*notes, "taken from the other side, so the picture is mirrored"]
         off = off_line_deg(beam, wanted)
         if off > 0.05:
-            notes = [
-                f"out of reach: {direction_text(wanted)} is wanted, {direction_text(beam)} is the nearest, {off:.1f}° off",
-                *notes,
-            ]
+            wish, least = direction_text(wanted), direction_text(beam)
+            notes = [f"out of reach: {wish} is wanted, {least} is the nearest, {off:.1f}° off", *notes]
         return beam, notes
 
     def _shares(self, direction: FloatArray) -> dict[str, float]:
@@ -453,7 +451,8 @@ def table_text(views: Mapping[str, View]) -> str:
         if row["note"]:
             lines.append(f"{'':<20} {row['note']}")
     lines.append(
-        "Angles from straight in front of the patient as in the CT; LAO: detector to the patient's left, CRA: to the head."
+        "Angles of the detector from straight in front of the patient, who lies as in the CT: LAO to the patient's "
+        "left, CRA to the head."
     )
     return "\n".join(lines)
 
