@@ -464,12 +464,16 @@ class DeviceDesk:
         except GeometryError:
             # Without its place a frame is not shown: it could be taken for one at another place.
             return
-        volume = detector_volume(frame.pixels, geometry.resampled(frame.pixels.shape[1]))
+        geometry = geometry.resampled(frame.pixels.shape[1])
+        volume = detector_volume(frame.pixels, geometry)
         node = first_node(self._scene, "vtkMRMLScalarVolumeNode", frame.plane)
         if node is None:
-            add_volume(self._scene, volume, frame.plane)
+            node = add_volume(self._scene, volume, frame.plane)
         else:
             set_volume(node, volume)
+        text = json.dumps(geometry.to_dict())
+        if node.GetAttribute(GEOMETRY) != text:
+            node.SetAttribute(GEOMETRY, text)
 
     def _mirror_pump(self) -> None:
         assert self.pump is not None

@@ -19,6 +19,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,23 @@ def find_views(
     return views
 
 
+def trocar_views(
+    anatomy: Anatomy,
+    side: str,
+    trajectory: Trajectory,
+    lateral: View,
+    c_arm: CArm | None = None,
+    reach: ReachableRange | None = None,
+) -> dict[str, View]:
+    """The two views of one trocar, `barrel-SIDE` and `perpendicular-SIDE`, wherever it was moved to.
+
+    Args:
+        lateral: of the same patient, which the second view comes as near to as it can.
+    """
+    finder = _Finder(anatomy, c_arm or CArm(), (reach or read_range()).check())
+    return finder.of_trocar(side, trajectory, lateral.direction_ras)
+
+
 class _Finder:
     """Anatomy, C-arm and its limits, with the directions that every view needs."""
 
@@ -159,17 +177,18 @@ class _Finder:
         self._anatomy, self._c_arm, self._reach = anatomy, c_arm, reach
         frame = anatomy.SacrumToRAS
         self._left: FloatArray = frame[:3, 0]
-        # The angles of a C-arm are against the table, so the head's direction is the scanner's; the left-right axis is
-        # the sacrum's, so that a pelvis turned on the table still gives a true AP and a true lateral.
-        self._up = unit(np.array([0.0, 0.0, 1.0]) - self._left[2] * self._left)
-        self._forward = np.cross(self._left, self._up)
+        # Straight ahead at a right angle to the table, which is the scanner's; from side to side it is the sacrum's, so
+        # that a pelvis turned on the table still gives a true AP and a true lateral.
+        self._forward = unit(np.cross(self._left, [0.0, 0.0, 1.0]))
         self._center = transform_points(frame, SACRUM_CENTER_MM)
-        self._foramina: OpenForamina | None = None
-        self._closed = ""
+
+    @cached_property
+    def _foramina(self) -> OpenForamina | str:
+        """The foramina, or why none can be judged."""
         try:
-            self._foramina = OpenForamina(anatomy, c_arm.source_to_isocenter_mm)
+            return OpenForamina(self._anatomy, self._c_arm.source_to_isocenter_mm)
         except GeometryError as error:
-            self._closed = str(error)
+            return str(error)
 
     def standard(self, name: str) -> View:
         find: dict[str, Callable[[], tuple[FloatArray, FloatArray, str]]] = {
@@ -205,7 +224,8 @@ class _Finder:
         Chosen by the product of: the least open foramen of the first; how much of a displacement across the anterior
         cortex the second shows; the sine of the angle between them.
         """
-        if self._foramina is None:
+        foramina = self._foramina
+        if isinstance(foramina, str):
             return {}
         try:
             normals = anterior_cortex_normals(self._anatomy)
@@ -215,7 +235,8 @@ class _Finder:
             angles_of_direction(outlet), np.stack(np.meshgrid(*[_FIRST_VIEW_DEG] * 2), -1).reshape(-1, 2)
         )
         first = np.array([self._reach.nearest(direction_of_angles(*angles)) for angles in first_angles])
-        least = np.array([min(self._shares(direction).values()) for direction in first])
+        distance = self._c_arm.source_to_isocenter_mm
+        least = np.array([min(foramina.shares(foramina.center_ras - distance * beam).values()) for beam in first])
         around, along = (
             np.arange(low, high + 1e-6, _SECOND_VIEW_STEP_DEG)
             for low, high in (self._reach.primary_deg, self._reach.secondary_deg)
@@ -228,16 +249,16 @@ class _Finder:
         apart = off_line_deg(first[one], second[two])
         note = f"{apart:.0f}° between the two views of the pair"
         return {
-            "biplane-1": self._view("biplane-1", self._foramina.center_ras, first[one], note),
-            "biplane-2": self._view("biplane-2", self._foramina.center_ras, second[two], note),
+            "biplane-1": self._view("biplane-1", foramina.center_ras, first[one], note),
+            "biplane-2": self._view("biplane-2", foramina.center_ras, second[two], note),
         }
 
     # What each standard view looks along: aim, beam direction, note
 
     def _outlet(self) -> tuple[FloatArray, FloatArray, str]:
-        if self._foramina is None:
-            raise GeometryError(self._closed)
         foramina = self._foramina
+        if isinstance(foramina, str):
+            raise GeometryError(foramina)
         notes = []
         if foramina.unknown:
             names = ", ".join(_plain(name) for name in foramina.unknown)
@@ -274,11 +295,12 @@ class _Finder:
     def _view(self, name: str, aim: FloatArray, direction: FloatArray, note: str = "", measured: bool = True) -> View:
         """The view, its pose within reach, what the pose shows of the foramina, and what to know about it."""
         beam, notes = self._reachable(unit(direction), [note] if note else [])
-        geometry = self._c_arm.pose(aim, beam, _upwards(beam, self._up))
+        geometry = self._c_arm.pose(aim, beam, upwards(beam))
         off = off_line_deg(beam, direction)
         shares = {}
-        if self._foramina is not None and off_line_deg(beam, self._foramina.forward) < _FRONTAL_DEG:
-            shares = self._foramina.shares(geometry.source_ras)
+        foramina = self._foramina
+        if not isinstance(foramina, str) and off_line_deg(beam, foramina.forward) < _FRONTAL_DEG:
+            shares = foramina.shares(geometry.source_ras)
         return View(name, np.asarray(aim, float), unit(direction), geometry, off, shares, "; ".join(notes), measured)
 
     def _reachable(self, wanted: FloatArray, notes: list[str]) -> tuple[FloatArray, list[str]]:
@@ -292,10 +314,6 @@ class _Finder:
             wish, least = direction_text(wanted), direction_text(beam)
             notes = [f"out of reach: {wish} is wanted, {least} is the nearest, {off:.1f}° off", *notes]
         return beam, notes
-
-    def _shares(self, direction: FloatArray) -> dict[str, float]:
-        assert self._foramina is not None
-        return self._foramina.shares(self._foramina.center_ras - self._c_arm.source_to_isocenter_mm * direction)
 
 
 def _open_widest(
@@ -340,13 +358,14 @@ def down_the_barrel(trajectory: Trajectory, c_arm: CArm | None = None) -> XrayGe
     The source stands on the skin's side. The head is up; for a trocar that runs along the body's axis, the back is.
     """
     direction = trajectory.target - trajectory.entry_skin
-    return (c_arm or CArm()).pose(trajectory.target, direction, _upwards(direction, np.array([0.0, 0.0, 1.0])))
+    return (c_arm or CArm()).pose(trajectory.target, direction, upwards(direction))
 
 
-def _upwards(direction: FloatArray, up: FloatArray) -> FloatArray:
-    """What points up in the picture: the head, or the patient's back where the beam runs along the body."""
-    if _LEAST_ANGLE_TO_UP_DEG < angle_between_deg(direction, up) < 180 - _LEAST_ANGLE_TO_UP_DEG:
-        return up
+def upwards(direction_ras: FloatArray) -> FloatArray:
+    """What points up in the picture of a beam: the head, or the patient's back where the beam runs along the body."""
+    head = np.array([0.0, 0.0, 1.0])
+    if _LEAST_ANGLE_TO_UP_DEG < angle_between_deg(direction_ras, head) < 180 - _LEAST_ANGLE_TO_UP_DEG:
+        return head
     return np.array([0.0, -1.0, 0.0])
 
 
