@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..anatomy.model import Anatomy
-    from ..planning.model import Trajectory
+    from ..planning.model import Side, Trajectory
     from ..xray.geometry import XrayGeometry
     from ..xray.views import View
 
@@ -89,7 +89,7 @@ def command(
     with progress("simulating the X-ray" if out else "finding the views") as update:
         views: dict[str, View] = {}
         anatomy: Anatomy | None = None
-        trajectories: dict[str, Trajectory] = {}
+        trajectories: dict[Side, Trajectory] = {}
         if anatomy_folder:
             anatomy, trajectories = _patient(anatomy_folder, plan_file)
             views = find_views(anatomy, trajectories, CArm(), read_range(limits), lambda done: update(0.4 * done))
@@ -166,13 +166,13 @@ def _check_options(
         raise SacroplastyError("--overlay draws over a picture; let --out end in .png")
 
 
-def _patient(folder: Path, plan_file: Path | None) -> tuple[Anatomy, dict[str, Trajectory]]:
+def _patient(folder: Path, plan_file: Path | None) -> tuple[Anatomy, dict[Side, Trajectory]]:
     """The segmented patient, and the best accepted trajectory of each side when there is a plan."""
     from ..anatomy.files import read_anatomy
     from ..planning.files import read_plan
 
     anatomy = read_anatomy(folder)
-    best: dict[str, Trajectory] = {}
+    best: dict[Side, Trajectory] = {}
     if plan_file or (folder / "plan.json").is_file():
         for trajectory in read_plan(plan_file or folder / "plan.json", anatomy.image_hash).trajectories:
             if trajectory.accepted:
@@ -203,7 +203,7 @@ def _summary(view: View) -> dict[str, Any]:
 
 
 def _picture(
-    integrals: NDArray, geometry: XrayGeometry, out: Path, anatomy: Anatomy | None, trajectories: dict[str, Trajectory]
+    integrals: NDArray, geometry: XrayGeometry, out: Path, anatomy: Anatomy | None, trajectories: dict[Side, Trajectory]
 ) -> NDArray:
     from ..xray.detector import display_image
     from ..xray.overlay import anatomy_surfaces, draw, outlines, trajectory_surfaces

@@ -44,6 +44,8 @@ REASON = "Sacroplasty.Reason"
 #: Poses by which a C-arm that only sends pictures is known: its marker, and the detector's place at the marker.
 _C_ARM = "CArmToTracker"
 DETECTOR_TO_C_ARM = "DetectorToCArm"
+#: On the node of an X-ray: its geometry record, as JSON.
+GEOMETRY = "Sacroplasty.Geometry"
 _RATE_WINDOW_S = 1.0
 _TELL_AGAIN_S = 10.0
 _FIGURES = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")

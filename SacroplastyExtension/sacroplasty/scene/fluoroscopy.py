@@ -1,4 +1,4 @@
-"""X-rays in the scene, simulated and real, standing where the detector stands, with plan and structures drawn over them."""
+"""X-rays in the scene, simulated and real, where the detector stands, with plan and structures drawn over them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from slicer import (
 )
 
 from ..anatomy.colors import color_of
-from ..errors import GeometryError, ImageError
+from ..errors import GeometryError
 from ..geometry import FloatArray, check_rigid, transform_points
 from ..image import Volume
-from ..xray.geometry import SACRUM_CENTER_MM, CArm, XrayGeometry
+from ..xray.geometry import SACRUM_CENTER_MM, VIEW_ANGLES_DEG, CArm, XrayGeometry, read_geometry
+from ..xray.images import read_xray
 from ..xray.overlay import (
     OVERLAID,
     Outline,
@@ -38,12 +39,11 @@ from ..xray.overlay import (
     surface_of,
     trajectory_surfaces,
 )
+from ..xray.projectable import ProjectableVolume
 from ..xray.reach import (
     ReachableRange,
-    angles_deg,
     angles_of_direction,
     angles_text,
-    direction_of_angles,
     read_range,
 )
 from ..xray.views import (
@@ -56,7 +56,6 @@ from ..xray.views import (
     table_csv,
     table_rows,
     trocar_views,
-    upwards,
 )
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import anatomy_of
@@ -100,6 +99,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 _TRAJECTORIES = ("trajectory_left", "trajectory_right")
 #: Labels of the outlines: the same structure has the same number in every picture.
 _LABELS = {name: number for number, name in enumerate((*OVERLAID, *_TRAJECTORIES, "cement"), start=1)}
+#: Shifts count to the left and to the back.
+_LPS = (-1.0, -1.0, 1.0)
 #: Width of an outline as a share of the picture's columns: seen from two metres.
 _LINE_SHARE = 1 / 200
 
@@ -131,7 +132,7 @@ class FluoroscopyDesk:
 
     def __init__(self, scene: vtkMRMLScene) -> None:
         self._scene = scene
-        self._attenuation: tuple[tuple[object, ...], Volume] | None = None
+        self._attenuation: tuple[tuple[object, ...], ProjectableVolume] | None = None
         self._surfaces: tuple[str, dict[str, Surface]] | None = None
 
     # Views
@@ -158,9 +159,7 @@ class FluoroscopyDesk:
         plan = plan_of(self._scene)
         anatomy = anatomy_of(self._scene, segmentation, ct_node)
         found = find_views(anatomy, chosen(plan) if plan else {}, c_arm, reach, progress)
-        write_record(
-            self._scene, FOUND_VIEWS_NAME, {"key": key, "views": [view.to_dict() for view in found.values()]}
-        )
+        write_record(self._scene, FOUND_VIEWS_NAME, {"key": key, "views": [view.to_dict() for view in found.values()]})
         return found
 
     def trocar_views(
@@ -284,7 +283,7 @@ class FluoroscopyDesk:
         segmentation: vtkMRMLSegmentationNode | None,
         families: Sequence[str] = tuple(FAMILIES),
     ) -> str:
-        """Keep an X-ray with its outlines for the report, in place of an older one of this title. Returns its caption."""
+        """Keep an X-ray with its outlines for the report, in place of an older one so titled; returns its caption."""
         geometry = geometry_of(image)
         origin = "simulated from the CT" if image.GetName() == IMAGE_NAME else image.GetName()
         caption = f"{title}: {angles_text(geometry)} ({origin})"
@@ -296,15 +295,15 @@ class FluoroscopyDesk:
 
     # What is kept
 
-    def _attenuation_of(self, ct_node: vtkMRMLScalarVolumeNode) -> Volume:
+    def _attenuation_of(self, ct_node: vtkMRMLScalarVolumeNode) -> ProjectableVolume:
         from ..xray.project import attenuation_from_hu
 
         transform = ct_node.GetParentTransformNode()
-        key = (ct_node.GetID(), ct_node.GetMTime(), ct_node.GetImageData().GetMTime())
-        key += (None if transform is None else transform.GetMTime(),)
+        moved = None if transform is None else transform.GetMTime()
+        key = (ct_node.GetID(), ct_node.GetMTime(), ct_node.GetImageData().GetMTime(), moved)
         if self._attenuation is None or self._attenuation[0] != key:
             ct = volume_of(ct_node)
-            self._attenuation = key, ct.like(attenuation_from_hu(ct.voxels))
+            self._attenuation = key, ProjectableVolume.of(ct.like(attenuation_from_hu(ct.voxels)))
         return self._attenuation[1]
 
     def _outlines(
@@ -348,8 +347,6 @@ class FluoroscopyDesk:
 
 def mean_views(scene: vtkMRMLScene, ct_node: vtkMRMLScalarVolumeNode, c_arm: CArm | None = None) -> dict[str, View]:
     """The standard views at the mean angles of the literature, for want of an anatomy to find them in."""
-    from ..xray.geometry import VIEW_ANGLES_DEG
-
     frame = sacral_frame(scene, ct_node)
     note = "mean angles of the literature, since no segmentation is selected"
     views = {}
@@ -416,18 +413,16 @@ def geometry_of_pose(
     scene: vtkMRMLScene, ct_node: vtkMRMLScalarVolumeNode, pose: Pose, c_arm: CArm | None = None
 ) -> XrayGeometry:
     """The record of a pose set by sliders."""
-    left, back, head = pose.shift_mm
-    center = transform_points(sacral_frame(scene, ct_node), SACRUM_CENTER_MM) + [-left, -back, head]
-    beam = direction_of_angles(pose.primary_deg, pose.secondary_deg)
-    return (c_arm or CArm()).pose(center, beam, upwards(beam))
+    center = transform_points(sacral_frame(scene, ct_node), SACRUM_CENTER_MM) + np.multiply(pose.shift_mm, _LPS)
+    return (c_arm or CArm()).at_positioner_angles(center, pose.primary_deg, pose.secondary_deg)
 
 
 def pose_of_view(scene: vtkMRMLScene, ct_node: vtkMRMLScalarVolumeNode, view: View) -> Pose:
     """Where the sliders stand for a view."""
     center = transform_points(sacral_frame(scene, ct_node), SACRUM_CENTER_MM)
-    right, front, head = view.aim_ras - center
+    left, back, head = (view.aim_ras - center) * _LPS
     primary, secondary = angles_of_direction(view.beam_ras)
-    return Pose(primary, secondary, (-float(right), -float(front), float(head)))
+    return Pose(primary, secondary, (float(left), float(back), float(head)))
 
 
 def score(view: View, geometry: XrayGeometry) -> PoseScore:
@@ -451,35 +446,19 @@ def geometry_of(image: vtkMRMLScalarVolumeNode) -> XrayGeometry:
 
 
 def load_real(scene: vtkMRMLScene, image: Path, geometry: Path, name: str = "") -> vtkMRMLScalarVolumeNode:
-    """Load an X-ray and the geometry document that says where its C-arm stood.
+    """Load an X-ray, of a sequence the last frame, and the geometry document that says where its C-arm stood.
 
     Raises:
         ImageError, DocumentError, GeometryError: saying what is wrong with either.
     """
-    import SimpleITK as sitk
-
-    from ..image import read_itk
-    from ..xray.geometry import read_geometry
-
     if not str(geometry).strip() or Path(geometry) == Path():
         raise GeometryError("choose the geometry.json of the image as well; without it nothing can be drawn over it")
-    pixels = sitk.GetArrayFromImage(read_itk(Path(image), modality="XA"))
-    pixels = pixels[0] if pixels.ndim == 3 and len(pixels) == 1 else pixels
-    if pixels.ndim != 2:
-        raise ImageError(f"{image} is no single gray image; export one frame of it")
-    found = read_geometry(Path(geometry))
-    rows, columns = pixels.shape
-    if abs(columns * found.detector_pixels[1] - rows * found.detector_pixels[0]) > max(found.detector_pixels):
-        raise GeometryError(
-            f"{image} has {columns} x {rows} pixels and its geometry {found.detector_pixels[0]} x "
-            f"{found.detector_pixels[1]}; they do not belong together"
-        )
-    return show_real(scene, pixels, found.resampled(columns), name or Path(image).stem)
+    found = read_xray(Path(image), read_geometry(Path(geometry)))
+    assert found.geometry is not None
+    return show_real(scene, found.frames[-1], found.geometry, name or Path(image).stem)
 
 
-def show_real(
-    scene: vtkMRMLScene, pixels: NDArray, geometry: XrayGeometry, name: str
-) -> vtkMRMLScalarVolumeNode:
+def show_real(scene: vtkMRMLScene, pixels: NDArray, geometry: XrayGeometry, name: str) -> vtkMRMLScalarVolumeNode:
     """Show a real X-ray where its detector stood."""
     node = add_volume(scene, detector_volume(pixels, geometry), name)
     node.SetAttribute(GEOMETRY, json.dumps(geometry.to_dict()))
@@ -530,7 +509,7 @@ def show_ct_in_slice_view(
 def show_side_by_side(
     scene: vtkMRMLScene, simulated: vtkMRMLScalarVolumeNode | None, real: vtkMRMLScalarVolumeNode | None
 ) -> bool:
-    """The simulated picture in the red slice view, the real one in the yellow. False when the scene has no such views."""
+    """The simulated picture in the red slice view, the real one in the yellow. False when there are no such views."""
     layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     if layout is not None and layout.GetViewArrangement() != layout.SlicerLayoutSideBySideView:
         layout.SetAttribute(_LAYOUT_BEFORE, str(layout.GetViewArrangement()))
@@ -576,7 +555,7 @@ def _nearest_on(start: FloatArray, end: FloatArray, point: FloatArray) -> FloatA
 
 
 def _digest(scene: vtkMRMLScene, segmentation: vtkMRMLSegmentationNode, *others: object) -> str:
-    """Changes whenever views or outlines found from these may no longer hold, and stays when a scene is loaded again."""
+    """Changes when views or outlines found from these may no longer hold; stays when a scene is loaded again."""
     digest = hashlib.sha256()
     for name in segment_names(segmentation):
         digest.update(f"{name} {shape_digest(segmentation, name)}\n".encode())

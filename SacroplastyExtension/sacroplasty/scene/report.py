@@ -13,7 +13,7 @@ from ..errors import DocumentError
 from ..files import staged_directory
 from ..procedure.indication import QUESTIONS, Answer, Verdict, assess_indication
 from ..procedure.report import Curve, Figure, Outcome, Report, Table, plot_svg, write_report
-from . import anatomy, cement, navigation, planning, verification
+from . import anatomy, cement, fluoroscopy, navigation, planning, verification
 from .records import read_record, write_record
 from .workflow import write_step
 
@@ -134,14 +134,19 @@ def export(scene: vtkMRMLScene, folder: Path, title: str = "Sacroplasty") -> Pat
     with staged_directory(Path(folder)) as stage:
         figure = stage / "pain.svg"
         figure.write_text(_pain_svg(scene), encoding="utf-8")
-        write_report(_report(scene, title, figure), stage / "report.html")
-        figure.unlink()
+        figures = [Figure(figure, "Pain (VAS) over time against the published means")]
+        for number, (caption, png) in enumerate(fluoroscopy.report_pictures(scene)):
+            figures.append(Figure(stage / f"xray-{number}.png", caption))
+            figures[-1].path.write_bytes(png)
+        write_report(_report(scene, title, figures), stage / "report.html")
+        for shown in figures:
+            shown.path.unlink()
         text = json.dumps(_case(scene), indent=2, ensure_ascii=False, allow_nan=False)
         (stage / "case.json").write_text(text + "\n", encoding="utf-8")
     return Path(folder) / "report.html"
 
 
-def _report(scene: vtkMRMLScene, title: str, figure: Path) -> Report:
+def _report(scene: vtkMRMLScene, title: str, figures: list[Figure]) -> Report:
     verdict, plan = indication(scene), planning.plan_of(scene)
     given = cement.given_ml(scene)
     outcome: Outcome = "refused"
@@ -163,6 +168,7 @@ def _report(scene: vtkMRMLScene, title: str, figure: Path) -> Report:
                 ("Question", "Answer", "Wanted"),
                 [(question.text, known.get(question.key, "unknown"), question.wanted) for question in QUESTIONS],
             ),
+            *_views_tables(scene),
             Table(
                 "Follow-up",
                 ("Visit", "VAS", "Published mean"),
@@ -177,8 +183,18 @@ def _report(scene: vtkMRMLScene, title: str, figure: Path) -> Report:
                 "Published means: meta-analysis of Chandra 2019.",
             ),
         ),
-        figures=(Figure(figure, "Pain (VAS) over time against the published means"),),
+        figures=tuple(figures),
     )
+
+
+def _views_tables(scene: vtkMRMLScene) -> list[Table]:
+    """The angles of the C-arm, once views were found."""
+    rows = [
+        (row["view"], row["detector"], row["upper_end_above_prone_patient"], row["note"])
+        for row in fluoroscopy.views_table(scene)
+    ]
+    columns = ("View", "Detector", "Upper end, patient prone", "Note")
+    return [Table("C-arm views", columns, rows, "Angles for a patient who lies as in the CT.")] if rows else []
 
 
 def _pain_svg(scene: vtkMRMLScene) -> str:
@@ -199,6 +215,7 @@ def _case(scene: vtkMRMLScene) -> dict[str, Any]:
         "indication": INDICATION_NAME,
         "anatomy": anatomy.RECORD_NAME,
         "plan": planning.RECORD_NAME,
+        "views": fluoroscopy.FOUND_VIEWS_NAME,
         "registration": navigation.REGISTRATION_NAME,
         "trocars": navigation.TROCARS_NAME,
         "cement": cement.RECORD_NAME,

@@ -21,7 +21,7 @@ from ..anatomy.surroundings import si_joint
 from ..errors import GeometryError
 from ..geometry import FloatArray, perpendicular, unit
 from ..image import Volume, box_around
-from ..planning.model import Trajectory
+from ..planning.model import Side, Trajectory
 from .geometry import XrayGeometry
 
 #: What is drawn of an anatomy, what must be spared first.
@@ -225,7 +225,7 @@ def _trace(shadow: NDArray[np.float32]) -> list[FloatArray]:
     return [points[numbers[start:end]] for start, end in pairwise(offsets)]
 
 
-def trajectory_surfaces(trajectories: Mapping[str, Trajectory]) -> dict[str, Surface]:
+def trajectory_surfaces(trajectories: Mapping[Side, Trajectory]) -> dict[str, Surface]:
     """Planned trocars by side as `trajectory_left` and `trajectory_right`."""
     shafts = {}
     for side, item in trajectories.items():

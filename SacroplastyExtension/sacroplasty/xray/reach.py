@@ -26,7 +26,8 @@ def angles_of_direction(direction_ras: ArrayLike) -> tuple[float, float]:
     Where the detector stands from straight in front of the patient: towards the patient's left, towards the head.
     """
     right, anterior, superior = unit(direction_ras)
-    return float(np.degrees(np.arctan2(-right, anterior))), float(np.degrees(np.arcsin(np.clip(superior, -1, 1))))
+    primary = np.degrees(np.arctan2(-right + 0.0, anterior))
+    return float(primary), float(np.degrees(np.arcsin(np.clip(superior, -1, 1))))
 
 
 def direction_of_angles(primary_deg: ArrayLike, secondary_deg: ArrayLike) -> FloatArray:
@@ -34,11 +35,6 @@ def direction_of_angles(primary_deg: ArrayLike, secondary_deg: ArrayLike) -> Flo
     primary, secondary = np.broadcast_arrays(np.radians(primary_deg), np.radians(secondary_deg))
     level = np.cos(secondary)
     return np.stack([-np.sin(primary) * level, np.cos(primary) * level, np.sin(secondary)], axis=-1)
-
-
-def angles_deg(geometry: XrayGeometry) -> tuple[float, float]:
-    """How the C-arm is turned from a straight AP view: `angles_of_direction` of its central ray."""
-    return angles_of_direction(geometry.view_direction_ras)
 
 
 def angles_text(geometry: XrayGeometry) -> str:

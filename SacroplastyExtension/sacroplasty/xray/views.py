@@ -29,9 +29,10 @@ from ..anatomy.model import Anatomy
 from ..errors import AnatomyError, GeometryError
 from ..geometry import FloatArray, angle_between_deg, rigid, transform_points, unit
 from ..image import Volume
-from ..planning.model import Trajectory
+from ..planning.model import Side, Trajectory
 from .geometry import SACRUM_CENTER_MM, VIEW_ANGLES_DEG, CArm, XrayGeometry
 from .openness import OUTLET_LEVELS, OpenForamina
+from .positioning import PRONE_HEAD_FIRST, joints_of_pose
 from .reach import (
     ReachableRange,
     angles_of_direction,
@@ -121,7 +122,7 @@ class View:
 
 def find_views(
     anatomy: Anatomy,
-    trajectories: Mapping[str, Trajectory] | None = None,
+    trajectories: Mapping[Side, Trajectory] | None = None,
     c_arm: CArm | None = None,
     reach: ReachableRange | None = None,
     progress: Callable[[float], None] | None = None,
@@ -417,10 +418,12 @@ def score_pose(view: View, geometry: XrayGeometry) -> PoseScore:
     return PoseScore(view.name, off, beside, score, verdict, advice)
 
 
-# Tables for the radiographer
+# Tables for the operator of the C-arm: `primary` and `secondary` are DICOM's; orbital, angulation and wig-wag are what
+# the scales of a C-arm read that stands beside a prone patient, head first, with its tube under the table.
 
 _COLUMNS = (
-    "view", "detector", "primary_deg", "secondary_deg", "upper_end_above_prone_patient", "out_of_reach_deg",
+    "view", "detector", "primary_deg", "secondary_deg", "upper_end_above_prone_patient", "orbital_deg",
+    "angulation_deg", "wigwag_deg", "out_of_reach_deg",
     *(f"open_{level}_{side}_percent" for level in OUTLET_LEVELS for side in SIDES), "note",
 )  # fmt: skip
 
@@ -430,6 +433,8 @@ def table_rows(views: Mapping[str, View]) -> list[dict[str, str]]:
     rows = []
     for name, view in views.items():
         primary, secondary = angles_of_direction(view.beam_ras)
+        under_table = CArm().pose(view.aim_ras, -view.beam_ras, upwards(view.beam_ras))
+        joints = joints_of_pose(under_table, PRONE_HEAD_FIRST)
         shares = {
             f"open_{level}_{side}_percent": view.open_foramina.get(f"foramen_{level}_{side}")
             for level in OUTLET_LEVELS
@@ -441,6 +446,9 @@ def table_rows(views: Mapping[str, View]) -> list[dict[str, str]]:
             "primary_deg": f"{primary:.1f}",
             "secondary_deg": f"{secondary:.1f}",
             "upper_end_above_prone_patient": prone_text(view.beam_ras),
+            "orbital_deg": f"{joints.orbital:.1f}",
+            "angulation_deg": f"{joints.angulation:.1f}",
+            "wigwag_deg": f"{joints.wigwag:.1f}",
             "out_of_reach_deg": f"{view.off_deg:.1f}",
             **{column: "" if share is None else f"{100 * share:.0f}" for column, share in shares.items()},
             "note": view.note,
