@@ -200,7 +200,21 @@ def sacrum_to_confirm(scene):
     segmented_case(scene)
 
 
-SCENES = {"Sacroplasty": case_under_way, "SacroplastySegmentation": sacrum_to_confirm}
+def views_of_a_patient(scene):
+    """The angles of a segmented and planned patient, with a picture taken."""
+    from desktop.test_fluoroscopy import planned_case
+    from sacroplasty.scene import anatomy
+    from sacroplasty.scene.fluoroscopy import FluoroscopyDesk
+
+    planned_case(scene)
+    FluoroscopyDesk(scene).views(*anatomy.segmented_ct(scene))
+
+
+SCENES = {
+    "Sacroplasty": case_under_way,
+    "SacroplastySegmentation": sacrum_to_confirm,
+    "SacroplastyFluoroscopy": views_of_a_patient,
+}
 
 
 def test_picture_of_the_module(desktop, picture_folder, name):

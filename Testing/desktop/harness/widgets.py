@@ -141,6 +141,9 @@ class SliderWidget(QWidget):
     decimals = Property(int, lambda self: self._spin_box.decimals(), lambda self, n: self._spin_box.setDecimals(n))
     suffix = Property(str, lambda self: self._spin_box.suffix(), lambda self, text: self._spin_box.setSuffix(text))
     prefix = Property(str, lambda self: self._spin_box.prefix(), lambda self, text: self._spin_box.setPrefix(text))
+    tracking = Property(
+        bool, lambda self: self._slider.hasTracking(), lambda self, value: self._slider.setTracking(value)
+    )
 
     def setValue(self, value: float) -> None:
         self._spin_box.setValue(value)
