@@ -11,10 +11,14 @@ from sacroplasty.image import Volume
 
 #: Height of the foramina below the endplate and distance from the midline [mm].
 LEVELS = {"s1": (-28.0, 21.0, 5.5), "s2": (-49.0, 20.0, 5.0), "s3": (-67.0, 18.0, 4.5), "s4": (-84.0, 16.0, 4.0)}
-#: A pelvis lying a little askew, anywhere in the scanner.
+#: A pelvis lying a little askew and leaning back, anywhere in the scanner.
 SACRUM_TO_RAS = rigid(
     rotation_about([0, 0, 1], 5.0) @ rotation_about([1, 0, 0], 30.0) @ np.diag([-1.0, -1.0, 1.0]), [12.0, -40.0, 300.0]
 )
+
+
+#: One that lies straight and leans forward by 40 degrees, as people's do.
+USUAL_SACRUM_TO_RAS = rigid(rotation_about([1, 0, 0], -40.0) @ np.diag([-1.0, -1.0, 1.0]), [5.0, -40.0, 300.0])
 
 
 def front(z: FloatArray) -> FloatArray:
@@ -31,32 +35,37 @@ class SimpleSacrum:
     bones: Volume
     canal: np.ndarray
     foramina: np.ndarray
+    SacrumToRAS: FloatArray
 
     def opening(self, level: str, side: str, which: str) -> FloatArray:
         """Exact centre of an opening in RAS."""
         z, beside, _ = LEVELS[level]
         y = front(z) if which == "anterior" else back(z)
-        return transform_points(SACRUM_TO_RAS, [beside if side == "left" else -beside, y, z])
+        return transform_points(self.SacrumToRAS, [beside if side == "left" else -beside, y, z])
 
 
 def simple_sacrum(
-    spacing_mm: float = 2.0, directions: FloatArray | None = None, closed: tuple[str, str] | None = None
+    spacing_mm: float = 2.0,
+    directions: FloatArray | None = None,
+    closed: tuple[str, str] | None = None,
+    SacrumToRAS: FloatArray = SACRUM_TO_RAS,
 ) -> SimpleSacrum:
     """
     Args:
         directions: 3x3 columns of the grid's axes in RAS (rotated or mirrored); RAS itself by default.
         closed: level and side of a foramen that the bones leave no hole for.
+        SacrumToRAS: how it lies.
     """
     axes = np.eye(3) if directions is None else np.asarray(directions, float)
     size = np.array([210.0, 190.0, 200.0])
-    middle = transform_points(SACRUM_TO_RAS, [0, 20, -40])
+    middle = transform_points(SacrumToRAS, [0, 20, -40])
     # The box of an oblique grid must still hold everything.
     extent = np.abs(axes.T) @ size
     counts = np.ceil(extent / spacing_mm).astype(int)
     origin = middle - axes @ ((counts - 1) * spacing_mm / 2)
     IJKToRAS = rigid(axes * spacing_mm, origin)
     k, j, i = np.indices(tuple(counts[::-1]))
-    points = transform_points(invert_rigid(SACRUM_TO_RAS), transform_points(IJKToRAS, np.stack([i, j, k], axis=-1)))
+    points = transform_points(invert_rigid(SacrumToRAS), transform_points(IJKToRAS, np.stack([i, j, k], axis=-1)))
     x, y, z = np.moveaxis(points, -1, 0)
     width = 56.0 + 0.2 * np.minimum(z, 0)
     block = (z <= 0) & (z >= -105) & (y >= front(z)) & (y <= back(z)) & (np.abs(x) <= width)
@@ -89,4 +98,5 @@ def simple_sacrum(
         bones=Volume(bones.astype(np.uint8), IJKToRAS),
         canal=canal,
         foramina=foramina,
+        SacrumToRAS=SacrumToRAS,
     )

@@ -301,7 +301,7 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.guarded(take)
 
     def onTableDoubleClicked(self, row, column):
-        self.onViewButton(self.ui.viewsTable.item(row, 0).text())
+        self.onViewButton(self.logic.viewsTable()[row]["view"])
 
     def takeView(self, view, name=""):
         """Move the sliders to a view and simulate its X-ray."""
@@ -372,9 +372,10 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
         table = self.ui.viewsTable
         table.setRowCount(len(rows))
         for number, row in enumerate(rows):
-            for column, key in enumerate(("view", "detector", "upper_end_above_prone_patient")):
-                item = qt.QTableWidgetItem(row[key])
-                item.setToolTip(row["note"] or row[key])
+            texts = (self.logic.readableView(row["view"]), row["detector"], row["upper_end_above_prone_patient"])
+            for column, text in enumerate(texts):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(row["note"] or text)
                 table.setItem(number, column, item)
         self.ui.exportButton.enabled = bool(rows)
 
@@ -383,9 +384,9 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
         parameters = self._parameterNode
         view = self.logic.wantedView(parameters.wantedView)
         simulated = self.logic.simulated()
-        self.ui.realLabel.text = "" if parameters.real is None else self.logic.realText(view, parameters.real)
+        self.ui.realLabel.text, self.ui.realAdviceLabel.text = self.logic.realTexts(view, parameters.real)
         if view is None:
-            self.ui.statusLabel.text = _("Choose a CT and a view.") if simulated is None else _("Choose a view.")
+            self.ui.statusLabel.text = _("Choose a CT and a view.") if parameters.ct is None else _("Choose a view.")
             self.ui.adviceLabel.text = ""
             return
         text, advice = self.logic.scoreText(view, simulated)
@@ -621,11 +622,14 @@ class SacroplastyFluoroscopyLogic(ScriptedLoadableModuleLogic):
         advice = "" if score.verdict == "good" else f"; {score.advice}"
         return text, _("Detector at {angles}{advice}").format(angles=angles, advice=advice)
 
-    def realText(self, view, image):
-        """What is known of a real image: how well it meets the wanted view, or why nothing can be said."""
+    def realTexts(self, view, image):
+        """How well a real image meets the wanted view, and what to do about it or why nothing can be said."""
+        if image is None:
+            return "", ""
         if not self.geometryText(image):
-            return _("✘ The geometry of {image} is not known: nothing is drawn over it").format(image=image.GetName())
-        return "\n".join(self.scoreText(view, image)) if view is not None else ""
+            advice = _("Nothing is drawn over {image}: where its C-arm stood is not known.")
+            return _("✘ Geometry not known"), advice.format(image=image.GetName())
+        return self.scoreText(view, image) if view is not None else ("", "")
 
     def simulated(self):
         """The simulated X-ray in the scene; None before the first."""

@@ -49,7 +49,7 @@ def direction_text(direction_ras: ArrayLike) -> str:
 
 
 def prone_text(direction_ras: ArrayLike) -> str:
-    """How the end of the C above a prone patient is tilted from straight up, whichever end it is.
+    """How the end of the C above a prone patient is tilted from straight up, to the patient's left or right.
 
     A beam and its reverse show the same line of sight, so this holds for a tube below the table and above it.
     """
@@ -57,16 +57,14 @@ def prone_text(direction_ras: ArrayLike) -> str:
     upper = beam * (1.0 if beam[1] <= 0 else -1.0)  # towards the patient's back, which is up
     if -upper[1] < np.sin(np.radians(_FLAT_DEG)):
         tilt = float(np.degrees(np.arcsin(np.clip(beam[2], -1, 1))))
-        return (
-            "beam horizontal" if abs(tilt) < 0.5 else f"beam horizontal, turned {abs(tilt):.0f}° in the table's plane"
-        )
+        return "horizontal" if abs(tilt) < 0.5 else f"horizontal, swung by {abs(tilt):.0f}°"
     sideways = round(float(np.degrees(np.arctan2(-upper[0], -upper[1]))))
     along = round(float(np.degrees(np.arcsin(np.clip(upper[2], -1, 1)))))
     parts = []
     if along:
         parts.append(f"{abs(along)}° to the {'head' if along > 0 else 'feet'}")
     if sideways:
-        parts.append(f"{abs(sideways)}° to the patient's {'left' if sideways > 0 else 'right'}")
+        parts.append(f"{abs(sideways)}° to the {'left' if sideways > 0 else 'right'}")
     return ", ".join(parts) or "straight up"
 
 

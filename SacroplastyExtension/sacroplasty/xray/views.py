@@ -468,12 +468,12 @@ def table_csv(views: Mapping[str, View]) -> str:
 
 def table_text(views: Mapping[str, View]) -> str:
     """The table for people: angles, how the C stands over a prone patient, which foramina are open, what to know."""
-    lines = [f"{'view':<20} {'detector':<17} {'end above a prone patient':<40} open S1 S2 S3, left/right %"]
+    lines = [f"{'view':<20} {'detector':<17} {'upper end, patient prone':<28} open S1 S2 S3, left/right %"]
     for row in table_rows(views):
         shown = ["/".join(row[f"open_{level}_{side}_percent"] or "-" for side in SIDES) for level in OUTLET_LEVELS]
         opened = "" if all(part == "-/-" for part in shown) else "  ".join(shown)
         lines.append(
-            f"{row['view']:<20} {row['detector']:<17} {row['upper_end_above_prone_patient']:<40} {opened}".rstrip()
+            f"{row['view']:<20} {row['detector']:<17} {row['upper_end_above_prone_patient']:<28} {opened}".rstrip()
         )
         if row["note"]:
             lines.append(f"{'':<20} {row['note']}")

@@ -120,6 +120,10 @@ class SliderWidget(QWidget):
         self._spin_box.valueChanged.connect(self._typed)
         self._spin_box.setRange(0, 99)
 
+    def _limit(self, set_limit: Any, value: float) -> None:
+        set_limit(value)
+        self._typed(self._spin_box.value())
+
     def _slid(self, position: int) -> None:
         span = self._spin_box.maximum() - self._spin_box.minimum()
         self._spin_box.setValue(self._spin_box.minimum() + span * position / 1000)
@@ -132,8 +136,12 @@ class SliderWidget(QWidget):
         self.valueChanged.emit(value)
 
     value = Property(float, lambda self: self._spin_box.value(), lambda self, value: self._spin_box.setValue(value))
-    minimum = Property(float, lambda self: self._spin_box.minimum(), lambda self, n: self._spin_box.setMinimum(n))
-    maximum = Property(float, lambda self: self._spin_box.maximum(), lambda self, n: self._spin_box.setMaximum(n))
+    minimum = Property(
+        float, lambda self: self._spin_box.minimum(), lambda self, n: self._limit(self._spin_box.setMinimum, n)
+    )
+    maximum = Property(
+        float, lambda self: self._spin_box.maximum(), lambda self, n: self._limit(self._spin_box.setMaximum, n)
+    )
     singleStep = Property(
         float, lambda self: self._spin_box.singleStep(), lambda self, n: self._spin_box.setSingleStep(n)
     )
