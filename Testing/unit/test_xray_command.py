@@ -10,12 +10,17 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
+from sacroplasty.anatomy.files import write_anatomy
+from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.cli import xray
 from sacroplasty.errors import SacroplastyError
-from sacroplasty.geometry import rigid
+from sacroplasty.geometry import rigid, transform_points
 from sacroplasty.image import Volume, write_volume
+from sacroplasty.planning.files import write_plan
+from sacroplasty.planning.model import Plan, Trajectory
 from sacroplasty.xray.geometry import VIEW_ANGLES_DEG, CArm, read_geometry, write_geometry
 from sacroplasty.xray.views import frame_without_anatomy
+from simple_sacrum import USUAL_SACRUM_TO_RAS, simple_sacrum
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,11 @@ def run(*arguments: object) -> Result:
 
 def test_the_command_offers_every_view_of_the_engine() -> None:
     assert tuple(VIEW_ANGLES_DEG) == xray.VIEWS
+
+
+def test_every_view_of_a_planned_patient_is_offered(patient: Path, tmp_path: Path) -> None:
+    summary = json.loads(run(patient, "--table", tmp_path / "views.csv", "--json").stdout)
+    assert set(summary["views"]) <= {*xray.VIEWS, *xray.PATIENT_VIEWS}
 
 
 def test_an_ap_image_has_the_bone_of_the_right_side_dark_on_its_left(ct: Path, tmp_path: Path) -> None:
@@ -64,10 +74,69 @@ def test_line_integrals_and_geometry_fit_each_other(ct: Path, tmp_path: Path) ->
     )
 
 
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `segment` and `plan` leave."""
+    case = simple_sacrum(2.5, SacrumToRAS=USUAL_SACRUM_TO_RAS)
+    anatomy = segment_from_labels(case.ct, case.bones)
+    folder = tmp_path_factory.mktemp("patient") / "case"
+    write_anatomy(anatomy, case.ct, folder)
+    skin, bone, target = (
+        transform_points(USUAL_SACRUM_TO_RAS, place) for place in ((48, 75, -40), (43, 31, -36), (38, 0, -32))
+    )
+    trocar = Trajectory("left", "short-axis", skin, bone, target, 3.048, 76.0, {}, True, (), 3.0)
+    write_plan(Plan((trocar,), anatomy.image_hash), folder / "plan.json")
+    return folder
+
+
+def test_the_table_has_the_views_of_this_patient(patient: Path, tmp_path: Path) -> None:
+    result = run(patient, "--table", tmp_path / "views.csv", "--json")
+    views = json.loads(result.stdout)["views"]
+    assert {"outlet", "lateral", "barrel-left", "perpendicular-left", "biplane-2"} <= set(views)
+    assert views["outlet"]["measured"] and views["outlet"]["secondary_deg"] == pytest.approx(-40, abs=2)
+    assert (tmp_path / "views.csv").read_text().startswith("view,detector,primary_deg")
+    text = run(patient, "--table", tmp_path / "views.txt").output
+    assert "CAU" in text and (tmp_path / "views.txt").read_text().strip() in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["views.csv", "views.txt"]
+
+
+def test_a_view_of_this_patient_with_its_outlines(patient: Path, tmp_path: Path) -> None:
+    result = run(patient, "--view", "outlet", "--overlay", "--size", 192, "--out", tmp_path / "outlet.png")
+    assert "outlet: LAO 0°, CAU" in result.output
+    picture = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "outlet.png"))).astype(int)
+    assert picture.shape == (192, 192, 3)
+    assert np.count_nonzero(np.ptp(picture, axis=-1) > 60) > 500, "colored lines"
+    geometry = read_geometry(tmp_path / "geometry.json")
+    assert geometry.positioner_angles_deg[1] == pytest.approx(-40, abs=2)
+
+
+def test_a_given_pose_is_scored_against_the_views(patient: Path, tmp_path: Path) -> None:
+    run(patient, "--view", "lateral", "--size", 64, "--out", tmp_path / "lateral.png")
+    again = [patient, "--geometry", tmp_path / "geometry.json", "--out", tmp_path / "again" / "x.png", "--json"]
+    assert json.loads(run(*again).stdout)["score"]["view"] in ("lateral", "biplane-2")
+    against = json.loads(run(*again, "--view", "outlet").stdout)["score"]
+    assert (against["view"], against["score"]) == ("outlet", 0.0) and against["off_deg"] > 80
+
+
+def test_limits_and_missing_views_are_said(patient: Path, tmp_path: Path) -> None:
+    record = {"schema": {"name": "reachable_range", "version": 1}, "primary_deg": [-45, 95], "secondary_deg": [-20, 20]}
+    (tmp_path / "limits.json").write_text(json.dumps(record))
+    arguments = [patient, "--size", 64, "--out", tmp_path / "x.png"]
+    output = run(*arguments, "--view", "outlet", "--limits", tmp_path / "limits.json").output
+    assert "out of reach" in output and "CAU 20° is the nearest" in output
+    with pytest.raises(SacroplastyError, match="no view 'barrel-right'"):
+        run(*arguments, "--view", "barrel-right")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--out", "x.jpg"], "must end in"),
+        ([], "say what to write"),
+        (["--table", "x.pdf"], "must end in"),
+        (["--table", "x.csv"], "needs --anatomy"),
+        (["--out", "x.png", "--overlay"], "needs --anatomy"),
+        (["--out", "x.png", "--view", "biplane-1"], "needs --anatomy"),
         (["--out", "x.png", "--view", "ap", "--geometry", "g.json"], "leave out --view"),
         (["--out", "x.png", "--geometry", "missing.json"], "cannot be read"),
     ],
