@@ -29,6 +29,7 @@ from ..scene.records import write_record
 from ..scene.verification import show_cement
 from ..simulation.cement import CementTruth, paint_cement, post_operative_ct
 from ..xray.detector import display_image, log_image
+from ..xray.reach import angles_text
 from .run import Rehearsal
 from .scenario import Scenario
 from .truth import Truth
@@ -144,7 +145,8 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
             last = frames[-1]
             path = folder / f"xray_{'live' if fluoroscopy is rehearsal.live else 'final'}_{view}.png"
             save_gray_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
-            figures.append(Figure(path, f"{what}, {_VIEW_NAMES.get(view, view)}"))
+            angles = angles_text(fluoroscopy.geometries[view])
+            figures.append(Figure(path, f"{what}, {_VIEW_NAMES.get(view, view)} ({angles})"))
     path = folder / "injection.svg"
     with atomic_file(path) as draft:
         draft.write_text(_injection_svg(case), encoding="utf-8")

@@ -27,7 +27,7 @@ from ..procedure.journal import Journal
 from ..procedure.prepare import Preparation
 from ..procedure.prompts import Prompt, Wait
 from ..simulation.serve import ROLES, Service, end, read_ready, start
-from ..xray.geometry import CArm
+from ..xray.views import find_views
 from .scenario import Scenario
 from .surgeon import SimulatedSurgeon
 
@@ -95,10 +95,9 @@ def rehearse(
     wall = WallClock()
     procedure_clock = ScaledClock(wall, speed)
     clocks = Clocks(device=wall, procedure=procedure_clock)
-    c_arm = CArm()
+    found = find_views(case.anatomy, case.targets)
     live, final = (
-        Fluoroscopy({view: c_arm.view(view, case.anatomy.SacrumToRAS) for view in views})
-        for views in (_LIVE_VIEWS, _FINAL_VIEWS)
+        Fluoroscopy({view: found[view].geometry for view in views}) for views in (_LIVE_VIEWS, _FINAL_VIEWS)
     )
     begun_s = clocks.procedure.now()
     with _simulators(world, scenario, seed, speed, first_port) as ports, _clients(ports) as clients:
