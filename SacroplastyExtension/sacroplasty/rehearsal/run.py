@@ -96,9 +96,7 @@ def rehearse(
     procedure_clock = ScaledClock(wall, speed)
     clocks = Clocks(device=wall, procedure=procedure_clock)
     found = find_views(case.anatomy, case.targets)
-    live, final = (
-        Fluoroscopy({view: found[view].geometry for view in views}) for views in (_LIVE_VIEWS, _FINAL_VIEWS)
-    )
+    live, final = (Fluoroscopy({view: found[view].geometry for view in views}) for views in (_LIVE_VIEWS, _FINAL_VIEWS))
     begun_s = clocks.procedure.now()
     with _simulators(world, scenario, seed, speed, first_port) as ports, _clients(ports) as clients:
         equipment = Equipment(

@@ -17,12 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from ..anatomy.colors import color_of
 from ..anatomy.labels import LEVELS, SIDES
 from ..anatomy.model import Anatomy, Foramen, Opening
-from ..anatomy.surroundings import si_joint
 from ..errors import GeometryError
 from ..geometry import FloatArray, perpendicular, unit
 from ..image import Volume, box_around
 from ..planning.model import Side, Trajectory
 from .geometry import XrayGeometry
+from .sight_lines import joint_of_sacrum
 
 #: What is drawn of an anatomy, what must be spared first.
 OVERLAID = (
@@ -156,7 +156,7 @@ def anatomy_surfaces(anatomy: Anatomy, names: Iterable[str] = OVERLAID) -> dict[
                 surfaces[name] = foramen_surface(name, anatomy.foramina[name])
             continue
         joint = name.removeprefix("si_joint_")
-        mask = si_joint(anatomy, joint) if joint in SIDES else anatomy.region(name)
+        mask = joint_of_sacrum(anatomy, joint) if joint in SIDES else anatomy.region(name)
         surface = surface_of(name, anatomy.regions.like(mask))
         if len(surface.points_ras):
             surfaces[name] = surface

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..anatomy.frame import sample_mask
 from ..anatomy.labels import REGION_LABEL, SIDES
 from ..anatomy.model import Anatomy
-from ..anatomy.surroundings import cortical_surfaces, si_joint
+from ..anatomy.surroundings import cortical_surfaces
 from ..errors import AnatomyError
 from ..geometry import FloatArray, invert_rigid, transform_points, unit
+from ..image import box_around
 
 #: Half width and half depth of the part of the endplate that is measured: within its rim in the smallest S1 [mm].
 _ENDPLATE_HALF_MM = (16.0, 22.0)
@@ -22,6 +24,9 @@ _TRIMMED_MM = (8.0, 4.0, 2.5, 1.5, 1.5)
 #: Half width of the slab around the mirror plane in which the front of the bodies is read [mm].
 _FRONT_HALF_WIDTH_MM = 6.0
 _FEWEST_POINTS = 30
+#: Bone of the sacrum this near to the hip forms the joint: joints are a few millimetres wide [mm], and not thinner on a
+#: label map than from one voxel to the next.
+_JOINT_REACH_MM, _JOINT_REACH_VOXELS = 4.0, 1.5
 #: Smoothing before a normal of the cortex is read off the labels [mm], and how many normals are enough.
 _SMOOTH_MM, _MOST_NORMALS = 2.0, 2000
 
@@ -96,13 +101,30 @@ def front_of_bodies(anatomy: Anatomy) -> tuple[FloatArray, FloatArray]:
     return middle, anatomy.SacrumToRAS[:3, :3] @ unit([0.0, -slope, -1.0])
 
 
+def joint_of_sacrum(anatomy: Anatomy, side: str) -> NDArray[np.bool_]:
+    """Mask of the sacrum's bone next to the hip of a side, on the CT's grid; empty where the hip is not known.
+
+    The space of a joint is thinner than the voxels of many a CT, which leave shreds of it; the bone beside it is whole.
+    """
+    from scipy import ndimage
+
+    sacrum, hip = anatomy.bone("sacrum"), anatomy.bone(f"hip_{side}")
+    spacing = anatomy.bones.spacing_mm[::-1]
+    reach = max(_JOINT_REACH_MM, _JOINT_REACH_VOXELS * float(spacing.max()))
+    joint = np.zeros_like(sacrum)
+    box = box_around(sacrum, np.ceil(reach / spacing) + 1)
+    if box is not None and hip[box].any():
+        joint[box] = sacrum[box] & (ndimage.distance_transform_edt(~hip[box], sampling=spacing) <= reach)
+    return joint
+
+
 def joint_plane(anatomy: Anatomy, side: str) -> Plane:
     """The sacroiliac joint of a side as a plane, normal to the patient's left.
 
     Raises:
         AnatomyError: when the hip or the joint is not known.
     """
-    points = anatomy.bones.ras_of(np.argwhere(si_joint(anatomy, side)))
+    points = anatomy.bones.ras_of(np.argwhere(joint_of_sacrum(anatomy, side)))
     if len(points) < _FEWEST_POINTS:
         raise AnatomyError(f"the {side} sacroiliac joint is not known; segment again with the label of the hip")
     middle = points.mean(axis=0)
