@@ -110,6 +110,19 @@ def test_a_view_of_this_patient_with_its_outlines(patient: Path, tmp_path: Path)
     assert geometry.positioner_angles_deg[1] == pytest.approx(-40, abs=2)
 
 
+def test_a_picture_and_a_geometry_of_every_view(patient: Path, tmp_path: Path) -> None:
+    result = run(patient, "--pictures", tmp_path / "views", "--overlay", "--size", 64, "--table", tmp_path / "v.csv")
+    names = [line.split(",")[0] for line in (tmp_path / "v.csv").read_text().splitlines()[1:]]
+    assert sorted(path.name for path in (tmp_path / "views").iterdir()) == sorted(
+        f"{name}.{ending}" for name in names for ending in ("png", "json")
+    )
+    assert f"each of {len(names)} views" in result.output
+    barrel = read_geometry(tmp_path / "views" / "barrel-left.json")
+    shown = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "views" / "barrel-left.png")))
+    start, end = (transform_points(USUAL_SACRUM_TO_RAS, place) for place in ((48, 75, -40), (38, 0, -32)))
+    assert np.linalg.norm(barrel.project(start) - barrel.project(end)) < 0.01 and shown.shape == (64, 64, 3)
+
+
 def test_a_given_pose_is_scored_against_the_views(patient: Path, tmp_path: Path) -> None:
     run(patient, "--view", "lateral", "--size", 64, "--out", tmp_path / "lateral.png")
     again = [patient, "--geometry", tmp_path / "geometry.json", "--out", tmp_path / "again" / "x.png", "--json"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import OUTPUT_FILE, json_option, progress, report
+from .common import OUTPUT_FILE, OUTPUT_FOLDER, json_option, progress, report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ..anatomy.model import Anatomy
     from ..planning.model import Side, Trajectory
     from ..xray.geometry import XrayGeometry
+    from ..xray.overlay import Surface
+    from ..xray.projectable import ProjectableVolume
     from ..xray.views import View
 
 #: Written out, so that `--help` need not load the engine; a test holds it against the engine's views.
@@ -51,6 +54,7 @@ _TABLE_ENDINGS = (".csv", ".txt")
 )
 @click.option("--limits", type=click.Path(path_type=Path), help="How far the C-arm turns: a reachable_range document.")
 @click.option("--table", type=OUTPUT_FILE, help="Angles of all views for the operator: .csv or .txt.")
+@click.option("--pictures", type=OUTPUT_FOLDER, help="Folder for a picture and a geometry of every view.")
 @click.option("--overlay", is_flag=True, help="Draw canal, foramina, alae, joints and plan over a .png.")
 @click.option("--size", type=click.IntRange(16, 4096), help="Columns of the image [default: 512, or the geometry's].")
 @click.option("--series", help="DICOM series instance UID, when the folder holds several.")
@@ -64,6 +68,7 @@ def command(
     plan_file: Path | None,
     limits: Path | None,
     table: Path | None,
+    pictures: Path | None,
     overlay: bool,
     size: int | None,
     series: str | None,
@@ -79,13 +84,14 @@ def command(
     from ..image import read_ct
     from ..xray.geometry import CArm, read_geometry, write_geometry
     from ..xray.project import attenuation_from_hu, line_integrals
+    from ..xray.projectable import ProjectableVolume
     from ..xray.reach import direction_text, read_range
     from ..xray.views import find_views, frame_without_anatomy, score_pose, table_csv, table_text
 
     if (ct / "anatomy.json").is_file():
         anatomy_folder = anatomy_folder or ct
         ct = ct / "ct.nrrd"
-    _check_options(out, table, view, geometry_file, anatomy_folder, overlay)
+    _check_options(out, table, pictures, view, geometry_file, anatomy_folder, overlay)
     with progress("simulating the X-ray" if out else "finding the views") as update:
         views: dict[str, View] = {}
         anatomy: Anatomy | None = None
@@ -93,14 +99,15 @@ def command(
         if anatomy_folder:
             anatomy, trajectories = _patient(anatomy_folder, plan_file)
             views = find_views(anatomy, trajectories, CArm(), read_range(limits), lambda done: update(0.4 * done))
+            if view:
+                _chosen(views, view)
         summary: dict[str, Any] = {}
         lines = []
-        if table:
-            _write_text(table, table_csv(views) if table.suffix == ".csv" else table_text(views) + "\n")
-            summary |= {"table": str(table), "views": {name: _summary(found) for name, found in views.items()}}
-            lines.append(table_text(views))
-        if out:
+        if pictures or out:
             volume = read_ct(ct, series)
+            attenuation = ProjectableVolume.of(volume.like(attenuation_from_hu(volume.voxels)))
+            update(0.5)
+        if out:
             if geometry_file:
                 geometry = read_geometry(geometry_file)
                 geometry = geometry.resampled(size) if size else geometry
@@ -117,12 +124,12 @@ def command(
                 )
             else:
                 geometry = CArm().view(view or "ap", frame_without_anatomy(volume)).resampled(size or 512)
-            update(0.5)
-            integrals = line_integrals(volume.like(attenuation_from_hu(volume.voxels)), geometry)
-            update(0.9)
+            integrals = line_integrals(attenuation, geometry)
+            update(0.6)
             if not integrals.any():
                 raise SacroplastyError(f"no ray of this geometry meets {ct}; is it the geometry of another patient?")
-            _write(_picture(integrals, geometry, out, anatomy if overlay else None, trajectories), geometry, out)
+            surfaces = _surfaces(anatomy, trajectories) if overlay and anatomy else {}
+            _write(integrals if out.suffix == ".mha" else _picture(integrals, geometry, surfaces), geometry, out)
             write_geometry(out.with_name("geometry.json"), geometry)
             columns, rows = geometry.detector_pixels
             name = "given geometry" if geometry_file else (view or "ap")
@@ -137,6 +144,15 @@ def command(
             lines.append(
                 f"{out}: {name}, {columns} x {rows} pixels; geometry.json beside it. Simulated, not for diagnosis."
             )
+        if pictures:
+            surfaces = _surfaces(anatomy, trajectories) if overlay and anatomy else {}
+            _write_pictures(pictures, views, attenuation, surfaces, size or 512, lambda done: update(0.6 + 0.4 * done))
+            summary["pictures"] = str(pictures)
+            lines.append(f"{pictures}: a picture and a geometry of each of {len(views)} views")
+        if table:
+            _write_text(table, table_csv(views) if table.suffix == ".csv" else table_text(views) + "\n")
+            summary |= {"table": str(table), "views": {name: _summary(found) for name, found in views.items()}}
+            lines.append(table_text(views))
         update(1.0)
     report(as_json, summary, "\n".join(lines))
 
@@ -144,6 +160,7 @@ def command(
 def _check_options(
     out: Path | None,
     table: Path | None,
+    pictures: Path | None,
     view: str | None,
     geometry_file: Path | None,
     anatomy: Path | None,
@@ -151,16 +168,17 @@ def _check_options(
 ) -> None:
     from ..errors import SacroplastyError
 
-    if not out and not table:
-        raise SacroplastyError("say what to write: --out for an image, --table for the angles of all views")
+    if not (out or table or pictures):
+        raise SacroplastyError("say what to write: --out for an image, --table or --pictures for all views")
     for option, file, endings in (("--out", out, _ENDINGS), ("--table", table, _TABLE_ENDINGS)):
         if file and file.suffix not in endings:
             raise SacroplastyError(f"{option} {file} must end in {' or '.join(endings)}")
     if not anatomy:
         if geometry_file and view:
             raise SacroplastyError("--geometry says where the C-arm stands; leave out --view, or give --anatomy")
-        if table or overlay or view in PATIENT_VIEWS:
-            what = "--table" if table else "--overlay" if overlay else f"--view {view}"
+        asked = {"--table": table, "--pictures": pictures, "--overlay": overlay}
+        asked[f"--view {view}"] = view in PATIENT_VIEWS
+        for what in (option for option, given in asked.items() if given):
             raise SacroplastyError(f"{what} needs --anatomy, the folder that `sacroplasty segment` wrote")
     if overlay and out and out.suffix != ".png":
         raise SacroplastyError("--overlay draws over a picture; let --out end in .png")
@@ -202,19 +220,39 @@ def _summary(view: View) -> dict[str, Any]:
     }
 
 
-def _picture(
-    integrals: NDArray, geometry: XrayGeometry, out: Path, anatomy: Anatomy | None, trajectories: dict[Side, Trajectory]
-) -> NDArray:
-    from ..xray.detector import display_image
-    from ..xray.overlay import anatomy_surfaces, draw, outlines, trajectory_surfaces
+def _surfaces(anatomy: Anatomy, trajectories: dict[Side, Trajectory]) -> dict[str, Surface]:
+    from ..xray.overlay import anatomy_surfaces, trajectory_surfaces
 
-    if out.suffix != ".png":
-        return integrals
+    return anatomy_surfaces(anatomy) | trajectory_surfaces(trajectories)
+
+
+def _picture(integrals: NDArray, geometry: XrayGeometry, surfaces: dict[str, Surface]) -> NDArray:
+    from ..xray.detector import display_image
+    from ..xray.overlay import draw, outlines
+
     picture = display_image(integrals)
-    if anatomy is None:
-        return picture
-    surfaces = anatomy_surfaces(anatomy) | trajectory_surfaces(trajectories)
-    return draw(picture, outlines(surfaces, geometry), geometry)
+    return draw(picture, outlines(surfaces, geometry), geometry) if surfaces else picture
+
+
+def _write_pictures(
+    folder: Path,
+    views: dict[str, View],
+    attenuation: ProjectableVolume,
+    surfaces: dict[str, Surface],
+    columns: int,
+    update: Callable[[float], None],
+) -> None:
+    """A picture and a geometry of each view, all or none."""
+    from ..files import staged_directory
+    from ..xray.geometry import write_geometry
+    from ..xray.project import line_integrals
+
+    with staged_directory(folder) as stage:
+        for number, (name, view) in enumerate(views.items(), start=1):
+            geometry = view.geometry.resampled(columns)
+            _write(_picture(line_integrals(attenuation, geometry), geometry, surfaces), geometry, stage / f"{name}.png")
+            write_geometry(stage / f"{name}.json", geometry)
+            update(number / len(views))
 
 
 def _write(pixels: NDArray, geometry: XrayGeometry, out: Path) -> None:
