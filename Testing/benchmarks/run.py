@@ -30,6 +30,7 @@ QUICK = {
     "stop_latency": ["50"],
     "wire_fuzz": ["10000"],
     "view_angles": ["--seeds", "1001", "1003"],
+    "view_angles": ["--seeds", "2001", "2003"],
 }
 
 #: Take minutes each and have no short form.

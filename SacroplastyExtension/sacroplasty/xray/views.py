@@ -48,8 +48,8 @@ from .sight_lines import anterior_cortex_normals, endplate, front_of_bodies, joi
 #: Closer to the view than this the head's direction no longer tells which way is up in the image.
 _LEAST_ANGLE_TO_UP_DEG = 5.0
 #: What a turn away from the mirror plane must gain in the outlet: share of a foramen per square degree. A picture that
-#: is as open and symmetrical is the better one to read; 5 degrees must open 5 % more (own choice).
-_ASYMMETRY_COST = 0.002
+#: is symmetrical is the better one to read: 5 degrees must open 10 % more (own choice).
+_ASYMMETRY_COST = 0.004
 #: How far from the mean direction of the channels the outlet is looked for, and the first and last step [degrees].
 _OUTLET_REACH_DEG, _FIRST_STEP_DEG, _LAST_STEP_DEG = 36.0, 4.0, 0.1
 #: The lateral aims this far behind the middle of the endplate, so that alae and trocars are in the picture [mm].
