@@ -343,6 +343,7 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
             self.families(),
             self.showProgress,
             name,
+            self.cArm().field_diameter_mm,
         )
         self.onParametersModified()
         self.showScore()
@@ -692,11 +693,13 @@ class SacroplastyFluoroscopyLogic(ScriptedLoadableModuleLogic):
 
         return verification.measured(slicer.mrmlScene)
 
-    def simulate(self, ct, geometry, pixels, segmentation=None, families=(), progress=None, name=""):
+    def simulate(
+        self, ct, geometry, pixels, segmentation=None, families=(), progress=None, name="", fieldDiameterMm=None
+    ):
         """Simulate the X-ray and turn the red slice view to it."""
         from sacroplasty.scene import fluoroscopy
 
-        view = self.desk().simulate(ct, geometry, pixels, segmentation, families, progress, name)
+        view = self.desk().simulate(ct, geometry, pixels, segmentation, families, progress, name, fieldDiameterMm)
         fluoroscopy.show_in_slice_view(slicer.mrmlScene, view)
         return view
 

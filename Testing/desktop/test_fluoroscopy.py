@@ -150,7 +150,9 @@ def test_a_c_arm_is_chosen_by_name(desktop, case):
     ui.cArmComboBox.activated.emit(ui.cArmComboBox.currentIndex)
     geometry = fluoroscopy.geometry_of(case.logic.simulated())
     assert geometry.source_to_detector_mm == ui.sourceToDetectorSliderWidget.value == 1000.0
-    assert np.prod([geometry.detector_pixels[0], geometry.pixel_spacing_mm[0]]) == pytest.approx(229, rel=0.01)
+    assert np.prod([geometry.detector_pixels[0], geometry.pixel_spacing_mm[0]]) == pytest.approx(245.45, rel=0.01)
+    shown = picture(case)
+    assert not shown[:8, :8].any() and shown[60:68, 60:68].any(), "an intensifier shows a circle"
 
 
 def test_a_real_image_is_outlined_scored_and_followed(desktop, case):

@@ -195,6 +195,7 @@ class FluoroscopyDesk:
         families: Sequence[str] = tuple(FAMILIES),
         progress: Callable[[float], None] | None = None,
         name: str = "",
+        field_diameter_mm: float | None = None,
     ) -> SimulatedView:
         """Simulate the X-ray of a CT and show it, in place of the one before.
 
@@ -204,11 +205,13 @@ class FluoroscopyDesk:
             families: which of `FAMILIES` are drawn.
             progress: called with 0 to 1.
             name: of the view, if it is one that has to be looked at.
+            field_diameter_mm: of the circle that an image intensifier shows; None for the whole detector.
 
         Raises:
             GeometryError: for fewer than 16 columns, or a pose that no C-arm can have.
         """
         from ..xray.detector import display_image
+        from ..xray.imaging_chain import field_mask
         from ..xray.project import line_integrals
 
         if pixels < 16:
@@ -217,7 +220,8 @@ class FluoroscopyDesk:
         geometry = geometry.resampled(pixels)
         attenuation = self._attenuation_of(ct_node)
         tell(0.3)
-        picture = display_image(line_integrals(attenuation, geometry))
+        field = None if field_diameter_mm is None else field_mask(geometry, field_diameter_mm)
+        picture = display_image(line_integrals(attenuation, geometry), field=field)
         tell(0.7)
         image = _upsert_image(self._scene, picture, geometry)
         write_record(self._scene, RECORD_NAME, geometry.to_dict())

@@ -24,9 +24,9 @@ _TRIMMED_MM = (8.0, 4.0, 2.5, 1.5, 1.5)
 #: Half width of the slab around the mirror plane in which the front of the bodies is read [mm].
 _FRONT_HALF_WIDTH_MM = 6.0
 _FEWEST_POINTS = 30
-#: Bone of the sacrum this near to the hip forms the joint: joints are a few millimetres wide [mm], and not thinner on a
-#: label map than from one voxel to the next.
-_JOINT_REACH_MM, _JOINT_REACH_VOXELS = 4.0, 1.5
+#: Bone of the sacrum this near to the hip forms the joint [mm]: joints are 1 to 3 mm wide, and from the middle of one
+#: voxel to that of the next bone it is a voxel more.
+_JOINT_REACH_MM = 3.0
 #: Smoothing before a normal of the cortex is read off the labels [mm], and how many normals are enough.
 _SMOOTH_MM, _MOST_NORMALS = 2.0, 2000
 
@@ -110,7 +110,7 @@ def joint_of_sacrum(anatomy: Anatomy, side: str) -> NDArray[np.bool_]:
 
     sacrum, hip = anatomy.bone("sacrum"), anatomy.bone(f"hip_{side}")
     spacing = anatomy.bones.spacing_mm[::-1]
-    reach = max(_JOINT_REACH_MM, _JOINT_REACH_VOXELS * float(spacing.max()))
+    reach = _JOINT_REACH_MM + float(spacing.max())
     joint = np.zeros_like(sacrum)
     box = box_around(sacrum, np.ceil(reach / spacing) + 1)
     if box is not None and hip[box].any():
