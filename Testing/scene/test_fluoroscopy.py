@@ -159,7 +159,7 @@ def test_views_of_a_trocar_follow_its_line(scene, case, desk):
     barrel, across = views["barrel"], views["perpendicular"]
     assert angle_between_deg(barrel.direction_ras, end - start) < 1e-6
     assert angle_between_deg(across.direction_ras, end - start) == pytest.approx(90.0)
-    geometry = fluoroscopy.barrel_geometry(scene, line)
+    geometry = barrel.geometry
     assert np.linalg.norm(geometry.project(start) - geometry.project(end)) < 0.01
     stranger = nodes.add_line(scene, [0, 0, 0], [1, 1, 1], "Stranger")
     with pytest.raises(PlanError, match="line of the plan"):

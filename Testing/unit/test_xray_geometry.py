@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from sacroplasty.errors import DocumentError, GeometryError
 from sacroplasty.geometry import angle_between_deg, rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
-from sacroplasty.planning.model import Trajectory
 from sacroplasty.xray.geometry import (
     SACRUM_CENTER_MM,
     VIEW_ANGLES_DEG,
@@ -22,7 +21,7 @@ from sacroplasty.xray.geometry import (
     read_geometry,
     write_geometry,
 )
-from sacroplasty.xray.views import down_the_barrel, frame_without_anatomy
+from sacroplasty.xray.views import frame_without_anatomy
 
 #: A sacrum that lies straight: axes left, posterior, superior.
 STRAIGHT = rigid(np.diag([-1.0, -1.0, 1.0]), [5, -20, 100])
@@ -185,29 +184,6 @@ def test_a_record_in_another_frame_or_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "geometry.json").write_text('{"schema": {"name": "geometry", "version": 1}}', encoding="utf-8")
     with pytest.raises(DocumentError, match="coordinateSystem"):
         read_geometry(tmp_path / "geometry.json")
-
-
-@pytest.mark.parametrize("entry", [[30, -140, 90], [0, 0, 300]])
-def test_down_the_barrel_the_trocar_is_one_point(entry: list[float]) -> None:
-    target = np.array([10.0, -40.0, 70.0]) if entry[1] else np.zeros(3)
-    skin = np.array(entry, float)
-    trajectory = Trajectory(
-        "left",
-        "short-axis",
-        skin,
-        (skin + target) / 2,
-        target,
-        3.0,
-        float(np.linalg.norm(skin - target)),
-        {},
-        True,
-        (),
-        3.0,
-    )
-    geometry = down_the_barrel(trajectory)
-    pixels = geometry.project([skin, trajectory.entry_bone, target])
-    np.testing.assert_allclose(pixels, [[767.5, 767.5]] * 3, atol=1e-6)
-    assert np.linalg.norm(geometry.source_ras - skin) < np.linalg.norm(geometry.source_ras - target)
 
 
 def test_without_anatomy_the_middle_of_the_ct_is_in_the_middle_of_the_image() -> None:

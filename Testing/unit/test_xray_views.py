@@ -158,6 +158,17 @@ def test_a_trocar_is_seen_as_a_dot_and_at_full_length() -> None:
     assert angle_between_deg(again.direction_ras, moved.target - moved.entry_skin) < 1e-6
 
 
+def test_a_trocar_along_the_body_is_seen_with_the_back_up() -> None:
+    target = trocar().target
+    along = replace(trocar(), entry_skin=target + np.array([0, 0, 250.0]), entry_bone=target + np.array([0, 0, 40.0]))
+    everywhere = ReachableRange((-180.0, 180.0), (-90.0, 90.0))
+    geometry = trocar_views(anatomy(), "left", along, views()["lateral"], reach=everywhere)["barrel-left"].geometry
+    pixels = geometry.project([along.entry_skin, along.entry_bone, target])
+    np.testing.assert_allclose(pixels, [[767.5, 767.5]] * 3, atol=1e-6)
+    assert geometry.project(target + np.array([0, -10.0, 0]))[1] < 767, "the back is up"
+    assert np.linalg.norm(geometry.source_ras - along.entry_skin) < np.linalg.norm(geometry.source_ras - target)
+
+
 def test_the_biplane_pair_opens_foramina_and_stands_about_square() -> None:
     one, two = views()["biplane-1"], views()["biplane-2"]
     assert angle_between_deg(one.beam_ras, two.beam_ras) == pytest.approx(90, abs=10)

@@ -49,7 +49,6 @@ from ..xray.reach import (
 from ..xray.views import (
     PoseScore,
     View,
-    down_the_barrel,
     find_views,
     frame_without_anatomy,
     score_pose,
@@ -405,12 +404,6 @@ def sacral_frame(scene: vtkMRMLScene, ct_node: vtkMRMLScalarVolumeNode) -> Float
     if record is None:
         return frame_without_anatomy(volume_of(ct_node))
     return check_rigid(record["SacrumToRAS"], "SacrumToRAS")
-
-
-def barrel_geometry(scene: vtkMRMLScene, line: vtkMRMLMarkupsLineNode, c_arm: CArm | None = None) -> XrayGeometry:
-    """The pose that looks along a line of the plan, as it stands now, from its entry to its target."""
-    start, end = line_points(line)
-    return down_the_barrel(replace(trajectory_of(scene, line), entry_skin=start, target=end), c_arm)
 
 
 def geometry_of_pose(

@@ -353,15 +353,6 @@ def _open_widest(
     return direction(*best), worth(best) + _ASYMMETRY_COST * best[0] ** 2
 
 
-def down_the_barrel(trajectory: Trajectory, c_arm: CArm | None = None) -> XrayGeometry:
-    """The view along a planned trocar, in which the trocar is one dot in the middle of the image.
-
-    The source stands on the skin's side. The head is up; for a trocar that runs along the body's axis, the back is.
-    """
-    direction = trajectory.target - trajectory.entry_skin
-    return (c_arm or CArm()).pose(trajectory.target, direction, upwards(direction))
-
-
 def upwards(direction_ras: FloatArray) -> FloatArray:
     """What points up in the picture of a beam: the head, or the patient's back where the beam runs along the body."""
     head = np.array([0.0, 0.0, 1.0])
