@@ -31,6 +31,7 @@ QUICK = {
     "wire_fuzz": ["10000"],
     "view_angles": ["--seeds", "1001", "1003"],
     "view_angles": ["--seeds", "2001", "2003"],
+    "view_angles": ["--seeds", "1001", "1003"],
 }
 
 #: Take minutes each and have no short form.

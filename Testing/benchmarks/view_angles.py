@@ -201,7 +201,7 @@ def figures_of(truth: TrueSacrum, views: dict[str, View]) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="C-arm views against the exact shape of synthetic patients.")
-    parser.add_argument("--seeds", nargs=2, type=int, default=(2001, 2201), metavar=("FIRST", "END"))
+    parser.add_argument("--seeds", nargs=2, type=int, default=(1001, 1201), metavar=("FIRST", "END"))
     parser.add_argument("--voxel", nargs=3, type=float, default=(1.25, 1.25, 1.25), metavar=("I", "J", "K"))
     parser.add_argument("--spoiled", choices=SPOILED, help="damage the labels as those of networks are")
     parser.add_argument("--keep", type=Path, help="folder of anatomies, read and filled")
