@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sacroplasty.errors import DocumentError, GeometryError
@@ -26,6 +26,7 @@ from sacroplasty.xray.reach import (
 RANGE = ReachableRange((-45.0, 95.0), (-60.0, 60.0))
 
 
+@settings(deadline=None)
 @given(st.floats(-179, 179), st.floats(-89, 89))
 def test_angles_and_directions_are_inverse_and_those_of_the_geometry(primary: float, secondary: float) -> None:
     direction = direction_of_angles(primary, secondary)
@@ -34,6 +35,7 @@ def test_angles_and_directions_are_inverse_and_those_of_the_geometry(primary: fl
     assert np.allclose(geometry.view_direction_ras, direction)
 
 
+@settings(deadline=None)  # it searches, and machines are busy
 @given(st.floats(-179, 179), st.floats(-89, 89))
 def test_the_nearest_reachable_beam_is_nearer_than_any_of_a_grid(primary: float, secondary: float) -> None:
     wanted = direction_of_angles(primary, secondary)
