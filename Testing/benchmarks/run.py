@@ -29,9 +29,7 @@ QUICK = {
     "mri_registration": ["1"],
     "stop_latency": ["50"],
     "wire_fuzz": ["10000"],
-    "view_angles": ["--seeds", "1001", "1003"],
     "view_angles": ["--seeds", "2001", "2003"],
-    "view_angles": ["--seeds", "1001", "1003"],
 }
 
 #: Take minutes each and have no short form.

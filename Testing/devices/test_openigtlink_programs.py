@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 import pytest
-
 from openigtlink_programs import EXAMPLES, example, missing_packages
+
 from sacroplasty.devices.link import Client, Server
 from sacroplasty.devices.messages import (
     Capability,
