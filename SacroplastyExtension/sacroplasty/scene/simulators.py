@@ -20,7 +20,7 @@ from ..errors import DeviceError
 from ..planning.model import Trajectory
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import segmented_ct
-from .fluoroscopy import view_geometry
+from .fluoroscopy import found_views, mean_views
 from .planning import chosen, plan_of
 from .records import read_record
 
@@ -60,8 +60,9 @@ def room_orders(scene: vtkMRMLScene) -> list[RoomOrder]:
         orders += _trocar_orders(side, trajectory)
     ct, _ = segmented_ct(scene)
     if ct is not None:
+        shown = mean_views(scene, ct) | found_views(scene)
         for views in (_LIVE_VIEWS, ("ap",), ("lateral",)):
-            records = [view_geometry(scene, view, ct).to_dict() for view in views]
+            records = [shown[view].geometry.to_dict() for view in views]
             body = {"geometries": records, "frame_rate_hz": _FRAME_RATE_HZ, "pixels": _COLUMNS, "expose": True}
             orders.append(RoomOrder(f"C-arm: {' and '.join(views)}, live", c_arm, body))
             orders.append(RoomOrder(f"C-arm: {' and '.join(views)}, one picture", c_arm, {**body, "frames": 1}))
