@@ -166,7 +166,7 @@ class PumpRole:
         """Take one message of a link that somebody else polls."""
         message = received.message
         if isinstance(message, String) and message.name == STATE_NAME:
-            self._take_state(message, received.received_s)
+            self._take_state(message, received)
         elif isinstance(message, CommandReply) and message.name == DEVICE:
             self._take_answer(message)
 
@@ -245,7 +245,7 @@ class PumpRole:
         self._greeted_s = float("-inf")
         self._refusal = "the pump has not answered yet"
 
-    def _take_state(self, message: String, received_s: float) -> None:
+    def _take_state(self, message: String, received: Received) -> None:
         try:
             state = parse_state(message.text)
         except DeviceError as error:
@@ -253,13 +253,13 @@ class PumpRole:
             return
         if self._state is not None and state.counter == self._state.counter:
             return
-        if not self._freshness.observe(message.timestamp_s, received_s):
+        if not self._freshness.observe(message.timestamp_s, received.received_s, received.delay_s):
             return
         if self._state is not None and state.counter < self._state.counter:
             self._restarted = "the pump was switched off and on and counts its cement anew: connect again"
         self._state, self._state_problem = state, implausible(state, self._ordered_rate_ml_s)
         if not self._state_problem:
-            self._watch.observe(state, received_s)
+            self._watch.observe(state, received.received_s)
         self._strange_states = 0 if state.session == self._session else self._strange_states + 1
         if self._welcome and self._strange_states >= _STRANGE_STATES:
             # The pump forgot us: it was restarted, or it stopped for want of a heartbeat.
