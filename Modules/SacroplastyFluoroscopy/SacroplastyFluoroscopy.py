@@ -147,6 +147,8 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
         for name in self.logic.cArms():
             self.ui.cArmComboBox.addItem(name)
         self.ui.cArmComboBox.connect("activated(int)", self.onCArmChosen)
+        self.ui.fasterButton.connect("clicked(bool)", self.onFasterButton)
+        self.ui.fasterButton.visible = not self.logic.hasCompiler()
         self.ui.exportButton.connect("clicked(bool)", self.onExportButton)
         self.ui.loadButton.connect("clicked(bool)", self.onLoadButton)
         self.ui.sideBySideButton.connect("clicked(bool)", self.onSideBySideButton)
@@ -434,6 +436,11 @@ class SacroplastyFluoroscopyWidget(ScriptedLoadableModuleWidget, VTKObservationM
             )
         self.showScore()
 
+    def onFasterButton(self):
+        with slicer.util.tryWithErrorDisplay(_("X-rays stay as fast as they are."), waitCursor=True):
+            self.logic.installCompiler()
+            self.ui.fasterButton.visible = not self.logic.hasCompiler()
+
     def onLoadButton(self):
         with slicer.util.tryWithErrorDisplay(_("The X-ray was not loaded."), waitCursor=True):
             self._parameterNode.real = self.logic.loadReal(
@@ -541,6 +548,22 @@ class SacroplastyFluoroscopyLogic(ScriptedLoadableModuleLogic):
         if self._desk is None:
             self._desk = FluoroscopyDesk(slicer.mrmlScene)
         return self._desk
+
+    def hasCompiler(self):
+        """Whether the package that compiles the projector is there."""
+        return importlib.util.find_spec("numba") is not None
+
+    def installCompiler(self):
+        """Install it after Slicer's own question, and compile, so that no X-ray waits for it."""
+        from slicer.packaging import pip_ensure
+
+        pip_ensure("numba>=0.68,<1", requester="Sacroplasty Fluoroscopy")
+        importlib.invalidate_caches()
+        if self.hasCompiler():
+            from sacroplasty.xray.projectable import compiled_loops
+
+            compiled_loops.cache_clear()
+            compiled_loops()
 
     def cArms(self):
         """Known C-arms by name."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,6 +69,18 @@ def test_nothing_can_be_pressed_without_a_ct(desktop):
     for button in (ui.outletButton, ui.findViewsButton, ui.barrelButton, ui.reportButton, ui.exportButton):
         assert not button.enabled
     assert ui.statusLabel.text == "Choose a CT and a view."
+
+
+def test_numba_is_offered_where_it_is_missing_and_asked_for_by_slicer(desktop, monkeypatch):
+    widget = desktop.open_module(MODULE)
+    assert widget.ui.fasterButton.isHidden()
+    asked = []
+    packaging = SimpleNamespace(pip_ensure=lambda requirement, requester: asked.append((requirement, requester)))
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    monkeypatch.setattr(widget.logic, "hasCompiler", lambda: False)
+    widget.onFasterButton()
+    assert asked == [("numba>=0.68,<1", "Sacroplasty Fluoroscopy")]
+    assert not widget.ui.fasterButton.isHidden()
 
 
 def test_one_click_moves_the_sliders_to_the_view_of_this_patient(desktop, case):
