@@ -4,7 +4,7 @@ Call `poll` every few milliseconds from whatever loop there is (a Qt timer, a te
 
 What is kept and what may be replaced: on a live connection every STATUS, STRING, COMMAND and reply is delivered, in
 order and before waiting pictures; an IMAGE or SENSOR that still waits is replaced by the next one of its name, which is
-counted (`superseded`). Of TRANSFORM and TDATA the newest few of a name may wait, a tenth of a second of a quick
+counted (`superseded`). Of TRANSFORM and TDATA the newest few of a name may wait, a quarter of a second of a quick
 tracker, so that none is lost while a picture goes out. Nothing is kept for a peer that is not connected: an order must
 never act later than it was meant; `send` says so by returning False.
 """
@@ -43,7 +43,7 @@ SLOW_MESSAGE_S = 10.0
 SLOWEST_BYTES_S = 1000.0
 
 #: Messages that a newer one of their name may replace, and how many of a name may wait.
-_REPLACEABLE = {"TRANSFORM": 25, "TDATA": 25, "IMAGE": 1, "SENSOR": 1}
+_REPLACEABLE = {"TRANSFORM": 64, "TDATA": 64, "IMAGE": 1, "SENSOR": 1}
 #: Bounds the time of one poll, for each connection; the rest waits for the next. A message costs time beside its bytes.
 _BYTES_PER_POLL = 8 * 2**20
 _BYTES_PER_MESSAGE = 4096
