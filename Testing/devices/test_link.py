@@ -334,7 +334,7 @@ def test_small_messages_travel_together_and_are_counted_one_by_one(until, server
     assert server.counts.sent - sent == 500
 
 
-def test_of_poses_that_wait_the_newest_tenth_of_a_second_is_kept_and_of_pictures_one(server, client, until):
+def test_of_poses_that_wait_the_newest_64_are_kept_and_of_pictures_one(server, client, until):
     connect(until, server, client)
     server.send(Image("Image_Detector", LARGE))
     server.flush(time.monotonic())  # The line is full now.
@@ -349,7 +349,7 @@ def test_of_poses_that_wait_the_newest_tenth_of_a_second_is_kept_and_of_pictures
         heard.extend((item.message.name, item.message.message_id) for item in client.poll(now_s))
 
     until(lambda: ("Image_Detector2", 99) in heard and ("Trocar", 99) in heard, step)
-    assert [number for name, number in heard if name == "Stylus"] == list(range(75, 100))
-    assert [number for name, number in heard if name == "Trocar"] == list(range(75, 100))
+    assert [number for name, number in heard if name == "Stylus"] == list(range(36, 100))
+    assert [number for name, number in heard if name == "Trocar"] == list(range(36, 100))
     assert [number for name, number in heard if name == "Image_Detector2"] == [99]
-    assert server.counts.superseded == 2 * 75 + 99
+    assert server.counts.superseded == 2 * 36 + 99
