@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import FloatArray
-from ..image import Volume
+from ..image import Volume, box_around
 from .canal import StraightCanal
 from .foramina import LOW_CONFIDENCE, StraightForamen
 from .labels import LEVELS, NERVE_BORDER, REGION_LABEL, SIDES
@@ -210,10 +210,9 @@ def border_joined(regions: Volume) -> Volume:
     from scipy import ndimage
 
     border = regions.voxels == REGION_LABEL[NERVE_BORDER]
-    if not border.any():
+    box = box_around(border, 3)
+    if box is None:
         return regions
-    margin = 3
-    box = tuple(slice(max(int(index.min()) - margin, 0), int(index.max()) + 1 + margin) for index in np.nonzero(border))
     part = regions.voxels[box]
     open_space = (part > 0) & (part < REGION_LABEL[NERVE_BORDER])
     if not open_space.any():
