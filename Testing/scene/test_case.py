@@ -26,7 +26,7 @@ def case():
     made = Case(ct, make_anatomy(ct), plan, {"left": plan.trajectories[0]})
     tip = np.array([0, 0, 150.0])
     for tool in ("Stylus", "Trocar"):
-        made.calibrations[tool] = PivotCalibration(tip, tip, 0.1, 0.12, 0.05, 60.0, 1.0, 0)
+        made.calibrations[tool] = PivotCalibration(tip, tip, 0.1, 0.12, np.eye(3) * 0.05**2 / 3, 60.0, 1.0, 0)
     points = np.array([[-45.0, -35, -5], [45, -35, -5], [0, -45, -10], [3, -30, -70]])
     shift = np.array([[0.3, 2, 3], [0, 2, 3], [0, 2, 3.2], [0, 2, 3]])
     made.registration = register_landmarks(points, points + shift, "abcd")

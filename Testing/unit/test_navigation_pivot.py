@@ -136,7 +136,7 @@ def test_bad_data_are_refused_in_words() -> None:
         calibrate_pivot(np.full_like(poses, np.nan))
     scaled = poses.copy()
     scaled[17, :3, :3] *= 1.1
-    with pytest.raises(CalibrationError, match="pose 17 is not rigid"):
+    with pytest.raises(CalibrationError, match="pose 17 of the tool is not rigid"):
         calibrate_pivot(scaled)
     with pytest.raises(CalibrationError, match="left-handed"):
         calibrate_pivot(np.diag([1.0, 1, -1, 1]) @ poses)
