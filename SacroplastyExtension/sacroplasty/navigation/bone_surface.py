@@ -51,11 +51,8 @@ class BoneSurface:
         return cKDTree(self.points_ras)
 
 
-def surface_of_anatomy(anatomy: Anatomy, ct: Volume, bones: tuple[str, ...] = TOUCHED_BONES) -> BoneSurface:
+def surface_of_anatomy(anatomy: Anatomy, bones: tuple[str, ...] = TOUCHED_BONES) -> BoneSurface:
     """The outer surface of the segmented bones.
-
-    Args:
-        ct: that the anatomy was found in.
 
     Raises:
         CalibrationError: when none of the bones was found.

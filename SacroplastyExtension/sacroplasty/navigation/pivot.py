@@ -28,8 +28,8 @@ _SIGMA_FLOOR_MM = 0.02
 _BLOCKS = 5
 #: However long a tool rests in one orientation, so many poses within this angle count: more only add weight to it.
 _SAME_ORIENTATION_DEG, _MOST_ALIKE = 3.0, 20
-#: Tips nearer to the tool's origin than this, moving on a sphere as exact as that, are given in metres [mm].
-_SHORTEST_TIP_MM, _METRES_RATIO = 2.0, 50.0
+#: No shaft is longer or shorter [mm]; a shorter one, on a sphere as exact as this many parts of it, is in metres.
+_LONGEST_TIP_MM, _SHORTEST_TIP_MM, _METRES_RATIO = 600.0, 2.0, 50.0
 #: Directions of tilt that are told apart, and the tilt from the middle that counts as one [deg].
 _SECTORS, _TILTED_DEG = 8, 10.0
 #: Share of the directions that makes good coverage: a tool cannot be tilted into the patient or the camera's shadow.
@@ -103,14 +103,10 @@ def calibrate_pivot(StylusToReference: ArrayLike, largest_error_mm: float = 1.0)
             f"only {used.mean():.0%} of the poses agree on one tip; hold the tip still in its divot and record again"
         )
     # Once more: the motion may have come from the outliers.
-    range_deg = _check_motion(rotations[used], positions[used])
+    turned_deg = _check_motion(rotations[used], positions[used])
     rotations, positions = rotations[used], positions[used]
     rms = _rms(_distances(rotations, positions, tip, pivot))
-    if _METRES_RATIO * rms < np.linalg.norm(tip) < _SHORTEST_TIP_MM:
-        raise CalibrationError(
-            f"the tip would lie {np.linalg.norm(tip):.2g} mm from the tool's markers: "
-            "the poses look like metres; give millimetres"
-        )
+    _check_tip(tip, _distances(rotations, positions, tip, pivot))
     holdout = _holdout_error(rotations, positions)
     if not holdout <= largest_error_mm:
         raise CalibrationError(
@@ -123,7 +119,7 @@ def calibrate_pivot(StylusToReference: ArrayLike, largest_error_mm: float = 1.0)
         rms_error_mm=rms,
         holdout_error_mm=holdout,
         tip_covariance_mm2=_tip_covariance(rotations, rms),
-        orientation_range_deg=range_deg,
+        orientation_range_deg=turned_deg,
         used_fraction=float(used.mean()),
         ignored_poses=ignored,
     )
@@ -213,6 +209,19 @@ def _evenly(rotations: FloatArray) -> NDArray[np.int_]:
             members = members[np.linspace(0, len(members) - 1, _MOST_ALIKE).round().astype(int)]
         kept.append(members)
     return np.sort(np.concatenate(kept))
+
+
+def _check_tip(tip: FloatArray, distances: FloatArray) -> None:
+    """Refuse a tip that no tool has, whatever fits."""
+    length = float(np.linalg.norm(tip))
+    if length > _LONGEST_TIP_MM:
+        raise CalibrationError(
+            f"the tip would lie {length:.0f} mm from the tool's markers: tool and reference look exchanged"
+        )
+    if _METRES_RATIO * max(float(np.median(distances)), 1e-4) < length < _SHORTEST_TIP_MM:
+        raise CalibrationError(
+            f"the tip would lie {length:.2g} mm from the tool's markers: the poses look like metres; give millimetres"
+        )
 
 
 def _check_motion(rotations: FloatArray, positions: FloatArray) -> float:

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import CalibrationError
+from ..errors import CalibrationError, PoorRegistrationError
 from ..geometry import FloatArray, rigid, transform_points
 from ..planning.pose_uncertainty import PoseUncertainty, small_motion
 from .error_model import inverse_of_normal, isotropic_covariances, point_fit_uncertainty
@@ -99,7 +99,8 @@ def register_landmarks(
         largest_rms_mm: residual beyond which the registration is refused.
 
     Raises:
-        CalibrationError: with the landmark to blame and what to do.
+        CalibrationError: for points that cannot be right, saying what is wrong and what to do.
+        PoorRegistrationError: when they do not fit well enough, with the landmark to blame.
     """
     source, target = np.asarray(moving, float), np.asarray(fixed, float)
     names = tuple(names)
@@ -110,7 +111,7 @@ def register_landmarks(
     rms = _rms(residuals)
     swap = _best_swap(source, target)
     if rms > largest_rms_mm:
-        raise CalibrationError(_why_too_large(source, target, names, residuals, swap, largest_rms_mm))
+        raise _too_large(source, target, names, residuals, swap, largest_rms_mm)
     if rms > _SWAP_FLOOR_MM and swap[0] < rms / _SWAP_GAIN:
         raise CalibrationError(_exchanged(names, swap, rms))
     scale = _error_scale(transform_points(transform, source) - target, errors)
@@ -267,20 +268,21 @@ def residuals_of_orders(source: FloatArray, target: FloatArray, orders: NDArray[
     return np.sqrt(np.maximum(squares, 0) / len(target))
 
 
-def _why_too_large(
+def _too_large(
     source: FloatArray,
     target: FloatArray,
     names: tuple[str, ...],
     residuals: FloatArray,
     swap: tuple[float, tuple[int, ...]],
     limit: float,
-) -> str:
+) -> CalibrationError:
+    """The refusal: what is wrong when it can be told, or the landmark that fits least."""
     rms, worst = _rms(residuals), int(residuals.argmax())
     mirrored_rms = _rms(_distances(closed_form_fit(source, target, mirrored=True), source, target))
     if min(swap[0], mirrored_rms) < min(limit, rms / _SWAP_GAIN):
         if swap[0] <= mirrored_rms:
-            return _exchanged(names, swap, rms)
-        return (
+            return CalibrationError(_exchanged(names, swap, rms))
+        return CalibrationError(
             "the touched points are a mirror image of the landmarks; check left and right, the tracker's axes, and "
             "that tool and reference are not exchanged"
         )
@@ -290,7 +292,7 @@ def _why_too_large(
             left_source, left_target = np.delete(source, number, 0), np.delete(target, number, 0)
             alone.append(_rms(_distances(closed_form_fit(left_source, left_target), left_source, left_target)))
         worst = int(np.argmin(alone)) if min(alone) < limit else worst
-    return (
+    return PoorRegistrationError(
         f"the landmarks fit to {rms:.1f} mm only (limit {limit:.1f} mm); touch {names[worst]!r} again, "
         f"it is {residuals[worst]:.1f} mm off"
     )

@@ -30,7 +30,12 @@ def tracker_sequence(session: Session) -> PlusSequence:
     for time_s, message in _messages(session):
         if isinstance(message, Transform):
             stamp_s = message.timestamp_s or session.started_unix_s + time_s
-            frames.setdefault(round(stamp_s, 6), {})[message.name] = _usable(message)
+            frame, pose = frames.setdefault(round(stamp_s, 6), {}), _usable(message)
+            if not np.array_equal(frame.setdefault(message.name, pose), pose, equal_nan=True):
+                raise CalibrationError(
+                    f"{session.name} holds two poses of {message.name} at one time: two tools have one name; "
+                    "rename one of them in the tracker's configuration"
+                )
     names = sorted({name for frame in frames.values() for name in frame})
     if not names:
         raise CalibrationError(f"{session.name} holds no poses; was the tracker connected?")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import CalibrationError
+from ..errors import CalibrationError, PoorRegistrationError
 from ..geometry import FloatArray, check_rigid, invert_rigid, rigid, transform_points
 from ..planning.pose_uncertainty import PoseUncertainty, small_motion
 from .bone_surface import BoneSurface
@@ -33,8 +33,9 @@ _LARGEST_RMS_TIMES = 2.5
 _SMALLEST_SWEEP_MM, _LARGEST_SWEEP_MM = 20.0, 450.0
 #: A point farther than this from all of the surface is off it, whatever the plane there says [mm].
 _FAR_MM = 3.0
-#: Over about this distance the CT's surface errs alike [mm] (own estimate: some voxels).
-_ALIKE_MM = 5.0
+#: Of the variance of the CT's surface, the share by which it is off everywhere alike (too large or too small), and the
+#: distance over which the rest errs alike [mm]. Calibrated on synthetic patients, checked on others.
+_ALIKE_SHARE, _ALIKE_MM = 0.5, 5.0
 #: Poses that differ by less than this at the target are the same.
 _SAME_MM = 1.0
 
@@ -95,7 +96,8 @@ def register_surface(
         largest_target_error_mm: predicted error at a target beyond which the registration is refused.
 
     Raises:
-        CalibrationError: when the points do not fit, fit in several ways, or leave a motion too far open; saying what
+        CalibrationError: for points that are none, too few or in another unit.
+        PoorRegistrationError: when they do not fit, fit in several ways, or leave a motion too far open; saying what
             to touch in addition.
     """
     points = np.asarray(touched, float)
@@ -112,7 +114,7 @@ def register_surface(
     used = np.abs(residuals) <= _TUKEY * max(scatter, sd.total)
     rms = float(np.sqrt(np.mean(np.square(residuals[used])))) if used.any() else float("inf")
     if used.mean() < _LEAST_USED_FRACTION or rms > _LARGEST_RMS_TIMES * sd.total:
-        raise CalibrationError(
+        raise PoorRegistrationError(
             f"the swept points do not fit the bone: {used.mean():.0%} of them to {rms:.1f} mm; sweep on bare bone, "
             "keep the tip in contact, and begin from a better guess (landmarks)"
         )
@@ -120,7 +122,7 @@ def register_surface(
     uncertainty = _uncertainty(transform, points[used], normals[used], landmarks, sd, scale)
     errors = uncertainty.rms_mm(targets)
     if not errors.max() <= largest_target_error_mm:
-        raise CalibrationError(
+        raise PoorRegistrationError(
             f"the swept points leave the patient open {_open_motion(uncertainty, targets[int(errors.argmax())])}: "
             f"predicted error at the target {errors.max():.1f} mm (limit {largest_target_error_mm:g}); "
             "sweep other parts as well: iliac crests and posterior spines, the median crest, both sides"
@@ -128,7 +130,7 @@ def register_surface(
     apart = np.array([_apart_mm(transform, other, targets) for other in transforms])
     rivals = (costs - costs[best] <= _DECISIVE * scale**2) & (apart > _SAME_MM)
     if rivals.any():
-        raise CalibrationError(
+        raise PoorRegistrationError(
             f"the swept points fit the bone in two ways that differ by {apart[rivals].max():.1f} mm at the target; "
             "sweep other parts as well: iliac crests and posterior spines, the median crest, both sides"
         )
@@ -287,7 +289,8 @@ def _uncertainty(
     center = placed.mean(axis=0)
     rows = np.einsum("ni,nij->nj", normals, small_motion(placed, center))
     apart = np.linalg.norm(placed[:, None] - placed[None], axis=2)
-    noise = sd.surface_mm**2 * np.exp(-np.square(apart / _ALIKE_MM) / 2) + sd.touch_mm**2 * np.eye(len(placed))
+    alike = _ALIKE_SHARE + (1 - _ALIKE_SHARE) * np.exp(-np.square(apart / _ALIKE_MM) / 2)
+    noise = sd.surface_mm**2 * alike + sd.touch_mm**2 * np.eye(len(placed))
     weights = 1 / sd.total**2
     normal = weights * rows.T @ rows
     spread = weights**2 * rows.T @ noise @ rows
