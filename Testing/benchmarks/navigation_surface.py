@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ def case(phantom: Phantom, anatomy: Anatomy) -> Case:
     ala = [phantom.regions.voxels == label for label in (31, 32)]
     targets = np.array([phantom.regions.ras_of(np.argwhere(mask)).mean(axis=0) for mask in ala])
     local = transform_points(invert_rigid(phantom.SacrumToRAS), points)
-    return Case(surface_of_anatomy(anatomy), points, targets, local, truth.sacrum(points) < 0.3)
+    return Case(surface_of_anatomy(anatomy, phantom.ct), points, targets, local, truth.sacrum(points) < 0.3)
 
 
 #: Which of the reachable points are swept, and how many.
@@ -160,11 +160,12 @@ def off_guess(rng: np.random.Generator, center: FloatArray) -> FloatArray:
 
 @dataclass
 class Outcome:
-    """Errors [mm] at the worse target of what was accepted, what was predicted there, and why the rest was refused."""
+    """Errors [mm] at the worse target of what was accepted, squares at both, and why the rest was refused."""
 
-    errors_mm: list[float]
-    predicted_mm: list[float]
-    refused: list[str]
+    errors_mm: list[float] = field(default_factory=list)
+    true_squares: list[float] = field(default_factory=list)
+    predicted_squares: list[float] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 def try_sweep(case: Case, sweep: Sweep, rng: np.random.Generator, outcome: Outcome) -> None:
@@ -183,7 +184,8 @@ def try_sweep(case: Case, sweep: Sweep, rng: np.random.Generator, outcome: Outco
     moved = transform_points(found.MovingToFixed @ invert_rigid(REFERENCE), case.targets_ras)
     errors = np.linalg.norm(moved - case.targets_ras, axis=1)
     outcome.errors_mm.append(float(errors.max()))
-    outcome.predicted_mm.append(float(found.uncertainty.rms_mm(case.targets_ras)[int(errors.argmax())]))
+    outcome.true_squares += np.square(errors).tolist()
+    outcome.predicted_squares += np.square(found.uncertainty.rms_mm(case.targets_ras)).tolist()
 
 
 def main() -> None:
@@ -194,7 +196,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5, help="sweeps of each kind for each patient")
     parser.add_argument("--cache", type=Path, help="folder of patients that were made before")
     asked = parser.parse_args()
-    outcomes = {name: Outcome([], [], []) for name in (*GOOD, *POOR)}
+    outcomes = {name: Outcome() for name in (*GOOD, *POOR)}
     seeds = range(asked.first, asked.first + asked.patients)
     for seed, phantom, anatomy in patients(seeds, asked.cache):
         one = case(phantom, anatomy)
@@ -206,18 +208,23 @@ def main() -> None:
         "error at the worse ala"
     )
     for name, outcome in outcomes.items():
-        count = len(outcome.errors_mm) + len(outcome.refused)
-        errors = np.array(outcome.errors_mm) if outcome.errors_mm else np.full(1, np.nan)
-        below = int(np.sum(errors < 1.0))
-        print(
-            f"  {name:36s} {count:4d} cases: below 1 mm {below:4d} ({below / count:.1%}), accepted and wrong "
-            f"{int(np.sum(errors >= 1.0)):3d}, refused {len(outcome.refused):4d}; "
-            f"rms {np.sqrt(np.mean(errors**2)):.2f}, 95 % {np.percentile(errors, 95):.2f}, worst {errors.max():.2f} "
-            f"mm, predicted {np.sqrt(np.mean(np.square(outcome.predicted_mm or [np.nan]))):.2f}"
-        )
-        reasons = sorted({reason.split(":")[0].split(" by ")[0][:70] for reason in outcome.refused})
-        for reason in reasons[:4]:
-            print(f"      refused: {reason}")
+        print(f"  {name}: {_row(outcome)}")
+        for reason in sorted({reason.split(" (")[0].split(" by ")[0] for reason in outcome.refused}):
+            print(f"      {sum(one.startswith(reason) for one in outcome.refused)} refused: {reason}")
+
+
+def _row(outcome: Outcome) -> str:
+    errors, count = np.array(outcome.errors_mm), len(outcome.errors_mm) + len(outcome.refused)
+    text = f"{count} cases, {len(outcome.refused)} refused"
+    if not len(errors):
+        return text
+    below = int(np.sum(errors < 1.0))
+    ratio = np.sqrt(np.mean(outcome.predicted_squares) / np.mean(outcome.true_squares))
+    return (
+        f"{text}, {below} below 1 mm ({below / count:.1%}), {len(errors) - below} accepted and not below; "
+        f"rms {np.sqrt(np.mean(errors**2)):.2f}, 95 % {np.percentile(errors, 95):.2f}, worst {errors.max():.2f} mm; "
+        f"predicted over true, both alae {ratio:.2f}"
+    )
 
 
 if __name__ == "__main__":

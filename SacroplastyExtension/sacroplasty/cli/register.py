@@ -78,7 +78,7 @@ def command(
 
     Exits with 3, and writes nothing, when the registration is not good enough to guide by.
     """
-    from ..anatomy.files import read_anatomy
+    from ..anatomy.files import read_anatomy, read_segmented_ct
     from ..errors import PoorRegistrationError
     from ..navigation.bone_surface import surface_of_anatomy
     from ..navigation.registration import register_landmarks
@@ -98,7 +98,7 @@ def command(
         )
         used: PatientRegistration = by_landmarks
         if swept is not None:
-            surface = surface_of_anatomy(anatomy)
+            surface = surface_of_anatomy(anatomy, read_segmented_ct(folder, anatomy))
             used = register_surface(
                 swept,
                 surface,

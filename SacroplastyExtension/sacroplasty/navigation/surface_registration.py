@@ -35,7 +35,7 @@ _SMALLEST_SWEEP_MM, _LARGEST_SWEEP_MM = 20.0, 450.0
 _FAR_MM = 3.0
 #: Of the variance of the CT's surface, the share by which it is off everywhere alike (too large or too small), and the
 #: distance over which the rest errs alike [mm]. Calibrated on synthetic patients, checked on others.
-_ALIKE_SHARE, _ALIKE_MM = 0.5, 5.0
+_ALIKE_SHARE, _ALIKE_MM = 0.2, 5.0
 #: Poses that differ by less than this at the target are the same.
 _SAME_MM = 1.0
 
