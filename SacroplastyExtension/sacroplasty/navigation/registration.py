@@ -28,7 +28,7 @@ _SWAP_FLOOR_MM = 1.0
 _MOST_FOR_RINGS = 10
 #: Residuals larger than chance gives so rarely speak of a larger localisation error than stated.
 _CONSISTENT = 0.95
-#: A landmark farther off than chance gives so rarely should be touched again.
+#: The worst of all landmarks should be touched again when chance gives one as bad as rarely as this.
 _REDO = 0.99
 
 
@@ -115,8 +115,9 @@ def register_landmarks(
     if rms > _SWAP_FLOOR_MM and swap[0] < rms / _SWAP_GAIN:
         raise CalibrationError(_exchanged(names, swap, rms))
     scale = _error_scale(transform_points(transform, source) - target, errors)
-    errors = errors * scale**2
     left_out = _leave_one_out(source, target, errors)
+    redo = _redo(left_out, target, errors, names)
+    errors = errors * scale**2
     return Registration(
         MovingToFixed=transform,
         uncertainty=point_fit_uncertainty(target, errors, np.linalg.inv(errors)),
@@ -127,7 +128,7 @@ def register_landmarks(
         rms_mm=rms,
         fle_mm=np.sqrt(np.trace(errors, axis1=1, axis2=2)),
         error_scale=scale,
-        redo=_redo(left_out, target, errors, names),
+        redo=redo,
         fixed=target,
     )
 
@@ -317,7 +318,7 @@ def _leave_one_out(source: FloatArray, target: FloatArray, errors: FloatArray) -
 
 
 def _redo(off: FloatArray, target: FloatArray, errors: FloatArray, names: tuple[str, ...]) -> str | None:
-    """The landmark that lies farthest from where the others put it, against what is expected of it."""
+    """The landmark that lies farthest from where the others put it, against what the stated errors explain."""
     from scipy.stats import chi2
 
     surprise = np.zeros(len(names))
@@ -327,7 +328,7 @@ def _redo(off: FloatArray, target: FloatArray, errors: FloatArray, names: tuple[
         expected = pose.covariance_at(target[number]) + errors[number]
         surprise[number] = off[number] @ np.linalg.solve(expected, off[number])
     worst = int(surprise.argmax())
-    return names[worst] if surprise[worst] > chi2.ppf(_REDO, 3) else None
+    return names[worst] if surprise[worst] > chi2.ppf(_REDO ** (1 / len(names)), 3) else None
 
 
 def _warnings(
