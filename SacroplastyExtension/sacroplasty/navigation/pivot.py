@@ -28,8 +28,10 @@ _SIGMA_FLOOR_MM = 0.02
 _BLOCKS = 5
 #: However long a tool rests in one orientation, so many poses within this angle count: more only add weight to it.
 _SAME_ORIENTATION_DEG, _MOST_ALIKE = 3.0, 20
-#: No shaft is longer or shorter [mm]; a shorter one, on a sphere as exact as this many parts of it, is in metres.
-_LONGEST_TIP_MM, _SHORTEST_TIP_MM, _METRES_RATIO = 600.0, 2.0, 50.0
+#: No shaft is longer [mm].
+_LONGEST_TIP_MM = 600.0
+#: Markers that move less [mm] are those of a calibrated tool, or in metres: on a sphere as exact as this part of it.
+_SMALLEST_SWING_MM, _METRES_RATIO = 2.0, 50.0
 #: Directions of tilt that are told apart, and the tilt from the middle that counts as one [deg].
 _SECTORS, _TILTED_DEG = 8, 10.0
 #: Share of the directions that makes good coverage: a tool cannot be tilted into the patient or the camera's shadow.
@@ -97,6 +99,7 @@ def calibrate_pivot(StylusToReference: ArrayLike, largest_error_mm: float = 1.0)
     poses = poses[_evenly(poses[:, :3, :3])]
     rotations, positions = poses[:, :3, :3], poses[:, :3, 3]
 
+    _check_unit(rotations, positions)
     tip, pivot, used = _robust_fit(rotations, positions)
     if used.mean() < _LEAST_USED_FRACTION:
         raise CalibrationError(
@@ -106,7 +109,11 @@ def calibrate_pivot(StylusToReference: ArrayLike, largest_error_mm: float = 1.0)
     turned_deg = _check_motion(rotations[used], positions[used])
     rotations, positions = rotations[used], positions[used]
     rms = _rms(_distances(rotations, positions, tip, pivot))
-    _check_tip(tip, _distances(rotations, positions, tip, pivot))
+    if np.linalg.norm(tip) > _LONGEST_TIP_MM:
+        raise CalibrationError(
+            f"the tip would lie {np.linalg.norm(tip):.0f} mm from the tool's markers: "
+            "tool and reference look exchanged"
+        )
     holdout = _holdout_error(rotations, positions)
     if not holdout <= largest_error_mm:
         raise CalibrationError(
@@ -211,16 +218,18 @@ def _evenly(rotations: FloatArray) -> NDArray[np.int_]:
     return np.sort(np.concatenate(kept))
 
 
-def _check_tip(tip: FloatArray, distances: FloatArray) -> None:
-    """Refuse a tip that no tool has, whatever fits."""
-    length = float(np.linalg.norm(tip))
-    if length > _LONGEST_TIP_MM:
+def _check_unit(rotations: FloatArray, positions: FloatArray) -> None:
+    """Refuse poses in metres: a tool that turns and hardly moves, and moves on a sphere when read in metres.
+
+    One that is calibrated already hardly moves either, but by noise alone.
+    """
+    if np.ptp(np.percentile(positions, [5, 95], axis=0), axis=0).max() > _SMALLEST_SWING_MM:
+        return
+    tip, pivot, _ = _robust_fit(rotations, positions * 1000)
+    if _METRES_RATIO * np.median(_distances(rotations, positions * 1000, tip, pivot)) < np.linalg.norm(tip):
         raise CalibrationError(
-            f"the tip would lie {length:.0f} mm from the tool's markers: tool and reference look exchanged"
-        )
-    if _METRES_RATIO * max(float(np.median(distances)), 1e-4) < length < _SHORTEST_TIP_MM:
-        raise CalibrationError(
-            f"the tip would lie {length:.2g} mm from the tool's markers: the poses look like metres; give millimetres"
+            f"the tip would lie {np.linalg.norm(tip) / 1000:.2g} mm from the tool's markers: "
+            "the poses look like metres; give millimetres"
         )
 
 
