@@ -51,9 +51,13 @@ class BoneSurface:
     normals_ras: FloatArray
     error_mm: float
 
-    def nearest(self, points_ras: ArrayLike) -> NDArray[np.int_]:
-        """Number (...) of the surface point nearest to each of points (..., 3)."""
-        return np.asarray(self._tree.query(np.asarray(points_ras, float))[1])
+    def nearest(self, points_ras: ArrayLike, slack: float = 0.0) -> NDArray[np.int_]:
+        """Number (...) of the surface point nearest to each of points (..., 3).
+
+        Args:
+            slack: share by which one may be farther than the nearest: for points far off, where it saves much time.
+        """
+        return np.asarray(self._tree.query(np.asarray(points_ras, float), eps=slack)[1])
 
     @cached_property
     def _tree(self) -> Any:

@@ -111,8 +111,7 @@ def calibrate_pivot(StylusToReference: ArrayLike, largest_error_mm: float = 1.0)
     rms = _rms(_distances(rotations, positions, tip, pivot))
     if np.linalg.norm(tip) > _LONGEST_TIP_MM:
         raise CalibrationError(
-            f"the tip would lie {np.linalg.norm(tip):.0f} mm from the tool's markers: "
-            "tool and reference look exchanged"
+            f"the tip would lie {np.linalg.norm(tip):.0f} mm from the tool's markers: tool and reference look exchanged"
         )
     holdout = _holdout_error(rotations, positions)
     if not holdout <= largest_error_mm:

@@ -110,12 +110,12 @@ def register_surface(
     best = int(np.argmin(costs))
     transform = transforms[best]
     residuals, normals = _linearised(transform, points, surface)
-    scatter = _robust_sd(residuals)
-    used = np.abs(residuals) <= _TUKEY * max(scatter, sd.total)
+    scatter = float(np.clip(_robust_sd(residuals), sd.total, _LARGEST_RMS_TIMES * sd.total))
+    used = np.abs(residuals) <= _TUKEY * scatter
     rms = float(np.sqrt(np.mean(np.square(residuals[used])))) if used.any() else float("inf")
     if used.mean() < _LEAST_USED_FRACTION or rms > _LARGEST_RMS_TIMES * sd.total:
         raise PoorRegistrationError(
-            f"the swept points do not fit the bone: {used.mean():.0%} of them to {rms:.1f} mm; sweep on bare bone, "
+            f"the swept points do not fit the bone: only {used.mean():.0%} of them, to {rms:.1f} mm; sweep bare bone, "
             "keep the tip in contact, and begin from a better guess (landmarks)"
         )
     scale = max(1.0, rms / sd.total)
@@ -202,7 +202,7 @@ def _fit_all(
     center = transform_points(starts[0], points).mean(axis=0)
     for step_number in range(_MOST_STEPS):
         placed = np.einsum("sij,nj->sni", transforms[:, :3, :3], points) + transforms[:, None, :3, 3]
-        nearest = surface.nearest(placed)
+        nearest = surface.nearest(placed, slack=0.1)
         normals = surface.normals_ras[nearest]
         residuals = np.einsum("sni,sni->sn", placed - surface.points_ras[nearest], normals)
         rows = np.einsum("sni,snij->snj", normals, small_motion(placed, center))
