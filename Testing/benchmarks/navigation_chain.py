@@ -2,10 +2,10 @@
 
 Every pose comes from a simulated camera that sees tool and reference, both with the noise of `simulation.tracker`:
 0.1 mm along each axis and 0.1 mm / 50 mm about each. While tools are pivoted every tenth pose is wild and every
-twentieth missing. Eight landmarks are touched with an error of 0.5 mm (root mean square over three axes) and the tremor
-of `simulation.hand`, held for 40 poses each. Then the trocar stands at the target of its plan. The error is the distance
-of its shown tip from its true one, and the angle between shown and true shaft: shown from one pose, and from the mean
-of 20 poses. Nothing of the truth goes into calibration or registration; how well a hand steers is not part of it.
+twentieth missing. Eight landmarks are touched with an error of 0.5 mm (root mean square over three axes) and with the
+tremor of `simulation.hand`, held for 40 poses each. Then the trocar stands at the target of its plan. The error is the
+distance of its shown tip from its true one, and the angle between shown and true shaft: shown from one pose, and from
+the mean of 20 poses. Nothing of the truth goes into calibration or registration; how a hand steers is no part of it.
 
 Run: python Testing/benchmarks/navigation_chain.py [RUNS]
 """

@@ -25,6 +25,9 @@ QUICK = {
     "link_comparison": ["--quick"],
     "link_soak": ["20"],
     "navigation": ["20"],
+    "navigation_chain": ["20"],
+    "navigation_error_model": ["100"],
+    "navigation_surface": ["1", "--draws", "1"],
     "seed_correction": ["1"],
     "mri_registration": ["1"],
     "stop_latency": ["50"],
@@ -48,6 +51,7 @@ PARTS = {
     "pseudo_ct",
     "run",
     "segmentation_metrics",
+    "true_bones",
 }
 
 

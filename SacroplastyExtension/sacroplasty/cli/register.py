@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import OUTPUT_FILE, FiniteRange, json_option, report
+from .common import OUTPUT_FILE, FiniteRange, json_option, progress, report
 
 if TYPE_CHECKING:
     from ..anatomy.model import Anatomy
@@ -98,16 +98,18 @@ def command(
         )
         used: PatientRegistration = by_landmarks
         if swept is not None:
-            surface = surface_of_anatomy(anatomy, read_segmented_ct(folder, anatomy))
-            used = register_surface(
-                swept,
-                surface,
-                by_landmarks.MovingToFixed,
-                list(targets.values()),
-                landmarks=pairs,
-                touch_error_mm=touch_error_mm,
-                largest_target_error_mm=limit_mm,
-            )
+            with progress("Fitting the surface of the bone") as update:
+                surface = surface_of_anatomy(anatomy, read_segmented_ct(folder, anatomy))
+                update(0.6)
+                used = register_surface(
+                    swept,
+                    surface,
+                    by_landmarks.MovingToFixed,
+                    list(targets.values()),
+                    landmarks=pairs,
+                    touch_error_mm=touch_error_mm,
+                    largest_target_error_mm=limit_mm,
+                )
         record = registration_record(used, by_landmarks, targets, anatomy.image_hash)
         _check_targets(record, by_landmarks, limit_mm, swept is None)
     except PoorRegistrationError as refusal:
