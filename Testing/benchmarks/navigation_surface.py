@@ -5,7 +5,10 @@ the exact surface from behind, with 0.5 mm of noise along each axis; one point i
 tissue 2 to 6 mm behind it. The first guess is off by 10 mm and 10 degrees, in a random direction. The error is that
 in the middle of both alae, where the tips of trocars come to lie. Poor sweeps must be refused.
 
-Run: python Testing/benchmarks/navigation_surface.py [PATIENTS] [--draws N] [--cache FOLDER]
+With --peer, the same full sweeps from the same guesses by VTK's iterative closest points, which extensions of 3D Slicer
+use for this, on the smoothed surface of the same labels.
+
+Run: python Testing/benchmarks/navigation_surface.py [PATIENTS] [--draws N] [--peer] [--cache FOLDER]
 A patient takes about half a minute to make and to segment; --cache keeps them (pickles) for the next run.
 """
 
@@ -16,6 +19,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from anatomy_on_phantoms import case_of
@@ -26,9 +30,13 @@ from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.anatomy.segment import find_structures
 from sacroplasty.errors import CalibrationError
 from sacroplasty.geometry import FloatArray, invert_rigid, rigid, rotation_about, transform_points
+from sacroplasty.image import Volume
 from sacroplasty.navigation.bone_surface import BoneSurface, surface_of_anatomy
 from sacroplasty.navigation.surface_registration import register_surface
 from sacroplasty.phantom.make import Phantom, make_phantom
+
+if TYPE_CHECKING:
+    from vtkmodules.vtkCommonDataModel import vtkPolyData
 
 NOISE_MM, OFF_BONE_SHARE, OFF_BONE_MM = 0.5, 0.05, (2.0, 6.0)
 GUESS_MM, GUESS_DEG = 10.0, 10.0
@@ -43,6 +51,7 @@ class Case:
     """One synthetic patient: the bone in the CT, and the truth."""
 
     surface: BoneSurface
+    bones: Volume
     swept: FloatArray
     targets_ras: FloatArray
     #: Left, posterior and superior coordinates of `swept` about the S1 endplate.
@@ -81,7 +90,8 @@ def case(phantom: Phantom, anatomy: Anatomy) -> Case:
     ala = [phantom.regions.voxels == label for label in (31, 32)]
     targets = np.array([phantom.regions.ras_of(np.argwhere(mask)).mean(axis=0) for mask in ala])
     local = transform_points(invert_rigid(phantom.SacrumToRAS), points)
-    return Case(surface_of_anatomy(anatomy, phantom.ct), points, targets, local, truth.sacrum(points) < 0.3)
+    surface = surface_of_anatomy(anatomy, phantom.ct)
+    return Case(surface, anatomy.bones, points, targets, local, truth.sacrum(points) < 0.3)
 
 
 #: Which of the reachable points are swept, and how many.
@@ -168,24 +178,80 @@ class Outcome:
     refused: list[str] = field(default_factory=list)
 
 
-def try_sweep(case: Case, sweep: Sweep, rng: np.random.Generator, outcome: Outcome) -> None:
+def drawn(case: Case, sweep: Sweep, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Touched points in the reference's frame, and a first guess of ReferenceToRAS."""
     points = sweep(case, rng)
     measured = points + rng.normal(0, NOISE_MM, points.shape)
     outside = rng.random(len(points)) < OFF_BONE_SHARE
     # Soft tissue behind the bone: towards the back of the patient.
     measured[outside] += np.array([0.0, -1.0, 0.0]) * rng.uniform(*OFF_BONE_MM, (int(outside.sum()), 1))
-    touched = transform_points(invert_rigid(REFERENCE), measured)
     guess = off_guess(rng, points.mean(axis=0)) @ REFERENCE
+    return transform_points(invert_rigid(REFERENCE), measured), guess
+
+
+def errors_mm(case: Case, ReferenceToRAS: FloatArray) -> FloatArray:
+    """Distances (2,) of the alae from where a registration puts them."""
+    moved = transform_points(ReferenceToRAS @ invert_rigid(REFERENCE), case.targets_ras)
+    return np.linalg.norm(moved - case.targets_ras, axis=1)
+
+
+def try_sweep(case: Case, sweep: Sweep, rng: np.random.Generator, outcome: Outcome) -> None:
+    touched, guess = drawn(case, sweep, rng)
     try:
         found = register_surface(touched, case.surface, guess, case.targets_ras, touch_error_mm=NOISE_MM * np.sqrt(3))
     except CalibrationError as error:
         outcome.refused.append(str(error))
         return
-    moved = transform_points(found.MovingToFixed @ invert_rigid(REFERENCE), case.targets_ras)
-    errors = np.linalg.norm(moved - case.targets_ras, axis=1)
+    errors = errors_mm(case, found.MovingToFixed)
     outcome.errors_mm.append(float(errors.max()))
     outcome.true_squares += np.square(errors).tolist()
     outcome.predicted_squares += np.square(found.uncertainty.rms_mm(case.targets_ras)).tolist()
+
+
+def peer_surface(bones: Volume) -> vtkPolyData:
+    """The smoothed surface of the labels in RAS, as a segmentation in 3D Slicer shows it."""
+    from scipy import ndimage
+    from vtkmodules.util.numpy_support import numpy_to_vtk
+    from vtkmodules.vtkCommonDataModel import vtkImageData
+    from vtkmodules.vtkCommonTransforms import vtkTransform
+    from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D
+    from vtkmodules.vtkFiltersGeneral import vtkTransformPolyDataFilter
+
+    smooth = ndimage.gaussian_filter(np.isin(bones.voxels, (1, 3, 4)).astype(np.float32), 0.7)
+    image = vtkImageData()
+    image.SetDimensions(*smooth.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(smooth.ravel(), deep=True))
+    edges = vtkFlyingEdges3D()
+    edges.SetInputData(image)
+    edges.SetValue(0, 0.5)
+    placed, transform = vtkTransformPolyDataFilter(), vtkTransform()
+    transform.SetMatrix(bones.IJKToRAS.ravel().tolist())
+    placed.SetTransform(transform)
+    placed.SetInputConnection(edges.GetOutputPort())
+    placed.Update()
+    return placed.GetOutput()
+
+
+def peer_fit(touched: FloatArray, surface: vtkPolyData, guess: FloatArray) -> FloatArray:
+    """ReferenceToRAS by vtkIterativeClosestPointTransform, rigid, up to 200 iterations to 1e-4 mm."""
+    from vtkmodules.util.numpy_support import numpy_to_vtk
+    from vtkmodules.vtkCommonCore import vtkPoints
+    from vtkmodules.vtkCommonDataModel import vtkIterativeClosestPointTransform, vtkPolyData
+
+    points, source = vtkPoints(), vtkPolyData()
+    points.SetData(numpy_to_vtk(transform_points(guess, touched), deep=True))
+    source.SetPoints(points)
+    icp = vtkIterativeClosestPointTransform()
+    icp.SetSource(source)
+    icp.SetTarget(surface)
+    icp.GetLandmarkTransform().SetModeToRigidBody()
+    icp.SetMaximumNumberOfLandmarks(len(touched))
+    icp.SetMaximumNumberOfIterations(200)
+    icp.CheckMeanDistanceOn()
+    icp.SetMaximumMeanDistance(1e-4)
+    icp.Update()
+    matrix = icp.GetMatrix()
+    return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)]) @ guess
 
 
 def main() -> None:
@@ -194,12 +260,19 @@ def main() -> None:
     parser.add_argument("patients", type=int, nargs="?", default=40)
     parser.add_argument("--first", type=int, default=1, help="seed of the first patient")
     parser.add_argument("--draws", type=int, default=5, help="full sweeps of each patient; 2 of every other kind")
+    parser.add_argument("--peer", action="store_true", help="VTK's iterative closest points beside it")
     parser.add_argument("--cache", type=Path, help="folder of patients that were made before")
     asked = parser.parse_args()
     outcomes = {name: Outcome() for name in (*GOOD, *POOR)}
     seeds = range(asked.first, asked.first + asked.patients)
+    peer = []
     for seed, phantom, anatomy in patients(seeds, asked.cache):
         one = case(phantom, anatomy)
+        if asked.peer:
+            surface = peer_surface(one.bones)
+            for draw in range(asked.draws):
+                touched, guess = drawn(one, full, np.random.default_rng([seed, 0, draw]))
+                peer.append(errors_mm(one, peer_fit(touched, surface, guess)).max())
         for number, (name, sweep) in enumerate((GOOD | POOR).items()):
             for draw in range(asked.draws if sweep is full else min(asked.draws, 2)):
                 try_sweep(one, sweep, np.random.default_rng([seed, number, draw]), outcomes[name])
@@ -208,6 +281,11 @@ def main() -> None:
         print(f"  {name}: {_row(outcome)}")
         for reason in sorted({reason.split(" (")[0].split(" by ")[0] for reason in outcome.refused}):
             print(f"      {sum(one.startswith(reason) for one in outcome.refused)} refused: {reason}")
+    if peer:
+        print(
+            f"  VTK on the first of these: {len(peer)} cases, {np.mean(np.array(peer) < 1):.1%} below 1 mm; rms "
+            f"{np.sqrt(np.mean(np.square(peer))):.2f}, 95 % {np.percentile(peer, 95):.2f}, worst {max(peer):.2f} mm"
+        )
 
 
 def _row(outcome: Outcome) -> str:
