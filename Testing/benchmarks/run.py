@@ -24,6 +24,7 @@ QUICK = {
     "landmarks_on_phantoms": ["8"],
     "link_comparison": ["--quick"],
     "link_soak": ["20"],
+    "bone_surface": ["1"],
     "navigation": ["20"],
     "navigation_chain": ["20"],
     "navigation_error_model": ["100"],
