@@ -93,6 +93,8 @@ class ReferenceWatch:
     def look(self, ReferenceToTracker: ArrayLike | None, at_rest: Mapping[str, ArrayLike | None]) -> ReferenceMovement:
         """Compare with the look before.
 
+        The noise of a single pose, turned at the patient's distance, comes near a jump: give means over about a second.
+
         Args:
             ReferenceToTracker: 4x4, or None (or NaN) when it is not seen.
             at_rest: by name, poses in the tracker's frame of what does not move; None when not seen.

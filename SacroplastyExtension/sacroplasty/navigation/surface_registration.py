@@ -23,8 +23,8 @@ _MOST_STEPS = 60
 _TUKEY = 4.685
 #: Median absolute deviation to standard deviation of a normal distribution.
 _MAD_TO_SD = 1.4826
-#: More outliers than this are no outliers.
-_LEAST_USED_FRACTION = 0.6
+#: More outliers than this are no outliers; as many as this are worth a word.
+_LEAST_USED_FRACTION, _USUAL_USED_FRACTION = 0.6, 0.85
 #: Two poses are told apart when the points speak for one of them by this much (likelihood ratio, chi-square units).
 _DECISIVE = 20.0
 #: Residuals so many times as large as stated are no fit.
@@ -137,13 +137,19 @@ def register_surface(
     return SurfaceRegistration(
         MovingToFixed=transform,
         uncertainty=uncertainty,
-        warnings=(),
+        warnings=_warnings(used),
         residuals_mm=residuals,
         used=used,
         rms_mm=rms,
         error_scale=scale,
         starts_agreeing=float(np.mean(apart <= _SAME_MM)),
     )
+
+
+def _warnings(used: NDArray[np.bool_]) -> tuple[str, ...]:
+    if used.mean() >= _USUAL_USED_FRACTION:
+        return ()
+    return (f"{1 - used.mean():.0%} of the swept points lie off the bone and were left out: was the tip in contact?",)
 
 
 @dataclass(frozen=True)
