@@ -175,6 +175,9 @@ def test_a_mirror_image_is_called_one() -> None:
     names = (*NAMES, "asis_left", "asis_right")
     with pytest.raises(CalibrationError, match="mirror image"):
         register_landmarks(deep * [-1, 1, 1], deep, names)
+    # Also where a first guess may be rough.
+    with pytest.raises(CalibrationError, match="mirror image"):
+        register_landmarks(deep * [-1, 1, 1], deep, names, largest_rms_mm=50)
 
 
 def test_tool_and_reference_exchanged_look_like_a_mirror_image_and_are_told() -> None:

@@ -30,6 +30,10 @@ _MOST_FOR_RINGS = 10
 _CONSISTENT = 0.95
 #: The worst of all landmarks should be touched again when chance gives one as bad as rarely as this.
 _REDO = 0.99
+_MIRRORED = (
+    "the touched points are a mirror image of the landmarks; check left and right, the tracker's axes, and that tool "
+    "and reference are not exchanged"
+)
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,13 @@ def register_landmarks(
     residuals = _distances(transform, source, target)
     rms = _rms(residuals)
     swap = _best_swap(source, target)
+    mirrored_rms = _rms(_distances(closed_form_fit(source, target, mirrored=True), source, target))
     if rms > largest_rms_mm:
-        raise _too_large(source, target, names, residuals, swap, largest_rms_mm)
+        raise _too_large(source, target, names, residuals, swap, mirrored_rms, largest_rms_mm)
     if rms > _SWAP_FLOOR_MM and swap[0] < rms / _SWAP_GAIN:
         raise CalibrationError(_exchanged(names, swap, rms))
+    if rms > _SWAP_FLOOR_MM and mirrored_rms < rms / _SWAP_GAIN:
+        raise CalibrationError(_MIRRORED)
     scale = _error_scale(transform_points(transform, source) - target, errors)
     left_out = _leave_one_out(source, target, errors)
     redo = _redo(left_out, target, errors, names)
@@ -121,7 +128,7 @@ def register_landmarks(
     return Registration(
         MovingToFixed=transform,
         uncertainty=point_fit_uncertainty(target, errors, np.linalg.inv(errors)),
-        warnings=_warnings(source, target, names, swap, largest_rms_mm),
+        warnings=_warnings(names, swap, mirrored_rms, largest_rms_mm),
         names=names,
         residuals_mm=residuals,
         leave_one_out_mm=np.linalg.norm(left_out, axis=1),
@@ -275,18 +282,15 @@ def _too_large(
     names: tuple[str, ...],
     residuals: FloatArray,
     swap: tuple[float, tuple[int, ...]],
+    mirrored_rms: float,
     limit: float,
 ) -> CalibrationError:
     """The refusal: what is wrong when it can be told, or the landmark that fits least."""
     rms, worst = _rms(residuals), int(residuals.argmax())
-    mirrored_rms = _rms(_distances(closed_form_fit(source, target, mirrored=True), source, target))
     if min(swap[0], mirrored_rms) < min(limit, rms / _SWAP_GAIN):
         if swap[0] <= mirrored_rms:
             return CalibrationError(_exchanged(names, swap, rms))
-        return CalibrationError(
-            "the touched points are a mirror image of the landmarks; check left and right, the tracker's axes, and "
-            "that tool and reference are not exchanged"
-        )
+        return CalibrationError(_MIRRORED)
     if len(names) > 3:
         alone = []
         for number in range(len(names)):
@@ -332,15 +336,15 @@ def _redo(off: FloatArray, target: FloatArray, errors: FloatArray, names: tuple[
 
 
 def _warnings(
-    source: FloatArray, target: FloatArray, names: tuple[str, ...], swap: tuple[float, tuple[int, ...]], limit: float
+    names: tuple[str, ...], swap: tuple[float, tuple[int, ...]], mirrored_rms: float, limit: float
 ) -> tuple[str, ...]:
     warnings = []
-    if len(source) == 3:
+    if len(names) == 3:
         warnings.append("Three landmarks leave no check: touch a fourth.")
     if swap[0] < limit:
         warnings.append(f"{_listed(names, swap[1])} could be exchanged unnoticed: confirm which is which.")
     # Landmarks of which left and right are mirror images in one plane turn by 180 degrees just as well.
-    if _rms(_distances(closed_form_fit(source, target, mirrored=True), source, target)) < limit:
+    if mirrored_rms < limit:
         warnings.append("The landmarks lie nearly in one plane: a mirror image would go unnoticed. Check with a point.")
     return tuple(warnings)
 
