@@ -190,6 +190,15 @@ def test_progress_tells_what_is_lacking(rng: np.random.Generator) -> None:
     assert "out of sight" in pivot_progress(hidden).advice
 
 
+def test_a_pose_that_is_written_several_times_counts_once(rng: np.random.Generator) -> None:
+    poses = pivoting(rng)
+    once, repeated = calibrate_pivot(poses), calibrate_pivot(poses.repeat(4, axis=0))
+    np.testing.assert_allclose(repeated.tip_in_tool_mm, once.tip_in_tool_mm, atol=1e-9)
+    assert repeated.tip_uncertainty_mm == pytest.approx(once.tip_uncertainty_mm)
+    with pytest.raises(CalibrationError, match="only 30 different poses"):
+        calibrate_pivot(poses[::10].repeat(10, axis=0))
+
+
 def test_a_long_rest_in_one_place_does_not_outweigh_the_motion(rng: np.random.Generator) -> None:
     """Laid down for long before the tip was put into the divot."""
     rest = np.repeat(rigid(rotation_about([1, 0, 0], 80), [300, 0, 0])[None], 900, axis=0)

@@ -96,6 +96,10 @@ def calibrate_pivot(StylusToReference: ArrayLike, largest_error_mm: float = 1.0)
         lost = f" ({ignored} more were lost: is the tool in view?)" if ignored else ""
         raise CalibrationError(f"only {len(poses)} valid poses{lost}; record at least {_FEWEST_POSES}")
     _check_motion(poses[:, :3, :3], poses[:, :3, 3])
+    # A recorder quicker than its tracker writes each pose several times, which is no more evidence.
+    poses = poses[np.r_[True, (poses[1:] != poses[:-1]).any(axis=(1, 2))]]
+    if len(poses) < _FEWEST_POSES:
+        raise CalibrationError(f"only {len(poses)} different poses, the others repeat them; record for longer")
     poses = poses[_evenly(poses[:, :3, :3])]
     rotations, positions = poses[:, :3, :3], poses[:, :3, 3]
 
