@@ -73,8 +73,9 @@ def command(
 ) -> None:
     """Register the patient to the CT in DIR, the folder that `sacroplasty segment` wrote.
 
-    The points are in the frame of the reference marker, in mm. Landmarks alone register the patient; with swept points
-    they give the first guess and count along with the surface of the bone.
+    The points are in the frame of the reference marker, in mm; a .csv has a row for each: name, x, y, z, or x, y, z
+    alone. A .json is a document touched_points. Landmarks alone register the patient; with swept points they give the
+    first guess and count along with the surface of the bone.
 
     Exits with 3, and writes nothing, when the registration is not good enough to guide by.
     """
