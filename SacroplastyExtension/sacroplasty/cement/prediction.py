@@ -12,8 +12,8 @@ from ..anatomy.model import Anatomy
 from ..image import Volume
 from ..planning.model import Needle
 from . import hydraulics
-from .aging import CementPreset
 from .grid import sample
+from .presets import CementPreset
 from .spread import Invasion, invade, resistance_from_hu
 from .zones import cancellous_bone, make_zones
 
@@ -101,7 +101,8 @@ def predict_spread(
             volume_at_risk_ml=float(cumulative[at_risk[0]]) if at_risk.size else None,
         )
     in_plan = zones.mask("planned")[voxels]
-    shear = hydraulics.wall_shear_rate_per_s(flow_ml_s, preset.flow_index, needle.inner_diameter_mm)
+    fluid = preset.fluid(preset.working_from_s)
+    shear = hydraulics.wall_shear_rate_per_s(flow_ml_s, fluid.flow_index, needle.inner_diameter_mm)
     radius_mm = (3 * volume_ml * 1000 / (4 * math.pi)) ** (1 / 3)
     return SpreadPrediction(
         invasion=invasion,
@@ -109,11 +110,11 @@ def predict_spread(
         room_ml=invasion.room_ml,
         in_plan_fraction=min(float(filled[in_plan].sum() / filled.sum()), 1.0) if filled.sum() > 0 else 1.0,
         cannula_pressure_kpa=hydraulics.cannula_pressure_kpa(
-            flow_ml_s, preset.consistency_pa_sn, preset.flow_index, needle.inner_diameter_mm, needle.length_mm
+            flow_ml_s, fluid.consistency_pa_sn, fluid.flow_index, needle.inner_diameter_mm, needle.length_mm
         ),
         # The cannula's apparent viscosity; in bone the shear rate is lower and the cement thicker, so this is a start.
         tip_pressure_kpa=hydraulics.tip_pressure_kpa(
-            flow_ml_s, preset.consistency_pa_sn * shear ** (preset.flow_index - 1), PERMEABILITY_M2, radius_mm
+            flow_ml_s, fluid.consistency_pa_sn * shear ** (fluid.flow_index - 1), PERMEABILITY_M2, radius_mm
         ),
         risks=dict(sorted(risks.items(), key=lambda item: item[1].distance_mm)),
     )

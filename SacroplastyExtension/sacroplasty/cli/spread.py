@@ -35,8 +35,8 @@ def command(
     Writes spread.json and, for each side, the cement as fractions of voxels (cement_left.nrrd, cement_right.nrrd).
     """
     from ..anatomy.files import read_anatomy, read_segmented_ct
-    from ..cement.aging import GENERIC_HIGH_VISCOSITY
     from ..cement.prediction import predict_spread
+    from ..cement.presets import default_preset
     from ..documents import write_document
     from ..errors import PlanError
     from ..files import staged_directory
@@ -68,7 +68,7 @@ def command(
             )
             volume = item.planned_volume_ml if volume_ml is None else volume_ml
             predictions[side] = predict_spread(
-                ct, anatomy, item.target, side, volume, needle, GENERIC_HIGH_VISCOSITY, flow_ml_s
+                ct, anatomy, item.target, side, volume, needle, default_preset(), flow_ml_s
             )
             update((number + 1) / len(best))
     tips: list[dict[str, Any]] = [
@@ -88,7 +88,7 @@ def command(
     content = {
         "coordinateSystem": "RAS",
         "image_hash": anatomy.image_hash,
-        "cement": GENERIC_HIGH_VISCOSITY.name,
+        "cement": default_preset().name,
         "tips": tips,
     }
     target = out or folder / "spread"

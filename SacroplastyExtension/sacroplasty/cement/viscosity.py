@@ -1,0 +1,159 @@
+"""How stiff the cement is now, from the pressure and flow that the pump reports.
+
+A multiple-model filter: for every consistency K (and line compliance near the one stated) in a table it simulates the
+pressure that the reported flow would make in the line, and keeps how well each of them explains what was measured.
+So the seconds in which the line still stretches tell as much as they can, and no more. Cement that stiffens is
+followed: all K grow as expected, and older measurements count less.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..geometry import FloatArray
+from .hydraulics import wall_shear_rate_per_s
+from .line import InjectionLine
+from .presets import PowerLawFluid
+
+#: Below this flow nothing can be told [mL/s].
+SMALLEST_FLOW_ML_S = 0.003
+
+#: Sensor noise that is reckoned with: a share of pressure and flow (standard deviation), and a floor [kPa].
+_NOISE_SHARE = 0.06
+_NOISE_FLOOR_KPA = 5.0
+
+#: Older measurements count e-fold less after this time of flow [s].
+_MEMORY_S = 12.0
+
+#: Measurements closer together than this share their error, so that many do not make it certain [s].
+_INDEPENDENT_S = 0.1
+
+#: A wilder measurement counts no more than one this many standard deviations off.
+_ROBUST_SIGMAS = 3.0
+
+_CONSISTENCIES_PA_SN = np.geomspace(1.0, 80_000.0, 400)
+_COMPLIANCE_SHARES = np.array([0.8, 0.9, 1.0, 1.1, 1.2])
+_LONGEST_GAP_S = 2.0
+_LONGEST_STEP_S = 0.02
+_SMALLEST_SOFTNESS = 1e-6
+
+#: What the model itself may be off, noise apart: bore, length, wall slip.
+_MODEL_SHARE = 0.03
+
+
+@dataclass(frozen=True)
+class ViscosityEstimate:
+    """What flow and pressure say of the cement.
+
+    Attributes:
+        time_s: of the last measurement.
+        consistency_pa_sn, standard_deviation_pa_sn: K and its uncertainty; NaN at standstill and as long as the
+            measurements say nothing.
+        flow_index: that was assumed.
+        apparent_viscosity_pa_s: at the wall of the narrowest segment, at the present flow; NaN at standstill.
+        flowing_s: how long cement has flowed since the last standstill.
+    """
+
+    time_s: float
+    consistency_pa_sn: float
+    standard_deviation_pa_sn: float
+    flow_index: float
+    apparent_viscosity_pa_s: float
+    flowing_s: float
+
+    @property
+    def known(self) -> bool:
+        """Whether it may be shown and used: a number with an uncertainty of at most a quarter of it."""
+        return self.standard_deviation_pa_sn <= 0.25 * self.consistency_pa_sn
+
+
+class ViscosityEstimator:
+    """Fed with measurements in the order of time.
+
+    Args:
+        line: with its compliance, which may be off by a fifth.
+        flow_index: of the cement.
+        growth_per_s: rate at which ln K is expected to grow, see `CementClock.growth_per_s`.
+    """
+
+    def __init__(self, line: InjectionLine, flow_index: float, growth_per_s: float = 0.0) -> None:
+        self._line = line
+        self._flow_index = flow_index
+        self.growth_per_s = growth_per_s
+        self._log_k = np.log(_CONSISTENCIES_PA_SN)
+        self._score = np.zeros((len(_COMPLIANCE_SHARES), len(_CONSISTENCIES_PA_SN)))
+        self._pressure: FloatArray | None = None
+        self._offset_kpa = 0.0
+        self._resting = 0
+        self._last = ViscosityEstimate(-math.inf, math.nan, math.nan, flow_index, math.nan, 0.0)
+
+    def update(self, time_s: float, pressure_kpa: float, flow_ml_s: float) -> ViscosityEstimate:
+        """Take a measurement: pressure at the pump and flow of the plunger. What is no number is left out."""
+        seconds = time_s - self._last.time_s
+        if not (math.isfinite(time_s) and math.isfinite(pressure_kpa) and math.isfinite(flow_ml_s) and seconds > 0):
+            return replace(self._last, consistency_pa_sn=math.nan, standard_deviation_pa_sn=math.nan)
+        if math.isfinite(seconds):
+            self._score *= math.exp(-seconds / _MEMORY_S)
+            self._log_k = self._log_k + self.growth_per_s * seconds
+        if not flow_ml_s > SMALLEST_FLOW_ML_S:
+            return self._stand(time_s, pressure_kpa)
+        self._resting = 0
+        if self._pressure is None or seconds > _LONGEST_GAP_S:
+            # What went on before is not known; the pressure is the same for all.
+            self._pressure = np.full(self._score.shape, max(0.0, pressure_kpa - self._offset_kpa))
+            seconds = 0.0
+        else:
+            self._pressure = self._advance(self._pressure, flow_ml_s, seconds)
+            self._judge(self._pressure, pressure_kpa - self._offset_kpa, min(1.0, seconds / _INDEPENDENT_S))
+        self._last = self._estimate(time_s, flow_ml_s, self._last.flowing_s + seconds)
+        return self._last
+
+    def _stand(self, time_s: float, pressure_kpa: float) -> ViscosityEstimate:
+        """At standstill nothing flows that could be judged. Before the first flow the line is without pressure."""
+        if not self._score.any():
+            self._resting += 1
+            self._offset_kpa += (pressure_kpa - self._offset_kpa) / self._resting
+        self._pressure = np.full(self._score.shape, max(0.0, pressure_kpa - self._offset_kpa))
+        self._last = ViscosityEstimate(time_s, math.nan, math.nan, self._flow_index, math.nan, 0.0)
+        return self._last
+
+    def _advance(self, pressure: FloatArray, flow_ml_s: float, seconds: float) -> FloatArray:
+        """Pressure of every model after a plunger's flow, by linearly implicit steps."""
+        steps = math.ceil(seconds / _LONGEST_STEP_S)
+        step_s = seconds / steps
+        at_unit_flow = self._line.pressure_kpa(1.0, PowerLawFluid(1.0, self._flow_index)) * np.exp(self._log_k)
+        for _ in range(steps):
+            softness = np.maximum(
+                self._line.softness_ml_per_kpa(pressure) * _COMPLIANCE_SHARES[:, None], _SMALLEST_SOFTNESS
+            )
+            out_ml_s = (pressure / at_unit_flow) ** (1 / self._flow_index)
+            slope = out_ml_s / (self._flow_index * np.maximum(pressure, 1e-6))
+            pressure = np.maximum(pressure + step_s * (flow_ml_s - out_ml_s) / (softness + step_s * slope), 0.0)
+        return pressure
+
+    def _judge(self, pressure: FloatArray, measured_kpa: float, weight: float) -> None:
+        sigma = np.hypot(_NOISE_FLOOR_KPA, _NOISE_SHARE * pressure)
+        off = np.abs(measured_kpa - pressure) / sigma
+        # Huber's loss: quadratic near, linear far off.
+        loss = np.where(off < _ROBUST_SIGMAS, off**2 / 2, _ROBUST_SIGMAS * (off - _ROBUST_SIGMAS / 2))
+        self._score -= weight * (loss + np.log(sigma))
+
+    def _estimate(self, time_s: float, flow_ml_s: float, flowing_s: float) -> ViscosityEstimate:
+        likelihood = np.exp(self._score - self._score.max()).sum(axis=0)
+        likelihood /= likelihood.sum()
+        mean = float(likelihood @ self._log_k)
+        spread = math.hypot(float(np.sqrt(likelihood @ (self._log_k - mean) ** 2)), _MODEL_SHARE)
+        consistency = math.exp(mean)
+        narrowest = min(segment.outlet_diameter_mm or segment.inner_diameter_mm for segment in self._line.segments)
+        shear = wall_shear_rate_per_s(flow_ml_s, self._flow_index, narrowest)
+        return ViscosityEstimate(
+            time_s,
+            consistency,
+            consistency * spread,
+            self._flow_index,
+            consistency * shear ** (self._flow_index - 1),
+            flowing_s,
+        )
