@@ -21,16 +21,29 @@ def sample(volume: Volume, grid: Volume, outside: float = 0.0, nearest: bool = F
     """Values of `volume` at the voxel centres of `grid`, linearly interpolated (float32) or of the nearest voxel."""
     from scipy.ndimage import map_coordinates
 
+    if volume.same_grid(grid, tolerance_mm=1e-6):
+        return volume.voxels if nearest else volume.voxels.astype(np.float32)
     axes = np.indices(grid.voxels.shape, dtype=np.float64).reshape(3, -1).T
     coordinates = volume.kji_of(grid.ras_of(axes)).T
-    voxels = volume.voxels if nearest else volume.voxels.astype(np.float32)
-    values = map_coordinates(voxels, coordinates, order=0 if nearest else 1, cval=outside, prefilter=False)
+    # Only the part of the image around the grid is converted: a CT is a hundred times as large.
+    low = np.clip(np.floor(coordinates.min(axis=1)).astype(int) - 1, 0, volume.voxels.shape)
+    high = np.clip(np.ceil(coordinates.max(axis=1)).astype(int) + 2, 0, volume.voxels.shape)
+    if (low >= high).any():
+        return np.full(grid.voxels.shape, outside, volume.voxels.dtype if nearest else np.float32)
+    voxels = volume.voxels[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
+    values = map_coordinates(
+        voxels if nearest else voxels.astype(np.float32),
+        coordinates - low[:, None],
+        order=0 if nearest else 1,
+        cval=outside,
+        prefilter=False,
+    )
     return values.reshape(grid.voxels.shape)
 
 
 def sample_mask(volume: Volume, grid: Volume) -> NDArray[np.bool_]:
     """A mask on another grid; the surface runs where the interpolated mask falls below one half."""
-    return sample(volume.like(volume.voxels.astype(np.float32)), grid) >= 0.5
+    return sample(volume, grid) >= 0.5
 
 
 def grid_points(grid: Volume) -> FloatArray:
