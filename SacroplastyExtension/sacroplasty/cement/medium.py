@@ -25,7 +25,7 @@ from .zones import CORTEX_MM, Zones, make_zones
 PERMEABILITY_MM2 = 4.45e-2
 
 #: How far a vein goes on beyond the bone.
-_VEIN_BEYOND_MM = 15.0
+_VEIN_BEYOND_MM = 40.0
 
 #: The route of cement that runs along a vein, which no image shows.
 VEIN = "vein"
@@ -58,8 +58,8 @@ class Uncertainty:
     dense_cortex_open: float = 0.02
     thin_cortex_open: float = 0.1
     cortex_patch_mm: float = 4.0
-    veins_per_ml: float = 0.05
-    vein_diameter_mm: tuple[float, float] = (1.0, 3.0)
+    veins_per_ml: float = 0.2
+    vein_diameter_mm: tuple[float, float] = (1.0, 4.0)
     tip_sd_mm: float = 1.5
 
 
@@ -157,6 +157,7 @@ def intact(medium: Medium, porosity: float) -> Member:
 
 def draw(medium: Medium, uncertainty: Uncertainty, rng: np.random.Generator) -> Member:
     """A member of the ensemble."""
+    from scipy.ndimage import binary_dilation
     from scipy.special import ndtr
 
     grid, shape = medium.grid, medium.cancellous.shape
@@ -181,9 +182,11 @@ def draw(medium: Medium, uncertainty: Uncertainty, rng: np.random.Generator) -> 
     of_tube = math.pi * diameter_mm**4 / 128 / spacing_mm**2 / PERMEABILITY_MM2
     resistance[veins] = 1 / (1 / resistance[veins] + of_tube)
 
+    beyond = veins & medium.outside
+    walls = binary_dilation(beyond, np.ones((3, 3, 3))) & medium.outside & ~veins
     porosity = np.where(medium.outside, 1.0, rng.uniform(*uncertainty.porosity)).astype(np.float32)
     return Member(
-        region=grid.like(medium.cancellous | through | veins | medium.outside),
+        region=grid.like(medium.cancellous | through | veins | (medium.outside & ~walls)),
         resistance=grid.like(resistance.astype(np.float32)),
         porosity=grid.like(porosity),
         veins=veins & ~medium.cancellous,
@@ -209,11 +212,15 @@ def _draw_veins(medium: Medium, uncertainty: Uncertainty, rng: np.random.Generat
         start = bone[rng.integers(len(bone))]
         direction = rng.normal(size=3)
         direction /= np.linalg.norm(direction)
-        steps = np.arange(0.0, 40.0 / spacing_mm, 0.5)
-        way = np.unique(np.rint(start + steps[:, None] * direction).astype(int), axis=0)
-        way = way[((way >= 0) & (way < medium.cancellous.shape)).all(axis=1)]
-        way = way[np.argsort(np.linalg.norm(way - start, axis=1))]
+        line = np.rint(start + np.arange(0.0, 80.0 / spacing_mm, 0.5)[:, None] * direction).astype(int)
+        # From one voxel to the next through faces, one axis after the other, or the cortex would close the channel.
+        first = np.column_stack([line[1:, 0], line[:-1, 1:]])
+        second = np.column_stack([line[1:, :2], line[:-1, 2]])
+        way = np.stack([line[:-1], first, second], axis=1).reshape(-1, 3)
+        within = ((way >= 0) & (way < medium.cancellous.shape)).all(axis=1)
+        way = way[: int(np.argmin(within))] if not within.all() else way
         beyond = np.flatnonzero(medium.outside[tuple(way.T)])
-        end = beyond[0] + math.ceil(_VEIN_BEYOND_MM / spacing_mm) if beyond.size else len(way)
+        # Six places on the way for each voxel's length.
+        end = beyond[0] + math.ceil(6 * _VEIN_BEYOND_MM / spacing_mm) if beyond.size else len(way)
         veins[tuple(way[:end].T)] = True
     return veins

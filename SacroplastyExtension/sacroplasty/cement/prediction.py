@@ -43,7 +43,7 @@ class LeakRisk:
 
     Attributes:
         distance_mm: smallest distance of the cement from the structure after the asked volume, in intact bone;
-            infinite for veins, which no image shows.
+            infinite for veins, which no image shows, and for what is beyond the grid.
         volume_at_risk_ml: volume at which the distance falls to `RISK_DISTANCE_MM`; None when it never does.
         probability: share of the ensemble in which at least `LEAK_ML` go there.
         interval: 95 % interval of that share for the number of members (Wilson).
@@ -242,10 +242,9 @@ def _risks(
     risks = {}
     for route, volumes in begins.items():
         distance_mm, at_risk_ml = math.inf, None
-        if route != VEIN:
+        # The two grids end a little apart, so that one may have a structure at its border that the other has not.
+        if route in medium.zones.names:
             mask = medium.zones.mask(route)
-            if not mask.any():
-                continue
             surface = np.argwhere(mask & ~binary_erosion(mask))
             distance = cKDTree(medium.grid.ras_of(surface)).query(points)[0] - 0.5 * float(medium.grid.spacing_mm[0])
             distance_mm = float(distance.min())
@@ -263,12 +262,14 @@ def _risks(
 
 
 def _in_order(invasions: Sequence[Invasion], depots: Sequence[Depot]) -> tuple[FloatArray, FloatArray]:
-    """Centres of all voxels with cement, and the volume at which each is reached, in the order of that."""
+    """Centres of all voxels that are at least half full, and the volume at which each is, in the order of that."""
     points, reached, before_ml = [], [], 0.0
     for depot, one in zip(depots, invasions, strict=True):
-        used = one.begins_ml < min(depot.volume_ml, one.room_ml)
-        points.append(one.voxel_ras[used])
-        reached.append(before_ml + one.begins_ml[used])
+        half_full_ml = (one.begins_ml + one.full_ml) / 2
+        order = np.argsort(half_full_ml)
+        order = order[half_full_ml[order] <= min(depot.volume_ml, one.room_ml)]
+        points.append(one.voxel_ras[order])
+        reached.append(before_ml + half_full_ml[order])
         before_ml += depot.volume_ml
     return np.concatenate(points), np.concatenate(reached)
 

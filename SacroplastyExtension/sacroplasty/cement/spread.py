@@ -38,8 +38,14 @@ _LARGEST_SNAP_MM = 3.0
 #: The grid reaches this many radii of the sphere that the cement would be, within these bounds [mm].
 _REACH_RADII, _SMALLEST_REACH_MM, _LARGEST_REACH_MM = 2.4, 12.0, 40.0
 
-#: Cement that a step gives to voxels which it fills earlier than it ends, as a share of the step, at most.
+#: Cement that a step gives on through voxels which it fills, as a share of the step, at most.
 _OVERFLOW_SHARE = 0.06
+
+#: Of which a smaller share is not followed any further.
+_LEAST_OVERFLOW = 1e-7
+
+#: A voxel is full at least this much later than cement enters it, so that its share is a number.
+_SHORTEST_ML = 1e-9
 
 #: Residual of the pressure in the flow that a step starts from.
 _PRESSURE_TOLERANCE = 2e-3
@@ -305,19 +311,30 @@ def _follow(
         flow = cement.flow_out(inner, 2 / (1 / k[inner] + 1 / k[outer]))
         front, position = np.unique(outer, return_inverse=True)
         into = np.bincount(position, weights=flow)
-        rest = capacity[front] - filled[front]
-        step_ml, added = _step(rest, into)
+        step_ml = _step(capacity[front] - filled[front], into)
         begins[front] = np.minimum(begins[front], volume_ml)
-        done = added >= rest
-        when = volume_ml + rest[done] / into[done] * (added.sum() / step_ml)
-        full[front[done]] = when
-        filled[front] = np.where(done, capacity[front], filled[front] + added)
-        volume_ml += float(added.sum())
-        cement.join(front[done])
+        before_ml, arriving = filled.copy(), np.zeros_like(filled)
+        arriving[front] = into * step_ml
+        while front.size:
+            # What a voxel cannot take goes on into those behind it, or a narrow channel would be held up.
+            room = capacity[front] - filled[front]
+            done = arriving[front] >= room
+            over = arriving[front[done]] - room[done]
+            since = np.maximum(begins[front[done]], volume_ml)
+            when = since + (volume_ml + step_ml - since) * (1 - over / arriving[front[done]])
+            filled[front] = np.where(done, capacity[front], filled[front] + arriving[front])
+            arriving[front] = 0.0
+            full[front[done]] = np.maximum(when, begins[front[done]] + _SHORTEST_ML)
+            cement.join(front[done])
+            inner, outer, share = cement.behind(front[done], inside)
+            arriving += np.bincount(outer, over[inner] * share, arriving.size)
+            np.minimum.at(begins, outer, when[inner])
+            front = np.unique(outer[over[inner] > _LEAST_OVERFLOW * step_ml])
+        volume_ml += float((filled - before_ml).sum())
     # What the front has reached but not filled goes on as before.
-    part = np.flatnonzero(np.isfinite(begins) & ~np.isfinite(full))
+    part = np.flatnonzero(np.isfinite(begins) & ~np.isfinite(full) & (left > 0))
     share = 1 - (capacity[part] - filled[part]) / left[part]
-    full[part] = begins[part] + (volume_ml - begins[part]) / np.maximum(share, 1e-9)
+    full[part] = begins[part] + np.maximum(volume_ml - begins[part], _SHORTEST_ML) / np.maximum(share, 1e-9)
 
     reached = np.flatnonzero(np.isfinite(begins) & (left > 0))
     reached = reached[np.argsort(begins[reached], kind="stable")]
@@ -325,19 +342,18 @@ def _follow(
     return Invasion(grid.like(permeable), kji, left[reached], begins[reached], full[reached], room_ml, volume_ml)
 
 
-def _step(rest: NDArray, into: NDArray) -> tuple[float, NDArray]:
-    """How much to inject before the flow is worked out anew, and what of it each voxel of the front takes.
+def _step(rest: NDArray, into: NDArray) -> float:
+    """How much to inject before the flow is worked out anew, in mL.
 
-    As many voxels fill at once as leaves the flow that would have gone on through them a small share.
+    As many voxels may fill at once as leaves what flows on through them a small share.
     """
     flowing = into > 0
     lasts = np.where(flowing, rest / np.where(flowing, into, 1.0), np.inf)
     order = np.argsort(lasts)
-    step, into_sorted, rest_sorted = lasts[order], into[order], rest[order]
-    overflow = step * np.cumsum(into_sorted) - np.cumsum(rest_sorted)
+    step = lasts[order]
+    overflow = step * np.cumsum(into[order]) - np.cumsum(rest[order])
     enough = np.flatnonzero(np.isfinite(step) & (overflow <= _OVERFLOW_SHARE * step))
-    step_ml = float(step[enough[-1]])
-    return step_ml, np.minimum(into * step_ml, rest)
+    return float(step[enough[-1]])
 
 
 class _Cement:
@@ -381,6 +397,18 @@ class _Cement:
             free = inside[other] & (self._unknown[other] < 0)
             pairs.append((self._voxels[free], other[free]))
         return np.concatenate([one for one, _ in pairs]), np.concatenate([two for _, two in pairs])
+
+    def behind(self, voxels: NDArray, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
+        """Where flow goes on from full voxels: their positions in `voxels`, neighbors, and the share of each."""
+        one, two = [], []
+        for offset in self._offsets:
+            other = voxels + offset
+            free = np.flatnonzero(inside[other] & (self._unknown[other] < 0))
+            one.append(free)
+            two.append(other[free])
+        inner, outer = np.concatenate(one), np.concatenate(two)
+        total = np.bincount(inner, self._k[outer], len(voxels))
+        return inner, outer, self._k[outer] / total[inner]
 
     def flow_out(self, inner: NDArray, conductance: FloatArray) -> FloatArray:
         """Flow through each face of the border, whose other side has no pressure; together 1."""

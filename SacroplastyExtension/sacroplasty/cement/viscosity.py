@@ -111,6 +111,17 @@ class ViscosityEstimator:
         self._last = self._estimate(time_s, flow_ml_s, self._last.flowing_s + seconds)
         return self._last
 
+    def line_now(self) -> tuple[float, float]:
+        """Pressure at the pump in kPa, freed from noise, and the line's compliance in shares of the one stated.
+
+        NaN as long as nothing has flowed; then what all models together hold most likely.
+        """
+        if self._pressure is None or not self._score.any():
+            return math.nan, math.nan
+        likelihood = np.exp(self._score - self._score.max())
+        likelihood /= likelihood.sum()
+        return float((likelihood * self._pressure).sum()), float(likelihood.sum(axis=1) @ _COMPLIANCE_SHARES)
+
     def _stand(self, time_s: float, pressure_kpa: float) -> ViscosityEstimate:
         """At standstill nothing flows that could be judged. Before the first flow the line is without pressure."""
         if not self._score.any():
