@@ -280,4 +280,4 @@ def _wilson(found: int, count: int) -> tuple[float, float]:
     share = found / count
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (max(0.0, middle - half) if found else 0.0), (min(1.0, middle + half) if found < count else 1.0)

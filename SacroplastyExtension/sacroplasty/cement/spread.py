@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import PlanError
-from ..geometry import FloatArray
+from ..geometry import FloatArray, unit
 from ..image import Volume
 from .grid import grid_points, local_grid, sample, sample_mask
 
@@ -122,6 +122,15 @@ class Depot:
 
     tip_ras: FloatArray
     volume_ml: float
+
+
+def withdrawn_depots(
+    tip_ras: ArrayLike, hub_ras: ArrayLike, back_and_volume: Sequence[tuple[float, float]]
+) -> tuple[Depot, ...]:
+    """Depots of a trocar that is drawn back along its shaft: by how many mm from its first place, and the mL there."""
+    tip = np.asarray(tip_ras, float)
+    back = unit(np.asarray(hub_ras, float) - tip)
+    return tuple(Depot(tip + back_mm * back, volume_ml) for back_mm, volume_ml in back_and_volume)
 
 
 def resistance_from_hu(hu: NDArray) -> NDArray[np.float32]:

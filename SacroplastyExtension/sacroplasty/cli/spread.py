@@ -160,16 +160,14 @@ def _preset(name: str) -> CementPreset:
 
 
 def _depots(item: Trajectory, volume_ml: float | None, asked: tuple[tuple[float, float], ...]) -> tuple[Depot, ...]:
-    from ..cement.spread import Depot
+    from ..cement.spread import Depot, withdrawn_depots
     from ..errors import PlanError
-    from ..geometry import unit
 
     if not asked:
         return (Depot(item.target, item.planned_volume_ml if volume_ml is None else volume_ml),)
     if volume_ml is not None:
         raise PlanError("give either --volume or --depot")
-    back = unit(item.entry_skin - item.target)
-    return tuple(Depot(item.target + back_mm * back, depot_ml) for back_mm, depot_ml in asked)
+    return withdrawn_depots(item.target, item.entry_skin, asked)
 
 
 def _record(side: str, one: SpreadPrediction) -> dict[str, Any]:
