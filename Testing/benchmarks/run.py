@@ -19,6 +19,7 @@ QUICK = {
     "anatomy_on_phantoms": ["1"],
     "bone_segmentation": ["--quick"],
     "cement_monitor": ["1"],
+    "cement_physics": ["3"],
     "device_defects": ["half-open", "run-after-stop"],
     "fracture_suggestions": ["200", "1"],
     "landmarks_on_phantoms": ["8"],

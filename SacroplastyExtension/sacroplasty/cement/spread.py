@@ -39,7 +39,7 @@ _LARGEST_SNAP_MM = 3.0
 _REACH_RADII, _SMALLEST_REACH_MM, _LARGEST_REACH_MM = 2.4, 12.0, 40.0
 
 #: Cement that a step gives on through voxels which it fills, as a share of the step, at most.
-_OVERFLOW_SHARE = 0.06
+_OVERFLOW_SHARE = 0.12
 
 #: Of which a smaller share is not followed any further.
 _LEAST_OVERFLOW = 1e-7

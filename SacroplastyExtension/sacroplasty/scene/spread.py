@@ -25,9 +25,8 @@ from .records import read_record, write_record
 
 RECORD_NAME = "Sacroplasty spread"
 
-#: Surfaces around voxels that are cement in at least this share of the ensemble, with their opacity.
-SURFACES = {0.5: 0.25, 0.9: 0.6}
-_COLOR = (0.95, 0.55, 0.1)
+#: Surfaces around voxels that are cement in at least this share of the ensemble, with their color and opacity.
+SURFACES = {0.5: ((1.0, 0.55, 0.65), 0.3), 0.9: ((0.8, 0.05, 0.25), 0.7)}
 
 #: Less probable cement than this is not drawn over the slices.
 _SHOWN_FROM = 0.05
@@ -137,11 +136,11 @@ def show(scene: vtkMRMLScene, side: Side, prediction: SpreadPrediction) -> None:
     display.AutoThresholdOff()
     display.ApplyThresholdOn()
     display.SetThreshold(_SHOWN_FROM, 1.0)
-    for share, opacity in SURFACES.items():
+    for share, (color, opacity) in SURFACES.items():
         mesh = _surface(prediction.probability, share)
         model = _surface_node(scene, side, share)
         if model is None:
-            model = add_model(scene, mesh, _surface_name(side, share), _COLOR)
+            model = add_model(scene, mesh, _surface_name(side, share), color)
             model.GetDisplayNode().SetOpacity(opacity)
         else:
             model.SetAndObservePolyData(mesh)
@@ -240,6 +239,8 @@ def _surface(probability: Volume, share: float) -> vtk.vtkPolyData:
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(padded).ravel(), deep=True))
     edges = vtk.vtkFlyingEdges3D()
     edges.SetInputData(image)
+    # Without them the surface keeps its own color.
+    edges.ComputeScalarsOff()
     # Between two members, so that the surface does not hang on the rounding of a share.
     edges.SetValue(0, share - 1e-3)
     smooth = vtk.vtkWindowedSincPolyDataFilter()
