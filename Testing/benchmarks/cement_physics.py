@@ -21,13 +21,17 @@ from scipy.optimize import brentq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from darcy_reference import reference_fill
+from sacroplasty.anatomy.fracture_marking import fracture_from_plane
+from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.cement.aging import CementClock
 from sacroplasty.cement.grid import grid_points, local_grid
 from sacroplasty.cement.line import InjectionLine, Segment, cannula_line, pressure_outlook
+from sacroplasty.cement.prediction import predict_spread
 from sacroplasty.cement.presets import PowerLawFluid, load_presets
-from sacroplasty.cement.spread import CANCELLOUS_POROSITY, invade
+from sacroplasty.cement.spread import CANCELLOUS_POROSITY, Depot, invade
 from sacroplasty.cement.viscosity import ViscosityEstimate, ViscosityEstimator
 from sacroplasty.image import Volume
+from sacroplasty.phantom.make import make_phantom
 from sacroplasty.simulation.cannula import flow_ml_s
 
 ROOM_C = 22.0
@@ -357,20 +361,9 @@ def darcy() -> None:
         )
 
 
-def picture(path: Path) -> None:
-    """The predicted spread in a synthetic patient with a marked fracture, as the scene shows it."""
+def synthetic_case(fractured: bool) -> tuple[Volume, Anatomy, NDArray]:
+    """CT and true anatomy of synthetic patient 0, and the deepest point of the left ala; a cleft 3 mm beside it."""
     from scipy.ndimage import distance_transform_edt
-
-    from sacroplasty.anatomy.fracture_marking import fracture_from_plane
-    from sacroplasty.anatomy.model import Anatomy
-    from sacroplasty.cement.prediction import predict_spread
-    from sacroplasty.cement.spread import Depot
-    from sacroplasty.phantom.make import make_phantom
-    from sacroplasty.scene import nodes
-    from sacroplasty.scene.anatomy import show_anatomy
-    from sacroplasty.scene.host import HeadlessHost
-    from sacroplasty.scene.pictures import Photographer
-    from sacroplasty.scene.spread import show
 
     patient = make_phantom(seed=0)
     anatomy = Anatomy(
@@ -379,14 +372,51 @@ def picture(path: Path) -> None:
     ala = anatomy.region("ala_left")
     depth = distance_transform_edt(np.pad(ala, 1), sampling=patient.ct.spacing_mm[::-1])[1:-1, 1:-1, 1:-1]
     tip = patient.ct.ras_of(np.argwhere(depth == depth.max()))[0]
+    if fractured:
+        left, _, up = anatomy.SacrumToRAS[:3, :3].T
+        cleft = fracture_from_plane(tip + 3 * left, left, anatomy, along_ras=up, extent_mm=(40.0, 40.0))
+        anatomy = replace(anatomy, fractures=(cleft,))
+    return patient.ct, anatomy, tip
+
+
+def leaks() -> None:
+    """How the probability of a leak follows the volume in one synthetic patient, 48 members."""
+    print("\nprobability of a leak in synthetic patient 0, deepest point of the left ala, 48 members:")
+    for fractured in (False, True):
+        ct, anatomy, tip = synthetic_case(fractured)
+        for volume_ml in (2.0, 4.0, 6.0, 8.0):
+            began = time.process_time()
+            found = predict_spread(
+                ct,
+                anatomy,
+                [Depot(tip, volume_ml)],
+                "left",
+                cannula_line(11, 2.388, 150.0),
+                load_presets()["generic-high-viscosity"],
+                members=48,
+            )
+            routes = {name: round(one.probability, 2) for name, one in found.risks.items() if one.probability}
+            print(
+                f"  {'with a cleft' if fractured else 'whole'}, {volume_ml:.0f} mL: {found.any_leak:.2f} {routes}; "
+                f"{time.process_time() - began:.1f} s of processor time"
+            )
+
+
+def picture(path: Path) -> None:
+    """The predicted spread in a synthetic patient with a marked fracture, as the scene shows it."""
+    from sacroplasty.scene import nodes
+    from sacroplasty.scene.anatomy import show_anatomy
+    from sacroplasty.scene.host import HeadlessHost
+    from sacroplasty.scene.pictures import Photographer
+    from sacroplasty.scene.spread import show
+
+    scan, anatomy, tip = synthetic_case(fractured=True)
     left, _, up = anatomy.SacrumToRAS[:3, :3].T
-    cleft = fracture_from_plane(tip + 3 * left, left, anatomy, along_ras=up, extent_mm=(40.0, 40.0))
-    anatomy = replace(anatomy, fractures=(cleft,))
     host = HeadlessHost()
-    ct = nodes.add_volume(host.scene, patient.ct, "CT")
+    ct = nodes.add_volume(host.scene, scan, "CT")
     segmentation = show_anatomy(host.scene, anatomy, ct)
     prediction = predict_spread(
-        patient.ct,
+        scan,
         anatomy,
         [Depot(tip, 4.0)],
         "left",
@@ -416,7 +446,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Physics of cement against what does not share its code.")
     parser.add_argument("seeds", nargs="?", type=int, default=100)
     parser.add_argument("--picture", type=Path, help="draw the predicted spread in a synthetic patient instead")
-    parser.add_argument("--only", choices=("window", "pipe", "viscosity", "after", "sphere", "speed", "darcy"))
+    parser.add_argument("--only", choices=("window", "pipe", "viscosity", "after", "sphere", "speed", "darcy", "leaks"))
     asked = parser.parse_args()
     if asked.picture:
         picture(asked.picture)
@@ -429,6 +459,7 @@ def main() -> None:
         "sphere": sphere,
         "speed": speed,
         "darcy": darcy,
+        "leaks": leaks,
     }
     for name, run in parts.items():
         if asked.only in (None, name):

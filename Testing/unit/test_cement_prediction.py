@@ -15,6 +15,7 @@ from sacroplasty.cement.presets import default_preset
 from sacroplasty.cement.spread import Depot, balloon_cavity
 from sacroplasty.errors import PlanError
 from sacroplasty.geometry import transform_points
+from sacroplasty.planning.pose_uncertainty import PoseUncertainty
 
 #: In the sacrum's axes (left, posterior, superior): 10.5 mm beside the left S1 foramen, which has a radius of 5.5 mm.
 BESIDE_S1 = np.array([37.0, 10.0, -28.0])
@@ -118,6 +119,17 @@ def test_the_same_seed_gives_the_same_bones(simple, simple_anatomy, tip, predict
     assert np.array_equal(one.resistance.voxels, two.resistance.voxels)
     assert not np.array_equal(one.resistance.voxels, other.resistance.voxels)
     assert predict(1.0, seed=5).risks == predict(1.0, seed=5).risks
+
+
+def test_the_pose_of_a_navigated_trocar_blurs_the_prediction(predict, tip):
+    even = replace(CLOSED, permeability_log_sd=0.0, porosity=(0.85, 0.85))
+    sure = predict(1.0, members=6, uncertainty=even)
+    pose = PoseUncertainty(tip, np.diag([9.0, 0, 0, 0, 0, 0]))
+    unsure = predict(1.0, members=6, uncertainty=even, pose=pose)
+    assert sure.probability.voxels[sure.probability.voxels > 0].min() == 1.0, "nothing differs between the members"
+    reach = [np.ptp(grid_points(one.probability)[one.probability.voxels > 0], axis=0) for one in (sure, unsure)]
+    assert reach[1][0] > reach[0][0] + 4.0, "along the axis that is not known"
+    assert reach[1][1:] == pytest.approx(reach[0][1:], abs=2.0)
 
 
 def test_depots_and_a_balloon(predict, tip, simple):

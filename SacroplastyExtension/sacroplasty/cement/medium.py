@@ -19,7 +19,7 @@ from ..geometry import FloatArray
 from ..image import Volume
 from .grid import local_grid, sample, sample_mask
 from .spread import resistance_from_hu
-from .zones import CORTEX_MM, Zones, make_zones
+from .zones import Zones, cancellous_bone, make_zones
 
 #: Mean permeability of human vertebral cancellous bone along the body's axis (Baroud 2004: 4.45e-8 m2).
 PERMEABILITY_MM2 = 4.45e-2
@@ -47,7 +47,7 @@ class Uncertainty:
             and where it is thin or gone (100 HU and less), in patches of about `cortex_patch_mm`.
         veins_per_ml: of cancellous bone.
         vein_diameter_mm: narrowest and widest; the permeability is that of a tube, diameter^2 / 32.
-        tip_sd_mm: of the tip's place along each axis.
+        tip_sd_mm: of the tip's place along each axis, where nothing better is known.
     """
 
     permeability_log_sd: float = 0.37
@@ -124,17 +124,10 @@ def make_medium(
     Raises:
         AnatomyError: when ala or canal were not segmented.
     """
-    from scipy.ndimage import distance_transform_edt
-
     zones = make_zones(anatomy, center_ras, sides, half_size_mm, spacing_mm)
     grid = local_grid(center_ras, half_size_mm, spacing_mm)
-    sacrum = sample_mask(anatomy.bones.like(anatomy.bone("sacrum")), grid)
-    for name in zones.routes:
-        if name == "sacral_canal" or name.startswith("foramen_"):
-            sacrum &= ~zones.mask(name)
-    # Beyond the grid's border the bone goes on; only true surfaces have a cortex.
-    depth = distance_transform_edt(np.pad(sacrum, 3, mode="edge"), sampling=(spacing_mm,) * 3)[3:-3, 3:-3, 3:-3]
-    cancellous = depth > CORTEX_MM + spacing_mm / 2
+    sacrum = np.isin(zones.labels.voxels, [zones.names.index(name) for name in zones.names if name not in zones.routes])
+    cancellous = cancellous_bone(anatomy, center_ras, half_size_mm, spacing_mm).voxels
     cleft = np.zeros(sacrum.shape, bool)
     for fracture in anatomy.fractures:
         cleft |= sample_mask(anatomy.bones.like(fracture.mask(anatomy.bones.voxels.shape)), grid)
@@ -155,13 +148,20 @@ def intact(medium: Medium, porosity: float) -> Member:
     )
 
 
-def draw(medium: Medium, uncertainty: Uncertainty, rng: np.random.Generator) -> Member:
-    """A member of the ensemble."""
+def draw(
+    medium: Medium, uncertainty: Uncertainty, rng: np.random.Generator, tip_covariance_mm2: FloatArray | None = None
+) -> Member:
+    """A member of the ensemble.
+
+    Args:
+        tip_covariance_mm2: (3, 3) of the tip's place; that of `uncertainty.tip_sd_mm` when not given.
+    """
     from scipy.ndimage import binary_dilation
     from scipy.special import ndtr
 
     grid, shape = medium.grid, medium.cancellous.shape
     spacing_mm = float(grid.spacing_mm[0])
+    covariance = uncertainty.tip_sd_mm**2 * np.eye(3) if tip_covariance_mm2 is None else tip_covariance_mm2
     field = _smooth_noise(shape, uncertainty.permeability_reach_mm / spacing_mm, rng)
     resistance = resistance_from_hu(medium.hu.voxels) * np.exp(-uncertainty.permeability_log_sd * field)
     # A sheet of marked voxels holds one cleft: plates let through width^3 / 12 for each mm of its length.
@@ -190,7 +190,7 @@ def draw(medium: Medium, uncertainty: Uncertainty, rng: np.random.Generator) -> 
         resistance=grid.like(resistance.astype(np.float32)),
         porosity=grid.like(porosity),
         veins=veins & ~medium.cancellous,
-        tip_shift_mm=rng.normal(0.0, uncertainty.tip_sd_mm, 3),
+        tip_shift_mm=rng.multivariate_normal(np.zeros(3), covariance),
     )
 
 

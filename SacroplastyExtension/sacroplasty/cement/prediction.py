@@ -17,6 +17,7 @@ from ..anatomy.model import Anatomy
 from ..errors import PlanError
 from ..geometry import FloatArray
 from ..image import Volume
+from ..planning.pose_uncertainty import PoseUncertainty
 from . import hydraulics
 from .line import InjectionLine, PressureOutlook, pressure_outlook
 from .medium import PERMEABILITY_MM2, VEIN, Medium, Member, Uncertainty, draw, intact, make_medium
@@ -110,6 +111,7 @@ def predict_spread(
     uncertainty: Uncertainty | None = None,
     limit_kpa: float = LARGEST_PRESSURE_KPA,
     cavity: Volume | None = None,
+    pose: PoseUncertainty | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SpreadPrediction:
     """Predict where the depots of one needle in an ala go.
@@ -119,6 +121,7 @@ def predict_spread(
         seed: of the ensemble.
         limit_kpa: pressure that must not be exceeded.
         cavity: of a balloon, mask on any grid.
+        pose: how uncertain the place of a navigated trocar is; by `uncertainty.tip_sd_mm` when not given.
         progress: called with the share done; may raise to end it.
 
     Raises:
@@ -136,12 +139,13 @@ def predict_spread(
         progress(1 / (members + 1))
 
     coarse = make_medium(ct, anatomy, tip, (side,), half_mm, _ENSEMBLE_SPACING_MM)
+    covariance = None if pose is None else pose.covariance_at(tip)
     filled = np.zeros(coarse.cancellous.shape)
     begins: dict[str, list[float]] = {route: [] for route in (*coarse.zones.routes, VEIN)}
     leaking = 0
     for number in range(members):
         # Each member has a generator of its own, so that one that cannot be solved changes no other.
-        member = draw(coarse, assumed, np.random.default_rng([seed, number]))
+        member = draw(coarse, assumed, np.random.default_rng([seed, number]), covariance)
         shifted = [replace(depot, tip_ras=depot.tip_ras + member.tip_shift_mm) for depot in depots]
         invasions = _through(member, shifted, cavity)
         filled += _cement(shifted, invasions).voxels >= 0.5 * member.porosity.voxels

@@ -19,6 +19,7 @@ from ..cement.spread import Depot
 from ..errors import AnatomyError
 from ..image import Volume
 from ..planning.model import Side
+from ..planning.pose_uncertainty import PoseUncertainty
 from .anatomy import anatomy_of, readable, segmented_ct
 from .nodes import add_model, add_volume, first_node, set_volume, volume_of
 from .records import read_record, write_record
@@ -87,11 +88,13 @@ def predict(
     flow_ml_s: float = 0.05,
     members: int = 32,
     cavity: Volume | None = None,
+    pose: PoseUncertainty | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SpreadSummary:
     """Predict where the cement of a planned tip, or of a tip as it stands, goes, and show it in place of an older one.
 
     Args:
+        cavity, pose: of a balloon, and how uncertain a navigated tip is, see `predict_spread`.
         progress: called with the share done; may raise to end it, and then the scene is as before.
 
     Raises:
@@ -112,6 +115,7 @@ def predict(
         flow_ml_s,
         members=members,
         cavity=cavity,
+        pose=pose,
         progress=progress,
     )
     show(scene, side, prediction)
