@@ -45,20 +45,22 @@ def working_window() -> None:
     end_min = lai.working_until_s / 60
     print(f"  kept at 22 degC: {end_min / lai.rate_factor(22.0):.2f} (published 8.5, SD 0.8; given to the preset)")
     # All materials at 4 degC before mixing; then the syringe warms up, how quickly was not published.
-    steps, ends = np.arange(0.0, 7200.0), []
-    for warming_s in (1e-6, 120.0, 300.0, 600.0, 1e9):
-        kept_c = ROOM_C - (ROOM_C - 4.0) * np.exp(-steps / warming_s)
+    steps, rows = np.arange(0.0, 7200.0), {}
+    for warming_min in (0.001, 2.0, 5.0, 10.0, 10.5, 11.0, 1e6):
+        kept_c = ROOM_C - (ROOM_C - 4.0) * np.exp(-steps / (60 * warming_min))
         age = np.cumsum([lai.rate_factor(float(kept)) for kept in kept_c])
-        ends.append(f"{np.argmax(age >= lai.working_until_s) / 60:.1f}")
+        rows[warming_min] = [float(np.argmax(age >= until)) / 60 for until in (lai.working_from_s, lai.working_until_s)]
     print(
-        "  mixed from 4 degC, warming up with a time constant of 0, 2, 5, 10 min and never:", ", ".join(ends), end=" "
+        "  mixed from 4 degC, time constant of warming up in min: liquid until, handled until (published 9.4, SD 1.1,"
     )
-    print("(published 15.2, SD 1.2)")
+    print("    and 15.2, SD 1.2):", "; ".join(f"{key:g}: {one[0]:.1f}, {one[1]:.1f}" for key, one in rows.items()))
     low, high = (replace(lai, activation_energy_j_mol=(one, one)) for one in lai.activation_energy_j_mol)
-    print(f"  in ice water, by the lowest activation energy: {end_min / low.rate_factor(0.0):.1f}", end=", ")
-    print(
-        f"by the highest {end_min / high.rate_factor(0.0):.1f} (published 112.5, SD 11.3); the clock takes the lowest"
-    )
+    for name, one in (("lowest, which the clock takes", low), ("highest", high)):
+        ends = [until / 60 / one.rate_factor(0.0) for until in (lai.working_from_s, lai.working_until_s)]
+        print(
+            f"  in ice water, by the activation energy that is {name}: liquid until {ends[0]:.1f}, handled {ends[1]:.1f}"
+        )
+    print("    (published 83.8, SD 5.2, and 112.5, SD 11.3)")
     for key, published in (("arthroplasty-cmw1", 8.7), ("arthroplasty-palacos-r", 13.0)):
         preset = load_presets()[key]
         cured = next(age for age in np.arange(0.0, 2000.0, 0.5) if preset.fluid(age).consistency_pa_sn >= 74_999.0)
