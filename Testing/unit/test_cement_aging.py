@@ -154,6 +154,8 @@ def test_a_clock_that_was_set_back_is_found_out():
     assert math.isnan(looked_at.seconds_left(400.0))
     assert looked_at.seen(math.nan).phase(451.0) == "working"
     assert [notice.level for notice in clock_notices(looked_at, 400.0)] == ["alarm"]
+    assert looked_at.mixed(400.0).phase(410.0) == "mixing", "a new batch goes by the new time"
+    assert clock.mixed(250.0).readings == ()
 
 
 def radiofrequency() -> CementClock:

@@ -73,8 +73,9 @@ class CementClock:
     seen_s: float = -math.inf
 
     def mixed(self, now_s: float) -> CementClock:
-        """A new batch whose mixing begins now. The temperature log goes on."""
-        return replace(self, mixed_at_s=now_s, activated_at_s=None, moves=())
+        """A new batch whose mixing begins now. The temperature log goes on, but for readings of a later time."""
+        readings = tuple(reading for reading in self.readings if reading.time_s <= now_s)
+        return CementClock(self.preset, mixed_at_s=now_s, readings=readings)
 
     def activated(self, now_s: float) -> CementClock:
         """The clock of a cement whose first part is being activated now."""
