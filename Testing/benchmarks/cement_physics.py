@@ -57,9 +57,7 @@ def working_window() -> None:
     low, high = (replace(lai, activation_energy_j_mol=(one, one)) for one in lai.activation_energy_j_mol)
     for name, one in (("lowest, which the clock takes", low), ("highest", high)):
         ends = [until / 60 / one.rate_factor(0.0) for until in (lai.working_from_s, lai.working_until_s)]
-        print(
-            f"  in ice water, by the activation energy that is {name}: liquid until {ends[0]:.1f}, handled {ends[1]:.1f}"
-        )
+        print(f"  in ice water, activation energy {name}: liquid until {ends[0]:.1f}, handled {ends[1]:.1f}")
     print("    (published 83.8, SD 5.2, and 112.5, SD 11.3)")
     for key, published in (("arthroplasty-cmw1", 8.7), ("arthroplasty-palacos-r", 13.0)):
         preset = load_presets()[key]
