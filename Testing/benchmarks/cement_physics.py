@@ -231,10 +231,8 @@ def second_step(seeds: int) -> None:
                     flowing_from = tick
             errors.append(one.consistency_pa_sn / rig.k(tick / 10) - 1)
         off = 100 * np.abs(errors)
-        print(
-            f"  line {stated:.0e} mL/kPa, K {k:.0f}: {np.median(off):.1f}, {np.quantile(off, 0.95):.1f}, {off.max():.1f} %; "
-            f"{100 * np.mean(off <= 10):.0f} % within 10 %"
-        )
+        figures = f"{np.median(off):.1f}, {np.quantile(off, 0.95):.1f}, {off.max():.1f} %"
+        print(f"  line {stated:.0e} mL/kPa, K {k:.0f}: {figures}; {100 * np.mean(off <= 10):.0f} % within 10 %")
 
 
 def after_flow(seeds: int) -> None:
@@ -470,16 +468,6 @@ def picture(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Physics of cement against what does not share its code.")
-    parser.add_argument("seeds", nargs="?", type=int, default=100)
-    parser.add_argument("--picture", type=Path, help="draw the predicted spread in a synthetic patient instead")
-    parser.add_argument(
-        "--only", choices=("window", "pipe", "viscosity", "second", "after", "sphere", "speed", "darcy", "leaks")
-    )
-    asked = parser.parse_args()
-    if asked.picture:
-        picture(asked.picture)
-        return
     parts = {
         "window": working_window,
         "pipe": pipe,
@@ -491,6 +479,14 @@ def main() -> None:
         "darcy": darcy,
         "leaks": leaks,
     }
+    parser = argparse.ArgumentParser(description="Physics of cement against what does not share its code.")
+    parser.add_argument("seeds", nargs="?", type=int, default=40)
+    parser.add_argument("--picture", type=Path, help="draw the predicted spread in a synthetic patient instead")
+    parser.add_argument("--only", choices=parts)
+    asked = parser.parse_args()
+    if asked.picture:
+        picture(asked.picture)
+        return
     for name, run in parts.items():
         if asked.only in (None, name):
             run()
