@@ -196,7 +196,7 @@ def _lines(side: str, one: SpreadPrediction) -> list[str]:
     lines = [
         f"{side}: {one.volume_ml:.1f} mL, {100 * one.in_plan_fraction:.0f} % in the planned ala; "
         f"{one.pressure.begin_kpa:.0f} to {one.pressure.end_kpa:.0f} kPa over the working time; "
-        f"leaks in {100 * one.any_leak:.0f} % of {one.members} bones"
+        f"leaks in {100 * one.any_leak:.0f} % of {one.members} simulated bones"
     ]
     lines += [
         f"  {route}: {100 * risk.probability:.0f} %, from {risk.earliest_ml:.1f} mL on"
@@ -206,6 +206,8 @@ def _lines(side: str, one: SpreadPrediction) -> list[str]:
     near = [(risk.volume_at_risk_ml, route) for route, risk in one.risks.items() if risk.volume_at_risk_ml is not None]
     if near:
         lines.append(f"  reaches the bone's edge towards {min(near)[1]} after {min(near)[0]:.1f} mL")
+    if one.volume_ml > one.room_ml:
+        lines.append(f"  only {one.room_ml:.1f} mL find room in the bone around the tip")
     if one.pressure.text:
         lines.append(f"  {one.pressure.text}")
     return lines
