@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ import pytest
 from sacroplasty.anatomy.labels import BONE_LABEL, LEVELS, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy, Foramen, Opening
 from sacroplasty.errors import PlanError
-from sacroplasty.geometry import rigid
+from sacroplasty.geometry import invert_rigid, rigid, transform_points
 from sacroplasty.image import Volume
-from sacroplasty.navigation.clearance import ShaftClearance
+from sacroplasty.navigation.clearance import ShaftClearance, StackedFields
+from sacroplasty.planning.structures import forbidden_structures, view_along_foramina
 
 SPACING_MM = 1.5
 ORIGIN_RAS = np.array([-90.0, -60.0, -70.0])
@@ -95,10 +95,25 @@ def test_without_foramina_there_is_no_clearance_at_all(anatomy: Anatomy) -> None
         ShaftClearance.of_anatomy(replace(anatomy, foramina={}))
 
 
-def test_all_structures_are_asked_within_a_tick(clearance: ShaftClearance) -> None:
-    clearance.nearest([-36, -9, 20], [-36, -60, 20], 3.0)
-    start = perf_counter()
-    for _ in range(50):
-        clearance.nearest([-36, -9, 20], [-36, -60, 20], 3.0)
-    # A 60 Hz tick has 16 ms; 1 to 2 ms are usual, so this fails when the method is wrong, not when the machine is busy.
-    assert (perf_counter() - start) / 50 < 0.016
+def test_guidance_gives_the_figures_of_the_plan(anatomy: Anatomy, clearance: ShaftClearance) -> None:
+    view = view_along_foramina(anatomy)
+    fields = forbidden_structures(anatomy, view).fields
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        tip, back = rng.uniform([-60, -40, -50], [60, 10, 40]), rng.uniform([-60, -150, -50], [60, -80, 40])
+        found = clearance.distances_mm(tip, back, 3.0)
+        count = max(2, int(np.ceil(np.linalg.norm(back - tip) / 0.5)) + 1)
+        shaft = transform_points(invert_rigid(view.ViewToRAS), tip + np.linspace(0, 1, count)[:, None] * (back - tip))
+        assert set(found) == set(fields)
+        for name, field in fields.items():
+            assert found[name] == pytest.approx(field.at_view(shaft).min() - 1.5, abs=1e-4), name
+
+
+def test_places_beyond_the_grid_take_the_distance_at_its_border() -> None:
+    field = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    stacked = StackedFields([field, -field], np.eye(4))
+    inside, beyond = stacked(np.array([[0.5, 1.25, 2.0], [9.0, -5.0, 3.0]]))
+    assert inside == pytest.approx([6 + 5 + 2, -13])
+    assert beyond == pytest.approx([15, -15])
+    # One layer only, and a place between its points.
+    assert StackedFields([field[:1]], np.eye(4))(np.array([[0.7, 0.5, 0.0]]))[0] == pytest.approx([2.0])

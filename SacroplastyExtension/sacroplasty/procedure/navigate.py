@@ -13,11 +13,13 @@ import numpy as np
 from ..cement.injection import Request
 from ..errors import CalibrationError
 from ..geometry import FloatArray, angle_between_deg, transform_points
+from ..navigation.alarms import GuidanceAlarms
 from ..navigation.clearance import ShaftClearance
 from ..navigation.guidance import GuidanceReading, guide
 from ..navigation.pivot import PivotCalibration, calibrate_pivot
 from ..navigation.registration import Registration, register_landmarks
 from ..planning.model import Side, Trajectory
+from ..planning.pose_uncertainty import PoseUncertainty
 from .case import Case, PlacedTrocar
 from .equipment import Clocks, Equipment
 from .journal import Journal
@@ -139,16 +141,23 @@ def guide_trocar(
     trajectory = case.targets[side]
     TipToTrocar = case.calibrations["Trocar"].TipToTool
     error_mm = target_error_mm(case, case.registration, trajectory)
+    uncertainty = PoseUncertainty.isotropic(trajectory.target, error_mm / np.sqrt(3), 0.0)
     in_place: list[FloatArray] = []
     give_up_s = clocks.device.now() + _PATIENCE_S
-    phase = ""
+    phase, alarms = "", GuidanceAlarms()
     while not _is_steady([pose[:3, 3] for pose in in_place]):
         now_s = clocks.device.now()
         tool, reading, reference = equipment.tool_to_reference("Trocar", now_s)
         pose = None if tool is None else case.registration.MovingToFixed @ tool @ TipToTrocar
-        seen = guide(pose, max(reading.age_s, reference.age_s), trajectory, clearance, error_mm)
+        lost = reading.reason or reference.reason
+        seen = guide(pose, max(reading.age_s, reference.age_s), trajectory, clearance, uncertainty, lost)
+        for event in alarms.update(seen, now_s):
+            journal.write(
+                clocks.procedure.now(), "guidance_warning", side=side, about=event.about, priority=event.priority or "over"
+            )
         if seen.valid and seen.phase != phase:
             phase = str(seen.phase)
+            nearest = seen.nearest
             journal.write(
                 clocks.procedure.now(),
                 "trocar_phase",
@@ -156,11 +165,11 @@ def guide_trocar(
                 phase=phase,
                 offset_mm=seen.offset_from_line_mm,
                 depth_left_mm=seen.depth_to_target_mm,
-                nearest=seen.nearest_structure,
-                clearance_mm=seen.clearance_mm,
+                nearest=nearest.structure if nearest else None,
+                clearance_mm=nearest.distance_mm if nearest else None,
+                breach_probability=nearest.breach_probability if nearest else None,
             )
-        may_touch = seen.assured_clearance_mm is None or seen.assured_clearance_mm < 0
-        if pose is not None and seen.valid and not may_touch and _is_in_place(pose, trajectory):
+        if pose is not None and seen.valid and not seen.may_touch and _is_in_place(pose, trajectory):
             if not (in_place and np.array_equal(in_place[-1], pose)):
                 in_place = [*in_place[1 - _STEADY_POSES :], pose]
         else:
@@ -237,8 +246,8 @@ def _is_in_place(TipToRAS: FloatArray, trajectory: Trajectory) -> bool:
 
 
 def _guidance_text(seen: GuidanceReading) -> str:
-    if not seen.valid or seen.assured_clearance_mm is None:
+    if not seen.valid or seen.nearest is None:
         return seen.reason
-    if seen.assured_clearance_mm < 0:
-        return f"WARNING: the shaft may touch {seen.nearest_structure}; draw back"
+    if seen.may_touch:
+        return f"WARNING: the shaft may touch {seen.nearest.structure}; draw back"
     return f"{seen.depth_to_target_mm:.0f} mm to the target, {seen.offset_from_line_mm:.1f} mm off the line"

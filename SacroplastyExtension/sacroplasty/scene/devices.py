@@ -24,7 +24,7 @@ from ..devices.pump_protocol import STATE_NAME
 from ..devices.recorder import SessionRecorder
 from ..devices.replay import ReplayClock, ReplayLink
 from ..devices.session_file import Session
-from ..devices.tracker import OLDEST_POSE_S, TrackerRole
+from ..devices.tracker import TrackerRole
 from ..errors import DeviceError, GeometryError
 from ..geometry import FloatArray, invert_rigid
 from ..image import Volume
@@ -306,8 +306,7 @@ class DeviceDesk:
         return Client(host.strip("[]"), int(port))
 
     def _take(self, links: Mapping[str, Client]) -> None:
-        # Numbers that stay the very same are as old as their first time, whatever the time stamps say.
-        self.tracker = TrackerRole(links[TRACKER], frozen_s=OLDEST_POSE_S) if TRACKER in links else None
+        self.tracker = TrackerRole(links[TRACKER]) if TRACKER in links else None
         self.fluoroscope = FluoroscopeRole(links[FLUOROSCOPE]) if FLUOROSCOPE in links else None
         self.pump = PumpRole(links[PUMP], self._session) if PUMP in links else None
         self._meters = {name: _Meter() for name in ROLES}
