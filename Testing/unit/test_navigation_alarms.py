@@ -36,7 +36,10 @@ def test_each_structure_has_its_own_warning_with_its_priority() -> None:
         ("foramen_s1_left", "high"),
         ("sacral_canal", "medium"),
     ]
-    assert [(one.about, one.distance_mm) for one in alarms.standing] == [("foramen_s1_left", -0.2), ("sacral_canal", 0.8)]
+    assert [(one.about, one.distance_mm) for one in alarms.standing] == [
+        ("foramen_s1_left", -0.2),
+        ("sacral_canal", 0.8),
+    ]
     assert events(alarms, reading(foramen_s1_left=-0.3, sacral_canal=0.7), 0.2) == []
     assert events(alarms, reading(foramen_s1_left=-0.3, sacral_canal=-0.1), 0.3) == [("sacral_canal", "high")]
 

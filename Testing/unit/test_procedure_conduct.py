@@ -19,7 +19,9 @@ from theatre import VIEWS, Theatre
 
 
 def conducted(theatre: Theatre):
-    preparation = Preparation(everywhere(sacral_canal=30.0), {"left": make_zones(theatre.case.anatomy, CENTER, ("left",))})
+    preparation = Preparation(
+        everywhere(sacral_canal=30.0), {"left": make_zones(theatre.case.anatomy, CENTER, ("left",))}
+    )
     return conduct(
         theatre.case,
         ["psis_left"],

@@ -49,7 +49,9 @@ class WorkingVolume:
     def __post_init__(self) -> None:
         sizes = [self.near_mm, self.far_mm, self.near_half_width_mm, self.far_half_width_mm]
         if not (np.isfinite(sizes).all() and 0 <= self.near_mm < self.far_mm and min(sizes[2:]) > 0):
-            raise GeometryError("a tracker's volume needs a far side behind its near side, and widths above zero, in mm")
+            raise GeometryError(
+                "a tracker's volume needs a far side behind its near side, and widths above zero, in mm"
+            )
         object.__setattr__(self, "axis", unit(self.axis))
 
     def edge_mm(self, place: ArrayLike) -> float:
@@ -175,9 +177,7 @@ class Watchdog:
             "or was the patient moved?"
         )
 
-    def _problem(
-        self, shown: str, name: str, tool: _Sightings, age_s: float, edge_mm: float, now_s: float
-    ) -> str:
+    def _problem(self, shown: str, name: str, tool: _Sightings, age_s: float, edge_mm: float, now_s: float) -> str:
         """Why a pose must not be used, in words; empty when it may."""
         since = f" for {age_s:.1f} s" if np.isfinite(age_s) else ""
         if tool.problem:
@@ -194,7 +194,9 @@ class Watchdog:
         """How far apart the places of the window lie; None when there are too few."""
         tool = self._tools.get(name)
         places = [
-            place for time_s, place in (tool.recent if tool else ()) if place is not None and time_s >= now_s - _WINDOW_S
+            place
+            for time_s, place in (tool.recent if tool else ())
+            if place is not None and time_s >= now_s - _WINDOW_S
         ]
         return float(np.linalg.norm(np.ptp(places, axis=0))) if len(places) >= 10 else None
 

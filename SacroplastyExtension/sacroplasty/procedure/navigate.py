@@ -12,14 +12,15 @@ import numpy as np
 
 from ..cement.injection import Request
 from ..errors import CalibrationError
-from ..geometry import FloatArray, angle_between_deg, transform_points
+from ..geometry import FloatArray, angle_between_deg, invert_rigid, rigid, rotation_between, transform_points
 from ..navigation.alarms import GuidanceAlarms
 from ..navigation.clearance import ShaftClearance
+from ..navigation.error_model import ErrorBudget, error_budget, pose_noise
 from ..navigation.guidance import GuidanceReading, guide
-from ..navigation.pivot import PivotCalibration, calibrate_pivot
-from ..navigation.registration import Registration, register_landmarks
+from ..navigation.pivot import calibrate_pivot
+from ..navigation.registration import PatientRegistration, Registration, register_landmarks
+from ..navigation.tool_calibration import ToolCalibration, tool_calibration
 from ..planning.model import Side, Trajectory
-from ..planning.pose_uncertainty import PoseUncertainty
 from .case import Case, PlacedTrocar
 from .equipment import Clocks, Equipment
 from .journal import Journal
@@ -27,6 +28,10 @@ from .prompts import LeaveTrocar, Pivot, Prompt, Steer, Touch
 
 #: An expected error at the target beyond this forbids guidance: the usual accuracy claim of surgical navigation, 2 mm.
 LARGEST_TARGET_ERROR_MM = 2.0
+
+#: Jitter of an infrared tracker in use: position of a tracked body per axis, and its turn about each axis, from markers
+#: some 50 mm apart (own assumption, after figures of about 0.1 mm).
+TRACKER_NOISE = pose_noise(0.1, 0.1)
 
 #: A calibration is tried again each time this many more poses have come in, until the tip is known this well.
 _POSES_PER_TRY = 60
@@ -46,7 +51,7 @@ Run = Generator[Prompt, Request | None, None]
 
 def calibrate_tool(
     tool: str, case: Case, equipment: Equipment, clocks: Clocks, journal: Journal
-) -> Generator[Prompt, Request | None, PivotCalibration]:
+) -> Generator[Prompt, Request | None, ToolCalibration]:
     """Pivot a tool until its tip is known.
 
     Raises:
@@ -63,7 +68,7 @@ def calibrate_tool(
         if len(poses) >= next_try:
             next_try += _POSES_PER_TRY
             try:
-                calibration = calibrate_pivot(np.array(poses))
+                calibration = tool_calibration(tool, clocks.today(), calibrate_pivot(np.array(poses)))
             except CalibrationError as error:
                 calibration, refusal = None, str(error)
             if calibration is not None and calibration.tip_uncertainty_mm <= _CERTAIN_TIP_MM:
@@ -113,7 +118,7 @@ def register_patient(
     )
     for side, error_mm in errors.items():
         if not error_mm <= LARGEST_TARGET_ERROR_MM:
-            worst = registration.names[int(registration.residuals_mm.argmax())]
+            worst = registration.redo or registration.names[int(registration.residuals_mm.argmax())]
             raise CalibrationError(
                 f"the expected error at the {side} target is {error_mm:.1f} mm, limit {LARGEST_TARGET_ERROR_MM:.1f}; "
                 f"touch the landmarks again, {worst!r} first"
@@ -122,11 +127,43 @@ def register_patient(
     return registration
 
 
-def target_error_mm(case: Case, registration: Registration, trajectory: Trajectory) -> float:
-    """Expected error of the trocar's tip at its target: registration and tip calibration, independent of each other."""
+def budget(
+    calibration: ToolCalibration, registration: PatientRegistration, TrocarToRAS: FloatArray, IJKToRAS: FloatArray
+) -> ErrorBudget:
+    """All errors of a trocar in a pose (4, 4) of its markers.
+
+    Args:
+        IJKToRAS: of the CT.
+    """
+    return error_budget(
+        TrocarToRAS,
+        calibration.tip_in_tool_mm,
+        calibration.axis_in_tool,
+        registration=registration.uncertainty,
+        calibration=calibration.uncertainty,
+        trocar_noise=TRACKER_NOISE,
+        reference_noise=TRACKER_NOISE,
+        ReferenceToRAS=registration.MovingToFixed,
+        IJKToRAS=IJKToRAS,
+    )
+
+
+def budget_at_target(
+    calibration: ToolCalibration, registration: PatientRegistration, trajectory: Trajectory, IJKToRAS: FloatArray
+) -> ErrorBudget:
+    """All errors of a trocar that stands as planned."""
+    planned = rotation_between([0, 0, 1], trajectory.target - trajectory.entry_skin)
+    TrocarToRAS = rigid(planned, trajectory.target) @ invert_rigid(calibration.TipToTool)
+    return budget(calibration, registration, TrocarToRAS, IJKToRAS)
+
+
+def target_error_mm(case: Case, registration: PatientRegistration, trajectory: Trajectory) -> float:
+    """Expected error (root mean square) of the trocar's tip at its target; not a number before it is calibrated."""
     calibration = case.calibrations.get("Trocar")
-    tip_mm = calibration.tip_uncertainty_mm if calibration is not None else float("nan")
-    return float(np.hypot(registration.predicted_tre_mm(trajectory.target), tip_mm))
+    if calibration is None:
+        return float("nan")
+    at_target = budget_at_target(calibration, registration, trajectory, case.ct.IJKToRAS)
+    return float(at_target.total.rms_mm(trajectory.target))
 
 
 def guide_trocar(
@@ -139,21 +176,28 @@ def guide_trocar(
     """
     assert case.registration is not None
     trajectory = case.targets[side]
-    TipToTrocar = case.calibrations["Trocar"].TipToTool
-    error_mm = target_error_mm(case, case.registration, trajectory)
-    uncertainty = PoseUncertainty.isotropic(trajectory.target, error_mm / np.sqrt(3), 0.0)
+    calibration, registration = case.calibrations["Trocar"], case.registration
+    error_mm = target_error_mm(case, registration, trajectory)
     in_place: list[FloatArray] = []
     give_up_s = clocks.device.now() + _PATIENCE_S
     phase, alarms = "", GuidanceAlarms()
     while not _is_steady([pose[:3, 3] for pose in in_place]):
         now_s = clocks.device.now()
         tool, reading, reference = equipment.tool_to_reference("Trocar", now_s)
-        pose = None if tool is None else case.registration.MovingToFixed @ tool @ TipToTrocar
+        TrocarToRAS = None if tool is None else registration.MovingToFixed @ tool
+        pose = uncertainty = None
+        if TrocarToRAS is not None:
+            pose = TrocarToRAS @ calibration.TipToTool
+            uncertainty = budget(calibration, registration, TrocarToRAS, case.ct.IJKToRAS).total
         lost = reading.reason or reference.reason
         seen = guide(pose, max(reading.age_s, reference.age_s), trajectory, clearance, uncertainty, lost)
         for event in alarms.update(seen, now_s):
             journal.write(
-                clocks.procedure.now(), "guidance_warning", side=side, about=event.about, priority=event.priority or "over"
+                clocks.procedure.now(),
+                "guidance_warning",
+                side=side,
+                about=event.about,
+                priority=event.priority or "over",
             )
         if seen.valid and seen.phase != phase:
             phase = str(seen.phase)
