@@ -44,8 +44,11 @@ def off_by(sd_mm: float, sd_deg: float = 0.0) -> PoseUncertainty:
     return PoseUncertainty.isotropic(TRAJECTORY.target, sd_mm, sd_deg)
 
 
+USUAL = off_by(0.5)
+
+
 def read(
-    TipToRAS: np.ndarray | None, age_s: float = 0.02, uncertainty: PoseUncertainty | None = off_by(0.5)
+    TipToRAS: np.ndarray | None, age_s: float = 0.02, uncertainty: PoseUncertainty | None = USUAL
 ) -> GuidanceReading:
     clearance = clearance_from({"sacral_canal": ball([-15, -80, 0], 6), "foramen_s1_left": ball([0, 0, 0], 4)})
     return guide(TipToRAS, age_s, TRAJECTORY, clearance, uncertainty)

@@ -89,7 +89,7 @@ def test_two_tools_with_one_name_are_named_and_a_quick_hand_is_not() -> None:
         dog.observe(TOOL, rigid(np.eye(3), place + rng.normal(0, 0.05, 3)), tick * PERIOD_S)
     assert dog.state(TOOL, 19 * PERIOD_S).text == "two tools send as TrocarToTracker: give each its own name"
     # To and fro by 200 mm twice a second, faster than any hand that guides.
-    quick, now_s = watch(lambda now_s: PLACE + [100 * np.sin(4 * np.pi * now_s), 0, 0])
+    quick, now_s = watch(lambda now_s: PLACE + np.array([100 * np.sin(4 * np.pi * now_s), 0, 0]))
     assert quick.state(TOOL, now_s).level == "ok"
 
 
@@ -129,7 +129,7 @@ def test_a_tool_that_is_hidden_now_and_then_may_be_used_and_says_so() -> None:
 
 def test_exchanged_tool_and_reference_are_named() -> None:
     def waving(now_s: float) -> np.ndarray:
-        return PLACE + [40 * np.sin(3 * now_s), 0, 0]
+        return PLACE + np.array([40 * np.sin(3 * now_s), 0, 0])
 
     dog, now_s = watch(waving, name=REFERENCE)
     dog, now_s = watch(lambda now_s: PLACE, dog=dog)

@@ -49,9 +49,7 @@ class WorkingVolume:
     def __post_init__(self) -> None:
         sizes = [self.near_mm, self.far_mm, self.near_half_width_mm, self.far_half_width_mm]
         if not (np.isfinite(sizes).all() and 0 <= self.near_mm < self.far_mm and min(sizes[2:]) > 0):
-            raise GeometryError(
-                "a tracker's volume needs a far side behind its near side, and widths above zero, in mm"
-            )
+            raise GeometryError("a tracker's volume needs its far side behind its near side, and widths above 0 mm")
         object.__setattr__(self, "axis", unit(self.axis))
 
     def edge_mm(self, place: ArrayLike) -> float:
