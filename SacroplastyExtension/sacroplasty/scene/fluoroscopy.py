@@ -278,6 +278,21 @@ class FluoroscopyDesk:
         width = max(2.0, geometry.detector_pixels[0] * _LINE_SHARE)
         return draw(gray, self._outlines(geometry, ct_node, segmentation, families), geometry, width)
 
+    def backdrop(
+        self,
+        ct_node: vtkMRMLScalarVolumeNode,
+        geometry: XrayGeometry,
+        segmentation: vtkMRMLSegmentationNode | None,
+        families: Sequence[str] = ("foramina", "canal", "joints"),
+    ) -> NDArray[np.uint8]:
+        """A simulated X-ray with outlines as colors (rows, columns, 3), of which nothing is put into the scene."""
+        from ..xray.detector import display_image
+        from ..xray.project import line_integrals
+
+        picture = display_image(line_integrals(self._attenuation_of(ct_node), geometry))
+        width = max(1.0, geometry.detector_pixels[0] * _LINE_SHARE)
+        return draw(picture, self._outlines(geometry, ct_node, segmentation, families), geometry, width)
+
     def send_to_report(
         self,
         image: vtkMRMLScalarVolumeNode,
