@@ -25,6 +25,8 @@ _WINDOW_S = 2.0
 _SEEN_SHARE = 0.8
 #: Nearer than this to the edge of the tracker's volume, a person should move the camera or the tool [mm].
 _EDGE_MM = 50.0
+#: Only poses of this frame tell where in the tracker's volume a tool is.
+_IN_TRACKER = "ToTracker"
 #: The reference is fixed to the patient. When it moves by so much while the tool rests, something is wrong [mm].
 _REFERENCE_MOVES_MM = 20.0
 _TOOL_RESTS_MM = 2.0
@@ -150,7 +152,7 @@ class Watchdog:
             return ToolState("lost", f"{shown} was never seen", None, float("inf"))
         age_s = now_s - tool.seen_s
         edge_mm = float("inf")
-        if self._volume is not None and tool.matrix is not None:
+        if self._volume is not None and tool.matrix is not None and name.endswith(_IN_TRACKER):
             edge_mm = self._volume.edge_mm(tool.matrix[:3, 3])
         text = self._problem(shown, name, tool, age_s, edge_mm, now_s)
         if text:

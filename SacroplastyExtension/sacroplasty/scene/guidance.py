@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,15 +70,16 @@ class Guide:
         tip: vtkMRMLLinearTransformNode,
         line: vtkMRMLMarkupsLineNode,
         clock: Callable[[], float],
+        today: Callable[[], datetime],
         clearance: ShaftClearance | None = None,
         volume: WorkingVolume | None = None,
         smoothing_s: float = 0.0,
-        today: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """
         Args:
             tip: the transform of the tip, under that of its tool, under the registration.
             clock: seconds. Poses that were there before count as never seen.
+            today: the date with its time zone, by which a calibration grows old.
             clearance: of this patient; without it the clearance is not known.
             volume: of the tracker; without it no edge is known.
             smoothing_s: the delay that smoothing may add to a pose; it counts as age.

@@ -1,4 +1,4 @@
-"""Simulated X-rays of the patient that the trocar is drawn over, made once: while the trocar moves, only it is drawn."""
+"""Simulated X-rays of the patient that the trocar is drawn over, made once; only the trocar is drawn anew."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def show_registration(
         "uncertainty": {"center_ras": uncertainty.center_ras, "covariance": uncertainty.covariance},
         "residuals_mm": dict(zip(landmarks.names, landmarks.residuals_mm.tolist(), strict=True)),
         "left_out_mm": dict(zip(landmarks.names, left_out, strict=True)),
-        "redo": landmarks.redo,
+        "redo": _worth_redoing(landmarks),
         "swept_points": swept_points,
         "warnings": list(registration.warnings),
     }
@@ -261,6 +261,13 @@ def show_registration(
         points.SetAndObserveTransformNodeID(node.GetID())
     write_step(scene, "registration", True, [registration_text(scene)])
     return record
+
+
+def _worth_redoing(landmarks: Registration) -> str | None:
+    """The landmark to touch again: the one beyond chance, or the worst where all fit worse than stated."""
+    if landmarks.redo is not None or landmarks.error_scale <= 1 or not np.isfinite(landmarks.leave_one_out_mm).any():
+        return landmarks.redo
+    return landmarks.names[int(np.nanargmax(landmarks.leave_one_out_mm))]
 
 
 def refuse_registration(scene: vtkMRMLScene, reason: CalibrationError) -> None:
