@@ -198,3 +198,14 @@ def _letter(direction: FloatArray) -> str:
     """The patient's direction that is nearest: R, L, A, P, H or F."""
     axis = int(np.abs(direction).argmax())
     return ("RL", "AP", "HF")[axis][0 if direction[axis] > 0 else 1]
+
+
+def coverage_dial(sectors: Sequence[bool], size: int) -> list[Shape]:
+    """Into which directions a tool was tilted while pivoting: a dot for each, filled when it was reached."""
+    middle, radius = np.array([size / 2, size / 2]), 0.36 * size
+    shapes: list[Shape] = [Ellipse(middle, (radius, radius), GRAY, max(1.0, size / 80))]
+    for number, reached in enumerate(sectors):
+        turn = 2 * np.pi * (number + 0.5) / len(sectors)
+        place = middle + radius * np.array([np.cos(turn), -np.sin(turn)])
+        shapes.append(Ellipse(place, (0.08 * size, 0.08 * size), GREEN if reached else GRAY, 2.0, filled=reached))
+    return shapes

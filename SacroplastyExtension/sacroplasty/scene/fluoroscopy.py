@@ -305,7 +305,7 @@ class FluoroscopyDesk:
         geometry = geometry_of(image)
         origin = "simulated from the CT" if image.GetName() == IMAGE_NAME else image.GetName()
         caption = f"{title}: {angles_text(geometry)} ({origin})"
-        data = _png(self.picture(image, ct_node, segmentation, families))
+        data = png_of(self.picture(image, ct_node, segmentation, families))
         record = read_record(self._scene, PICTURES_NAME) or {}
         entry = {"caption": caption, "png_base64": base64.b64encode(data).decode(), "geometry": geometry.to_dict()}
         write_record(self._scene, PICTURES_NAME, {**record, title: entry})
@@ -611,7 +611,8 @@ def _colors(scene: vtkMRMLScene) -> vtkMRMLNode:
     return node
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
+def png_of(picture: NDArray[np.uint8]) -> bytes:
+    """A picture (rows, columns, 3) as a PNG file."""
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 

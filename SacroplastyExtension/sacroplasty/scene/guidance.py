@@ -74,6 +74,7 @@ class Guide:
         clearance: ShaftClearance | None = None,
         volume: WorkingVolume | None = None,
         smoothing_s: float = 0.0,
+        shown_s: float = 0.0,
     ) -> None:
         """
         Args:
@@ -83,12 +84,13 @@ class Guide:
             clearance: of this patient; without it the clearance is not known.
             volume: of the tracker; without it no edge is known.
             smoothing_s: the delay that smoothing may add to a pose; it counts as age.
+            shown_s: how long a reading stays on the screen until the next one is asked for; it counts as age too.
         """
         self._scene, self._tip, self._line = scene, tip, line
         self._clock, self._clearance, self._today = clock, clearance, today
         self._dog = Watchdog(volume)
         self._smoother = PoseSmoother(smoothing_s)
-        self._delay_s = 0.0
+        self._delay_s, self._shown_s = 0.0, shown_s
         self._changed: dict[str, int] = {}
         self._facts_of: tuple[object, ...] = ()
         self._facts = _Facts()
@@ -231,8 +233,7 @@ class Guide:
             problem = pose_problem(node)
             if problem:
                 return problem if node.GetName() in problem else f"{tool_name(node)}: {problem}"
-        # Smoothing adds to the age.
-        state = self._dog.state(tracked[0].GetName(), now_s + self._delay_s)
+        state = self._dog.state(tracked[0].GetName(), now_s + self._delay_s + self._shown_s)
         if state.matrix is None:
             return state.text
         names = [node.GetName() for node in tracked[1:] if node.GetName() in self._dog.names]

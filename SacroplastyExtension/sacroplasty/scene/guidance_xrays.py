@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
 from ..xray.geometry import XrayGeometry
-from .fluoroscopy import FluoroscopyDesk
+from .fluoroscopy import FluoroscopyDesk, png_of
 
 #: Views in which side and depth of a trocar are judged.
 VIEWS = ("ap", "lateral", "outlet")
@@ -20,10 +17,10 @@ _PIXELS = 384
 
 @dataclass(frozen=True)
 class GuidanceXray:
-    """A picture (rows, columns, 3) with the outlines of what is protected, and its geometry."""
+    """A picture with the outlines of what is protected, as a PNG file, and its geometry."""
 
     name: str
-    pixels: NDArray[np.uint8]
+    png: bytes
     geometry: XrayGeometry
 
 
@@ -44,6 +41,6 @@ def guidance_xrays(
     made = []
     for number, name in enumerate(VIEWS, start=1):
         geometry = found[name].geometry.resampled(_PIXELS)
-        made.append(GuidanceXray(name, desk.backdrop(ct, geometry, segmentation), geometry))
+        made.append(GuidanceXray(name, png_of(desk.backdrop(ct, geometry, segmentation)), geometry))
         progress(0.5 + 0.5 * number / len(VIEWS))
     return tuple(made)

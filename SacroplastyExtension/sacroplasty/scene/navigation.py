@@ -42,7 +42,7 @@ from .anatomy import anatomy_of, readable, segmented_ct
 from .calibration import PoseWatch, calibration_of, tip_in_reference
 from .devices import REFERENCE_TO_RAS
 from .in_use import is_marked, mark
-from .nodes import add_model, add_transform, add_trocar, first_node, points_of, set_transform, volume_of
+from .nodes import add_model, add_transform, add_trocar, first_node, points_of, set_transform
 from .planning import chosen, plan_of
 from .records import read_record, write_record
 from .workflow import write_step
@@ -193,7 +193,7 @@ def register(
         points = swept(scene)
         found: PatientRegistration = by_landmarks
         if len(points) >= FEWEST_SWEPT and ct is not None and segmentation is not None:
-            surface = surface_of_anatomy(anatomy_of(scene, segmentation, ct), volume_of(ct))
+            surface = surface_of_anatomy(anatomy_of(scene, segmentation, ct))
             found = register_surface(
                 points,
                 surface,
