@@ -42,7 +42,7 @@ from .anatomy import anatomy_of, readable, segmented_ct
 from .calibration import PoseWatch, calibration_of, tip_in_reference
 from .devices import REFERENCE_TO_RAS
 from .in_use import is_marked, mark
-from .nodes import add_model, add_transform, add_trocar, first_node, points_of, set_transform
+from .nodes import add_model, add_transform, add_trocar, first_node, points_of, set_transform, volume_of
 from .planning import chosen, plan_of
 from .records import read_record, write_record
 from .workflow import write_step
@@ -193,7 +193,7 @@ def register(
         points = swept(scene)
         found: PatientRegistration = by_landmarks
         if len(points) >= FEWEST_SWEPT and ct is not None and segmentation is not None:
-            surface = surface_of_anatomy(anatomy_of(scene, segmentation, ct))
+            surface = surface_of_anatomy(anatomy_of(scene, segmentation, ct), volume_of(ct))
             found = register_surface(
                 points,
                 surface,
@@ -241,7 +241,7 @@ def show_registration(
         "uncertainty": {"center_ras": uncertainty.center_ras, "covariance": uncertainty.covariance},
         "residuals_mm": dict(zip(landmarks.names, landmarks.residuals_mm.tolist(), strict=True)),
         "left_out_mm": dict(zip(landmarks.names, left_out, strict=True)),
-        "redo": _worth_redoing(landmarks),
+        "redo": landmarks.redo,
         "swept_points": swept_points,
         "warnings": list(registration.warnings),
     }
@@ -261,13 +261,6 @@ def show_registration(
         points.SetAndObserveTransformNodeID(node.GetID())
     write_step(scene, "registration", True, [registration_text(scene)])
     return record
-
-
-def _worth_redoing(landmarks: Registration) -> str | None:
-    """The landmark to touch again: the one beyond chance, or the worst where all fit worse than stated."""
-    if landmarks.redo is not None or landmarks.error_scale <= 1 or not np.isfinite(landmarks.leave_one_out_mm).any():
-        return landmarks.redo
-    return landmarks.names[int(np.nanargmax(landmarks.leave_one_out_mm))]
 
 
 def refuse_registration(scene: vtkMRMLScene, reason: CalibrationError) -> None:
