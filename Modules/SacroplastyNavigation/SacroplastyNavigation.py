@@ -154,6 +154,7 @@ class GuidanceReadout:
         self._pictures = ()
         self._xrays = ()
         self._drawn = None
+        self._styles = {}
         for name, points in (
             ("notLiveLabel", 16), ("reasonLabel", 16), ("nearestLabel", 18), ("warningsLabel", 18), ("statusLabel", 11),
         ):  # fmt: skip
@@ -178,30 +179,33 @@ class GuidanceReadout:
     def show(self, reading, reason, status=""):
         """Show a GuidanceReading, or None; dashes and the reason as soon as one thing is stale or unknown."""
         valid = reading is not None and reading.valid
-        parts = self.parts
         notLive = self.logic.notLive()
-        parts.notLiveLabel.visible = bool(notLive)
-        parts.notLiveLabel.text = _("NOT LIVE: {source}").format(source=notLive)
-        figures = (
-            (parts.offsetLabel, f"{reading.offset_from_line_mm:.1f}" if valid else "–"),
-            (parts.angleLabel, f"{reading.angle_deg:.1f}" if valid else "–"),
-            (parts.depthLabel, f"{reading.depth_to_target_mm:.0f}" if valid else "–"),
-            (parts.boneLabel, f"{reading.depth_to_bone_mm:.0f}" if valid else "–"),
-        )
-        for label, text in figures:
-            if label.text != text:
-                label.text = text
-        symbol, text, color = self._phase(reading if valid else None)
-        parts.phaseLabel.text = f"{symbol}{text}"
-        parts.phaseLabel.styleSheet = f"font-size: {round(22 * self._scale)}pt; font-weight: bold; {color}"
-        parts.reasonLabel.text = "" if valid else reason
-        parts.nearestLabel.text = self.logic.nearestText(reading) if valid else "–"
-        parts.warningsLabel.text = self.logic.warningsText()
-        parts.warningsLabel.styleSheet = (
-            f"font-size: {round(18 * self._scale)}pt; font-weight: bold; {self.logic.warningsColor()}"
-        )
-        parts.statusLabel.text = status
+        symbol, phase, color = self._phase(reading if valid else None)
+        self.parts.notLiveLabel.visible = bool(notLive)
+        texts = {
+            "notLive": _("NOT LIVE: {source}").format(source=notLive),
+            "phase": f"{symbol}{phase}",
+            "reason": "" if valid else reason,
+            "offset": f"{reading.offset_from_line_mm:.1f}" if valid else "–",
+            "angle": f"{reading.angle_deg:.1f}" if valid else "–",
+            "depth": f"{reading.depth_to_target_mm:.0f}" if valid else "–",
+            "bone": f"{reading.depth_to_bone_mm:.0f}" if valid else "–",
+            "nearest": self.logic.nearestText(reading) if valid else "–",
+            "warnings": self.logic.warningsText(),
+            "status": status,
+        }
+        for name, text in texts.items():
+            getattr(self.parts, f"{name}Label").text = text
+        self._style("phase", 22, color)
+        self._style("warnings", 18, self.logic.warningsColor())
         self._draw(reading if valid else None)
+
+    def _style(self, name, points, color):
+        """Set a label's style when it has changed: Qt works it out anew each time."""
+        style = f"font-size: {round(points * self._scale)}pt; font-weight: bold; {color}"
+        if self._styles.get(name) != style:
+            self._styles[name] = style
+            getattr(self.parts, f"{name}Label").styleSheet = style
 
     def _phase(self, reading):
         if reading is None:

@@ -232,7 +232,7 @@ class Guide:
         for node in tracked:
             problem = pose_problem(node)
             if problem:
-                return problem if node.GetName() in problem else f"{tool_name(node)}: {problem}"
+                return problem if tool_name(node) in problem else f"{tool_name(node)}: {problem}"
         state = self._dog.state(tracked[0].GetName(), now_s + self._delay_s + self._shown_s)
         if state.matrix is None:
             return state.text
