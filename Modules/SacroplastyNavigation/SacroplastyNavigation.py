@@ -156,14 +156,17 @@ class GuidanceReadout:
         self._drawn = None
         self._styles = {}
         for name, points in (
-            ("notLiveLabel", 16), ("reasonLabel", 16), ("nearestLabel", 18), ("warningsLabel", 18), ("statusLabel", 11),
+            ("notLive", 16), ("reason", 16), ("nearest", 18), ("detail", 13), ("status", 11),
         ):  # fmt: skip
-            label = getattr(self.parts, name)
+            label = getattr(self.parts, f"{name}Label")
             label.styleSheet = label.styleSheet.replace(f"{points}pt", f"{round(points * scale)}pt")
         for name in ("offset", "angle", "depth", "bone"):
             getattr(self.parts, f"{name}Label").styleSheet = f"font-size: {round(48 * scale)}pt; font-weight: bold;"
             getattr(self.parts, f"{name}CaptionLabel").styleSheet = f"font-size: {round(12 * scale)}pt;"
         self.parts.notLiveLabel.visible = False
+        if scale > 1:
+            # A screen is wide: the pictures stand beside the figures.
+            self.widget.layout().setDirection(qt.QVBoxLayout.LeftToRight)
 
     def setXrays(self, xrays):
         """The X-rays that the trocar is drawn over."""
@@ -172,13 +175,16 @@ class GuidanceReadout:
         for xray in xrays:
             picture = qt.QPixmap()
             picture.loadFromData(xray.png)
-            pictures.append(picture.scaled(self._xray, self._xray))
+            size = (self._xray, self._xray)
+            pictures.append(picture.scaled(*size, qt.Qt.IgnoreAspectRatio, qt.Qt.SmoothTransformation))
         self._pictures = tuple(pictures)
         self._drawn = None
 
     def show(self, reading, reason, status=""):
         """Show a GuidanceReading, or None; dashes and the reason as soon as one thing is stale or unknown."""
         valid = reading is not None and reading.valid
+        beyond = valid and reading.depth_to_target_mm < 0
+        past = valid and reading.depth_to_bone_mm < 0
         notLive = self.logic.notLive()
         symbol, phase, color = self._phase(reading if valid else None)
         self.parts.notLiveLabel.visible = bool(notLive)
@@ -188,9 +194,14 @@ class GuidanceReadout:
             "reason": "" if valid else reason,
             "offset": f"{reading.offset_from_line_mm:.1f}" if valid else "–",
             "angle": f"{reading.angle_deg:.1f}" if valid else "–",
-            "depth": f"{reading.depth_to_target_mm:.0f}" if valid else "–",
-            "bone": f"{reading.depth_to_bone_mm:.0f}" if valid else "–",
+            "depth": f"{abs(reading.depth_to_target_mm):.0f}" if valid else "–",
+            "depthCaption": _("Beyond target (mm)")
+            if valid and reading.depth_to_target_mm < 0
+            else _("To target (mm)"),
+            "bone": f"{abs(reading.depth_to_bone_mm):.0f}" if valid else "–",
+            "boneCaption": _("Past cortex (mm)") if past else _("To cortex (mm)"),
             "nearest": self.logic.nearestText(reading) if valid else "–",
+            "detail": self.logic.detailText(reading) if valid else "",
             "warnings": self.logic.warningsText(),
             "status": status,
         }
@@ -945,25 +956,32 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
         return "\n".join(filter(None, (f"⚠ {text}" if level == "check" else "", self.registrationText())))
 
     def nearestText(self, reading):
-        """The protected structure that is threatened most, with the error of the shaft's place, and what lies ahead."""
+        """The protected structure that is threatened most, and how near the shaft is to it."""
         nearest = reading.nearest
         if nearest.distance_mm == float("-inf"):
             return _("✘ Clearance unknown: {structure}").format(structure=self.readable(nearest.structure))
-        text = _("{symbol} {structure} {distance} mm, at least {assured} mm").format(
+        return _("{symbol} {structure} {distance} mm").format(
             symbol="✘" if reading.may_touch else "✔",
             structure=self.readable(nearest.structure),
             distance=f"{nearest.distance_mm:.1f}",
-            assured=f"{nearest.assured_mm:.1f}",
         )
-        if reading.ahead is None:
-            return text
-        return (
-            text
-            + "\n"
-            + _("ahead: {structure} after {distance} mm").format(
-                structure=self.readable(reading.ahead.structure), distance=f"{reading.ahead.distance_mm:.0f}"
+
+    def detailText(self, reading):
+        """What the error of the shaft's place leaves of that, and what lies ahead."""
+        nearest, texts = reading.nearest, []
+        if nearest.distance_mm > float("-inf"):
+            texts.append(
+                _("{distance} mm with the error, breach {percent} %").format(
+                    distance=f"{nearest.assured_mm:.1f}", percent=f"{100 * nearest.breach_probability:.0f}"
+                )
             )
-        )
+        if reading.ahead is not None:
+            texts.append(
+                _("ahead: {structure} after {distance} mm").format(
+                    structure=self.readable(reading.ahead.structure), distance=f"{reading.ahead.distance_mm:.0f}"
+                )
+            )
+        return "\n".join(texts)
 
     def warningsText(self):
         """What stands, the worst first, two at most; a symbol for each priority."""
@@ -1019,6 +1037,10 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
             raise CalibrationError("guidance has not begun; press Guide first")
         return self._guide.place(althoughOff)
 
+    def _depthText(self, depth_mm):
+        text = _("{distance} mm too deep") if depth_mm > 0 else _("{distance} mm short")
+        return text.format(distance=f"{abs(depth_mm):.1f}")
+
     def placedText(self):
         """The trocars that were left, with their deviation from the plan."""
         from sacroplasty.scene import navigation
@@ -1026,12 +1048,14 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
         placed = navigation.trocars(slicer.mrmlScene)
         return "\n".join(
             _(
-                "✔ {side}: {target} mm off the target ({depth} mm too deep), entry {entry} mm off, {angle}°; "
-                "expected error {error} mm"
+                "✔ {side}: {target} mm off the target ({depth}), entry {entry} mm off, {angle}° turned; "
+                "each to {error} mm as expected"
             ).format(
                 side=_("left") if side == "left" else _("right"),
                 target=f"{off.target_mm:.1f}",
-                depth=f"{off.depth_mm:+.1f}",
+                depth=(_("{mm} mm too deep") if off.depth_mm > 0 else _("{mm} mm short")).format(
+                    mm=f"{abs(off.depth_mm):.1f}"
+                ),
                 entry=f"{off.entry_mm:.1f}",
                 angle=f"{off.angle_deg:.1f}",
                 error=f"{placed[side].predicted_error_mm:.1f}",

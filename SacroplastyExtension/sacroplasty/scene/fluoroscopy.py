@@ -283,7 +283,7 @@ class FluoroscopyDesk:
         ct_node: vtkMRMLScalarVolumeNode,
         geometry: XrayGeometry,
         segmentation: vtkMRMLSegmentationNode | None,
-        families: Sequence[str] = ("foramina", "canal", "joints"),
+        families: Sequence[str] = ("foramina", "canal"),
     ) -> NDArray[np.uint8]:
         """A simulated X-ray with outlines as colors (rows, columns, 3), of which nothing is put into the scene."""
         from ..xray.detector import display_image

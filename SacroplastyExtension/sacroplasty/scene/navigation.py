@@ -33,7 +33,8 @@ from ..navigation.placement import Deviation, deviation
 from ..navigation.reference_check import RecheckPoint, recheck_point
 from ..navigation.registration import PatientRegistration, Registration, register_landmarks
 from ..navigation.surface_registration import LandmarkPairs, register_surface
-from ..planning.model import Side, Trajectory
+from ..navigation.tool_calibration import ToolCalibration
+from ..planning.model import Plan, Side, Trajectory
 from ..planning.pose_uncertainty import PoseUncertainty
 from ..procedure.case import PlacedTrocar
 from ..procedure.navigate import LARGEST_TARGET_ERROR_MM, budget_at_target
@@ -204,7 +205,7 @@ def register(
             )
             residuals = np.linalg.norm(transform_points(found.MovingToFixed, moving) - fixed, axis=1)
             by_landmarks = replace(by_landmarks, residuals_mm=residuals)
-        error_mm = max(float(found.predicted_tre_mm(target)) for target in targets)
+        error_mm = _expected_error_mm(scene, found, targets)
         if not error_mm <= LARGEST_TARGET_ERROR_MM:
             worst = by_landmarks.redo or by_landmarks.names[int(by_landmarks.residuals_mm.argmax())]
             raise CalibrationError(
@@ -215,6 +216,15 @@ def register(
         refuse_registration(scene, error)
         raise
     return show_registration(scene, by_landmarks, error_mm, found, len(points) if found is not by_landmarks else 0)
+
+
+def _expected_error_mm(scene: vtkMRMLScene, registration: PatientRegistration, targets: list[FloatArray]) -> float:
+    """Of the trocar's tip at the worst planned target; before it is calibrated, of the registration alone."""
+    calibration, plan = calibration_of(scene, "Trocar"), plan_of(scene)
+    if calibration is None or plan is None:
+        return max(float(registration.predicted_tre_mm(target)) for target in targets)
+    budgets = _budgets(calibration, registration, plan, ijk_to_ras(scene)).values()
+    return max((float(budget.total.rms_mm(budget.tip_ras)) for budget in budgets), default=float("nan"))
 
 
 def show_registration(
@@ -348,8 +358,13 @@ def target_budgets(scene: vtkMRMLScene, tool: str = "Trocar") -> dict[Side, Erro
     registration, calibration, plan = registration_of(scene), calibration_of(scene, tool), plan_of(scene)
     if registration is None or calibration is None or plan is None:
         return {}
-    voxels = ijk_to_ras(scene)
-    return {side: budget_at_target(calibration, registration, one, voxels) for side, one in chosen(plan).items()}
+    return _budgets(calibration, registration, plan, ijk_to_ras(scene))
+
+
+def _budgets(
+    calibration: ToolCalibration, registration: PatientRegistration, plan: Plan, IJKToRAS: FloatArray
+) -> dict[Side, ErrorBudget]:
+    return {side: budget_at_target(calibration, registration, one, IJKToRAS) for side, one in chosen(plan).items()}
 
 
 def show_trocar(scene: vtkMRMLScene, side: Side, placed: PlacedTrocar, trajectory: Trajectory) -> None:
