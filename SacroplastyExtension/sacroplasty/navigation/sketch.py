@@ -122,11 +122,12 @@ def bulls_eye(
         covariance = uncertainty.covariance_at(reading.tip_ras)
         radii = [ASSURED_SIGMAS * float(np.sqrt(max(axis @ covariance @ axis, 0.0))) * scale for axis in (right, up)]
         shapes.append(Ellipse(tip, (radii[0], radii[1]), color, max(1.5, size / 200)))
-    thickness = max(2.0, trajectory.outer_diameter_mm * scale)
+    thick = max(2.0, trajectory.outer_diameter_mm / 2 * scale)
     shapes += [
         Line(hub, tip, color, max(2.0, size / 120)),
         Ellipse(hub, (0.018 * size, 0.018 * size), color, max(2.0, size / 150)),
-        Ellipse(tip, (thickness / 2, thickness / 2), color, filled=True),
+        Ellipse(tip, (thick, thick), color, max(2.0, size / 150)),
+        Ellipse(tip, (0.02 * size, 0.02 * size), color, filled=True),
     ]
     return shapes
 
