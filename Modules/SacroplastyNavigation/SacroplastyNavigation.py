@@ -195,9 +195,7 @@ class GuidanceReadout:
             "offset": f"{reading.offset_from_line_mm:.1f}" if valid else "–",
             "angle": f"{reading.angle_deg:.1f}" if valid else "–",
             "depth": f"{abs(reading.depth_to_target_mm):.0f}" if valid else "–",
-            "depthCaption": _("Beyond target (mm)")
-            if valid and reading.depth_to_target_mm < 0
-            else _("To target (mm)"),
+            "depthCaption": _("Beyond target (mm)") if beyond else _("To target (mm)"),
             "bone": f"{abs(reading.depth_to_bone_mm):.0f}" if valid else "–",
             "boneCaption": _("Past cortex (mm)") if past else _("To cortex (mm)"),
             "nearest": self.logic.nearestText(reading) if valid else "–",
@@ -1053,9 +1051,7 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
             ).format(
                 side=_("left") if side == "left" else _("right"),
                 target=f"{off.target_mm:.1f}",
-                depth=(_("{mm} mm too deep") if off.depth_mm > 0 else _("{mm} mm short")).format(
-                    mm=f"{abs(off.depth_mm):.1f}"
-                ),
+                depth=self._depthText(off.depth_mm),
                 entry=f"{off.entry_mm:.1f}",
                 angle=f"{off.angle_deg:.1f}",
                 error=f"{placed[side].predicted_error_mm:.1f}",

@@ -120,8 +120,8 @@ def bulls_eye(
     tip, hub = seen(reading.tip_ras), seen(reading.tip_ras - _BEHIND_MM * reading.ahead_ras)
     if uncertainty is not None:
         covariance = uncertainty.covariance_at(reading.tip_ras)
-        radii = [ASSURED_SIGMAS * float(np.sqrt(max(axis @ covariance @ axis, 0.0))) * scale for axis in (right, up)]
-        shapes.append(Ellipse(tip, (radii[0], radii[1]), color, max(1.5, size / 200)))
+        radii = [ASSURED_SIGMAS * np.sqrt(max(float(axis @ covariance @ axis), 0.0)) * scale for axis in (right, up)]
+        shapes.append(Ellipse(tip, (radii[0], radii[1]), color, max(1.0, size / 300)))
     thick = max(2.0, trajectory.outer_diameter_mm / 2 * scale)
     shapes += [
         Line(hub, tip, color, max(2.0, size / 120)),
