@@ -32,6 +32,8 @@ if importlib.util.find_spec("sacroplasty") is None:
 
 #: How often the readout is asked for, so that an old pose is gone in time; pictures that move are drawn less often.
 TICK_MS = 20
+#: How long a reading may stand on the screen: until the next tick, and half a tick more where that comes late.
+SHOWN_S = 0.03
 PICTURE_S = 0.04
 PAUSE_S = 120.0
 
@@ -882,7 +884,7 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
             self._clearance,
             self._volume(parameters),
             parameters.smoothingMs / 1000,
-            TICK_MS / 1000,
+            SHOWN_S,
         )
         self._display = guidance_display.GuidanceDisplay(slicer.mrmlScene, parameters.tipToRAS)
 

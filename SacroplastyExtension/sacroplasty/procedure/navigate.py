@@ -21,6 +21,7 @@ from ..navigation.pivot import calibrate_pivot
 from ..navigation.registration import PatientRegistration, Registration, register_landmarks
 from ..navigation.tool_calibration import ToolCalibration, tool_calibration
 from ..planning.model import Side, Trajectory
+from ..planning.pose_uncertainty import PoseUncertainty
 from .case import Case, PlacedTrocar
 from .equipment import Clocks, Equipment
 from .journal import Journal
@@ -148,6 +149,32 @@ def budget(
     )
 
 
+class TrocarError:
+    """The error of a trocar's place as it moves: worked out anew when it has moved or turned enough to change it."""
+
+    #: So far the error changes by a few percent.
+    _MOVED_MM, _TURNED_DEG = 5.0, 3.0
+
+    def __init__(self, calibration: ToolCalibration, registration: PatientRegistration, IJKToRAS: FloatArray) -> None:
+        self._calibration, self._registration, self._IJKToRAS = calibration, registration, IJKToRAS
+        self._tip: tuple[FloatArray, FloatArray] | None = None
+        self._found: PoseUncertainty | None = None
+
+    def at(self, TrocarToRAS: FloatArray) -> PoseUncertainty:
+        """All errors together of a trocar in this pose (4, 4) of its markers."""
+        tip = transform_points(TrocarToRAS, self._calibration.tip_in_tool_mm)
+        ahead = TrocarToRAS[:3, :3] @ self._calibration.axis_in_tool
+        if (
+            self._found is None
+            or self._tip is None
+            or float(np.linalg.norm(tip - self._tip[0])) > self._MOVED_MM
+            or float(ahead @ self._tip[1]) < np.cos(np.radians(self._TURNED_DEG))
+        ):
+            self._found = budget(self._calibration, self._registration, TrocarToRAS, self._IJKToRAS).total
+            self._tip = tip, ahead
+        return self._found
+
+
 def budget_at_target(
     calibration: ToolCalibration, registration: PatientRegistration, trajectory: Trajectory, IJKToRAS: FloatArray
 ) -> ErrorBudget:
@@ -177,6 +204,7 @@ def guide_trocar(
     assert case.registration is not None
     trajectory = case.targets[side]
     calibration, registration = case.calibrations["Trocar"], case.registration
+    error = TrocarError(calibration, registration, case.ct.IJKToRAS)
     error_mm = target_error_mm(case, registration, trajectory)
     in_place: list[FloatArray] = []
     give_up_s = clocks.device.now() + _PATIENCE_S
@@ -188,7 +216,7 @@ def guide_trocar(
         pose = uncertainty = None
         if TrocarToRAS is not None:
             pose = TrocarToRAS @ calibration.TipToTool
-            uncertainty = budget(calibration, registration, TrocarToRAS, case.ct.IJKToRAS).total
+            uncertainty = error.at(TrocarToRAS)
         lost = reading.reason or reference.reason
         seen = guide(pose, max(reading.age_s, reference.age_s), trajectory, clearance, uncertainty, lost)
         for event in alarms.update(seen, now_s):

@@ -18,14 +18,12 @@ from ..errors import CalibrationError, SacroplastyError
 from ..geometry import FloatArray, angle_between_deg, invert_rigid
 from ..navigation.alarms import GuidanceAlarms
 from ..navigation.guidance import GuidanceReading, blank, guide
-from ..navigation.registration import PatientRegistration
 from ..navigation.smoothing import PoseSmoother
-from ..navigation.tool_calibration import ToolCalibration
 from ..navigation.watchdog import Level, Watchdog, WorkingVolume
 from ..planning.model import Trajectory
 from ..planning.pose_uncertainty import PoseUncertainty
 from ..procedure.case import PlacedTrocar
-from ..procedure.navigate import LARGEST_TARGET_ERROR_MM, budget, budget_at_target
+from ..procedure.navigate import LARGEST_TARGET_ERROR_MM, TrocarError, budget_at_target
 from .anatomy import readable
 from .calibration import calibration_of, tool_name, usable_tip
 from .devices import REFERENCE_TO_RAS, pose_problem, recording_of
@@ -36,8 +34,6 @@ from .planning import trajectory_of
 if TYPE_CHECKING:
     from ..navigation.clearance import ShaftClearance
 
-#: The error is worked out anew when the trocar has moved or turned by this much: so far it changes by a few percent.
-_MOVED_MM, _TURNED_DEG = 5.0, 3.0
 #: A final position is the mean of the poses of so long, which lie within so much of each other.
 _REST_S, _REST_MM, _FEWEST_AT_REST = 0.5, 1.5, 5
 
@@ -47,9 +43,8 @@ class _Facts:
     """What guidance rests on besides poses; `problem` says in words what is lacking."""
 
     trajectory: Trajectory | None = None
-    registration: PatientRegistration | None = None
-    calibration: ToolCalibration | None = None
-    IJKToRAS: FloatArray | None = None
+    ToolToTip: FloatArray | None = None
+    error: TrocarError | None = None
     problem: str = ""
 
 
@@ -95,7 +90,6 @@ class Guide:
         self._facts_of: tuple[object, ...] = ()
         self._facts = _Facts()
         self._seen = blank("no pose came yet")
-        self._worked_out_at: FloatArray | None = None
         self._poses: deque[tuple[float, FloatArray]] = deque(maxlen=512)
         self.alarms = GuidanceAlarms()
         self.uncertainty: PoseUncertainty | None = None
@@ -188,25 +182,11 @@ class Guide:
     def _read(self, now_s: float) -> None:
         """Make the reading of the pose of now."""
         facts = self._facts
-        assert facts.trajectory is not None
+        assert facts.trajectory is not None and facts.error is not None and facts.ToolToTip is not None
         pose, self._delay_s = self._smoother.add(self._tip_to_ras(), now_s)
         self._poses.append((now_s, pose))
-        self._work_out(pose, facts)
+        self.uncertainty = facts.error.at(pose @ facts.ToolToTip)
         self._seen = guide(pose, self._delay_s, facts.trajectory, self._clearance, self.uncertainty)
-
-    def _work_out(self, pose: FloatArray, facts: _Facts) -> None:
-        """The error of the trocar in this pose, if it has moved enough for another one."""
-        last = self._worked_out_at
-        if (
-            last is not None
-            and float(np.linalg.norm(pose[:3, 3] - last[:3, 3])) < _MOVED_MM
-            and angle_between_deg(pose[:3, 2], last[:3, 2]) < _TURNED_DEG
-        ):
-            return
-        assert facts.registration is not None and facts.calibration is not None and facts.IJKToRAS is not None
-        TrocarToRAS = pose @ invert_rigid(facts.calibration.TipToTool)
-        self.uncertainty = budget(facts.calibration, facts.registration, TrocarToRAS, facts.IJKToRAS).total
-        self._worked_out_at = pose
 
     def _tracked(self) -> list[vtkMRMLLinearTransformNode]:
         """The tool to the reference, and tool and reference to the tracker where the scene has them."""
@@ -261,8 +241,7 @@ class Guide:
         )
         key = tuple((node.GetID(), node.GetMTime()) for node in texts)
         if key != self._facts_of:
-            self._facts_of, self._worked_out_at = key, None
-            self._facts = self._read_facts()
+            self._facts_of, self._facts = key, self._read_facts()
         return self._facts
 
     def _read_facts(self) -> _Facts:
@@ -289,14 +268,14 @@ class Guide:
                 f"the expected error of the tip at the target is {error_mm:.1f} mm, "
                 f"limit {LARGEST_TARGET_ERROR_MM:.1f}: register or calibrate better"
             )
-        return _Facts(trajectory, registration, calibration, IJKToRAS, problem)
+        follower = TrocarError(calibration, registration, IJKToRAS)
+        return _Facts(trajectory, invert_rigid(calibration.TipToTool), follower, problem)
 
     def _forget(self) -> None:
         """Nothing of a tool that was lost goes on into what comes after."""
         self._smoother.reset()
         self._poses.clear()
         self._delay_s = 0.0
-        self._worked_out_at = None
 
     def _tip_to_ras(self) -> FloatArray:
         matrix = vtk.vtkMatrix4x4()
