@@ -203,7 +203,8 @@ class GuidanceReadout:
             "nearest": self.logic.nearestText(reading) if valid else "–",
             "detail": self.logic.detailText(reading) if valid else "",
             "warnings": self.logic.warningsText(),
-            "status": status,
+            # In the panel this stands at its top already.
+            "status": f"{_('Research software, not a medical device.')}\n{status}" if self._scale > 1 else status,
         }
         for name, text in texts.items():
             getattr(self.parts, f"{name}Label").text = text

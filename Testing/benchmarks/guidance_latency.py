@@ -7,8 +7,8 @@ processes read the same clock. The pose carries its number in its depth, so that
 
 Ways: the roles of this project with the procedure's guidance, TRANSFORM and TDATA messages; the device desk with
 guidance in a headless scene, polled every 5 ms as under its timer; pyigtl with a plain guidance (distance from the
-line, angle, depth, and one look-up in each distance field along the shaft, without error, warnings or checks). On a busy
-computer these times are those of waiting for a core; the processor time shows what the programs themselves need.
+line, angle, depth, and one look-up in each distance field along the shaft, without error, warnings or checks). On a
+busy computer these times are those of waiting for a core; the processor time shows what the programs themselves need.
 
 Silence: the tracker pauses for 0.4 s after every half second; guidance in the scene is asked every 20 ms, as by the
 module.

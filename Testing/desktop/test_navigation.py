@@ -157,7 +157,7 @@ def test_a_tool_is_pivoted_checked_and_refused_in_words(desktop, room):
     assert ui.pivotStatusLabel.text.startswith("✘ only 1 valid poses")
 
 
-def test_what_pivoting_lacks_is_said_while_it_goes_on(desktop, room):
+def test_what_pivoting_lacks_is_said_while_it_goes_on(desktop, room, picture_folder):
     room.parameters.toolToReference = room.stylus
     room.ui.pivotButton.click()
     for turn in range(40):
@@ -165,6 +165,15 @@ def test_what_pivoting_lacks_is_said_while_it_goes_on(desktop, room):
         room.widget.logic.collect()
     desktop.wait(300)
     assert "turned through only" in room.ui.pivotAdviceLabel.text
+    for turn in range(60):
+        rotation = rotation_about([np.cos(0.05 * turn), np.sin(0.05 * turn), 0.0], 30.0)
+        nodes.set_transform(room.stylus, rigid(rotation, DIVOT - rotation @ TIP))
+        room.widget.logic.collect()
+    desktop.wait(300)
+    assert not room.ui.coverageLabel.pixmap.isNull()
+    room.ui.registrationCollapsibleButton.collapsed = True
+    room.ui.guidanceCollapsibleButton.collapsed = True
+    room.picture("tools", picture_folder)
     room.ui.spinButton.click()
     assert not room.ui.pivotButton.checked and room.ui.spinButton.checked, "one thing at a time"
     desktop.leave(room.widget)
@@ -261,6 +270,7 @@ def test_leaving_the_module_ends_guidance_everywhere(desktop, room):
     room.widget.showGuidance()
     screen = room.widget._screen
     assert screen.parts.depthLabel.text == "12"
+    assert screen.parts.statusLabel.text.startswith("Research software, not a medical device.")
     assert desktop.scene.GetFirstNodeByName("Live trocar") is not None
     desktop.leave(room.widget)
     assert screen.parts.depthLabel.text == "–" and screen.parts.reasonLabel.text == "The module was left."
@@ -344,6 +354,12 @@ def test_a_segmented_patient_is_guided_pictured_and_recorded(desktop, patient, p
     ):
         assert not label.pixmap.isNull()
     room.picture("guide", picture_folder)
+    room.ui.screenButton.click()
+    screen = room.widget._screen.widget
+    screen.resize(1280, 720)
+    desktop.wait(50)
+    assert screen.grab().save(str(picture_folder / f"{MODULE}-screen.png"))
+    room.ui.screenButton.click()
     room.hold(left_mm=-4.0, aside_mm=7.0, tilt_deg=-9.0)
     room.picture("warning", picture_folder)
     room.trocar.SetAttribute(devices.VALID, "0")
