@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-
-import numpy as np
 
 from ..geometry import FloatArray
 
@@ -20,24 +19,21 @@ class Twins:
     """Watches the poses of one name, every one that comes, also those with the same time stamp."""
 
     def __init__(self) -> None:
-        self._places: deque[FloatArray] = deque(maxlen=2)
+        self._places: deque[tuple[float, ...]] = deque(maxlen=2)
         self._times = 0
         self._last_s = float("-inf")
 
     def observe(self, matrix: FloatArray, received_s: float) -> None:
         """Take a pose (4, 4) that counts as seen."""
-        place = np.array(matrix[:3, 3])
-        if len(self._places) == 2:
-            before, last = self._places
-            jumped = float(np.linalg.norm(place - last)) > _JUMP_MM
-            back = float(np.linalg.norm(place - before)) < _BACK_MM
-            # Poses that repeat the last place, as of a sender that sends twice, say nothing either way.
-            if jumped:
-                self._times = self._times + 1 if back else 0
+        place = tuple(matrix[:3, 3].tolist())
+        # Poses that repeat the last place, as of a sender that sends twice, say nothing either way.
+        if self._places and place == self._places[-1]:
+            return
+        if len(self._places) == 2 and math.dist(place, self._places[1]) > _JUMP_MM:
+            self._times = self._times + 1 if math.dist(place, self._places[0]) < _BACK_MM else 0
             if self._times >= _TIMES:
                 self._last_s = received_s
-        if not self._places or not np.array_equal(place, self._places[-1]):
-            self._places.append(place)
+        self._places.append(place)
 
     def seen(self, now_s: float) -> bool:
         """Whether two tools send under this name just now."""
