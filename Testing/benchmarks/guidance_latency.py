@@ -181,8 +181,9 @@ def by_roles(bench: Bench, seconds: float, as_tdata: bool) -> FloatArray:
         last: list[FloatArray] = []
 
         def step() -> float | None:
+            for received in role.client.poll(time.monotonic(), 0.005):
+                role.handle(received)
             now_s = time.monotonic()
-            role.poll(now_s)
             tool, reference = role.pose("TrocarToTracker", now_s), role.pose("ReferenceToTracker", now_s)
             if tool.matrix is None or reference.matrix is None or (last and last[0] is tool.matrix):
                 return None
@@ -193,7 +194,7 @@ def by_roles(bench: Bench, seconds: float, as_tdata: bool) -> FloatArray:
             pose = TrocarToRAS @ known.TipToTool
             return guide(pose, age_s, bench.trajectory, bench.clearance, uncertainty).depth_to_target_mm
 
-        result = latencies(bench, tracker, seconds, step, 0.001)
+        result = latencies(bench, tracker, seconds, step, 0.0)
         role.client.close()
     return result
 
