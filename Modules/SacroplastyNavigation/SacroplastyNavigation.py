@@ -842,19 +842,17 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
     def errorText(self):
         """The expected error of the trocar at each target, with its largest sources."""
+        from sacroplasty.procedure.navigate import navigation_error_mm
         from sacroplasty.scene import navigation
 
-        lines = []
-        for side, budget in navigation.target_budgets(slicer.mrmlScene).items():
-            sources = list(budget.rms_mm().items())[:3]
-            lines.append(
-                _("Expected at the {side} target: {error} mm ({sources})").format(
-                    side=_("left") if side == "left" else _("right"),
-                    error=f"{float(budget.total.rms_mm(budget.tip_ras)):.1f}",
-                    sources=", ".join(f"{name} {error:.1f}" for name, error in sources),
-                )
+        return "\n".join(
+            _("Expected at the {side} target: {error} mm\n({sources})").format(
+                side=_("left") if side == "left" else _("right"),
+                error=f"{navigation_error_mm(budget):.1f}",
+                sources=", ".join(f"{name} {error:.1f}" for name, error in budget.rms_mm().items() if error >= 0.05),
             )
-        return "\n".join(lines)
+            for side, budget in navigation.target_budgets(slicer.mrmlScene).items()
+        )
 
     # Guidance
 

@@ -34,6 +34,9 @@ LARGEST_TARGET_ERROR_MM = 2.0
 #: some 50 mm apart (own assumption, after figures of about 0.1 mm).
 TRACKER_NOISE = pose_noise(0.1, 0.1)
 
+#: The part of an error budget that lies in the CT, not in navigation.
+_VOXELS = "voxels of the CT"
+
 #: A calibration is tried again each time this many more poses have come in, until the tip is known this well.
 _POSES_PER_TRY = 60
 _CERTAIN_TIP_MM = 0.1
@@ -184,13 +187,23 @@ def budget_at_target(
     return budget(calibration, registration, TrocarToRAS, IJKToRAS)
 
 
+def navigation_error_mm(errors: ErrorBudget) -> float:
+    """How far off (root mean square) the tip is shown in the CT: all but the voxels of the CT itself.
+
+    Those are part of the shaft's clearance, but not of what calibrating and registering anew can better.
+    """
+    return float(np.sqrt(sum(error**2 for source, error in errors.rms_mm().items() if source != _VOXELS)))
+
+
 def target_error_mm(case: Case, registration: PatientRegistration, trajectory: Trajectory) -> float:
-    """Expected error (root mean square) of the trocar's tip at its target; not a number before it is calibrated."""
+    """Expected error (root mean square) of the trocar's tip at its target; not a number before it is calibrated.
+
+    That of navigation (`navigation_error_mm`).
+    """
     calibration = case.calibrations.get("Trocar")
     if calibration is None:
         return float("nan")
-    at_target = budget_at_target(calibration, registration, trajectory, case.ct.IJKToRAS)
-    return float(at_target.total.rms_mm(trajectory.target))
+    return navigation_error_mm(budget_at_target(calibration, registration, trajectory, case.ct.IJKToRAS))
 
 
 def guide_trocar(
@@ -209,11 +222,18 @@ def guide_trocar(
     in_place: list[FloatArray] = []
     give_up_s = clocks.device.now() + _PATIENCE_S
     phase, alarms = "", GuidanceAlarms()
-    while not _is_steady([pose[:3, 3] for pose in in_place]):
+    uncertainty: PoseUncertainty | None = None
+    while True:
+        if _is_steady([pose[:3, 3] for pose in in_place]):
+            # What noise makes of a single pose does not decide, neither for nor against it.
+            rests = _mean_pose(in_place)
+            if not guide(rests, 0.0, trajectory, clearance, uncertainty).may_touch:
+                break
+            in_place = []
         now_s = clocks.device.now()
         tool, reading, reference = equipment.tool_to_reference("Trocar", now_s)
         TrocarToRAS = None if tool is None else registration.MovingToFixed @ tool
-        pose = uncertainty = None
+        pose = None
         if TrocarToRAS is not None:
             pose = TrocarToRAS @ calibration.TipToTool
             uncertainty = error.at(TrocarToRAS)
@@ -241,7 +261,7 @@ def guide_trocar(
                 clearance_mm=nearest.distance_mm if nearest else None,
                 breach_probability=nearest.breach_probability if nearest else None,
             )
-        if pose is not None and seen.valid and not seen.may_touch and _is_in_place(pose, trajectory):
+        if pose is not None and seen.valid and _is_in_place(pose, trajectory):
             if not (in_place and np.array_equal(in_place[-1], pose)):
                 in_place = [*in_place[1 - _STEADY_POSES :], pose]
         else:
@@ -254,11 +274,10 @@ def guide_trocar(
             Steer(side, trajectory, seen, pose),
             len(in_place) / _STEADY_POSES,
         )
-    tip = np.mean([pose[:3, 3] for pose in in_place], axis=0)
-    ahead = np.mean([pose[:3, 2] for pose in in_place], axis=0)
+    tip, ahead = rests[:3, 3], rests[:3, 2]
     placed = PlacedTrocar(
         tip_ras=tip,
-        hub_ras=tip - ahead / np.linalg.norm(ahead) * trajectory.length_mm,
+        hub_ras=tip - ahead * trajectory.length_mm,
         target_error_mm=float(np.linalg.norm(tip - trajectory.target)),
         angle_deg=angle_between_deg(ahead, trajectory.target - trajectory.entry_skin),
         predicted_error_mm=error_mm,
@@ -315,6 +334,12 @@ def _is_steady(points: list[FloatArray]) -> bool:
 def _is_in_place(TipToRAS: FloatArray, trajectory: Trajectory) -> bool:
     near = np.linalg.norm(TipToRAS[:3, 3] - trajectory.target) <= _PLACED_MM
     return bool(near) and angle_between_deg(TipToRAS[:3, 2], trajectory.target - trajectory.entry_skin) <= _PLACED_DEG
+
+
+def _mean_pose(poses: Sequence[FloatArray]) -> FloatArray:
+    """Mean tip and direction of poses (4, 4) of a trocar's tip; how it is turned about its shaft does not count."""
+    ahead = np.mean([pose[:3, 2] for pose in poses], axis=0)
+    return rigid(rotation_between([0, 0, 1], ahead), np.mean([pose[:3, 3] for pose in poses], axis=0))
 
 
 def _guidance_text(seen: GuidanceReading) -> str:

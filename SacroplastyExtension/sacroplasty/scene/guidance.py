@@ -15,7 +15,7 @@ import slicer
 from slicer import vtkMRMLLinearTransformNode, vtkMRMLMarkupsLineNode, vtkMRMLScene
 
 from ..errors import CalibrationError, SacroplastyError
-from ..geometry import FloatArray, angle_between_deg, invert_rigid
+from ..geometry import FloatArray, angle_between_deg, invert_rigid, rigid, rotation_between, unit
 from ..navigation.alarms import GuidanceAlarms
 from ..navigation.guidance import GuidanceReading, blank, guide
 from ..navigation.smoothing import PoseSmoother
@@ -23,7 +23,7 @@ from ..navigation.watchdog import Level, Watchdog, WorkingVolume
 from ..planning.model import Trajectory
 from ..planning.pose_uncertainty import PoseUncertainty
 from ..procedure.case import PlacedTrocar
-from ..procedure.navigate import LARGEST_TARGET_ERROR_MM, TrocarError, budget_at_target
+from ..procedure.navigate import LARGEST_TARGET_ERROR_MM, TrocarError, budget_at_target, navigation_error_mm
 from .anatomy import readable
 from .calibration import calibration_of, tool_name, usable_tip
 from .devices import REFERENCE_TO_RAS, pose_problem, recording_of
@@ -45,6 +45,7 @@ class _Facts:
     trajectory: Trajectory | None = None
     ToolToTip: FloatArray | None = None
     error: TrocarError | None = None
+    target_error_mm: float = float("nan")
     problem: str = ""
 
 
@@ -152,20 +153,22 @@ class Guide:
                 f"the trocar is not at its target: {seen.depth_to_target_mm:.0f} mm left, "
                 f"{seen.offset_from_line_mm:.1f} mm off the line"
             )
-        if seen.may_touch:
-            name = readable(seen.nearest.structure) if seen.nearest else "a protected structure"
-            raise CalibrationError(f"the shaft may touch {name}; draw back and look")
         rest = [pose for time_s, pose in self._poses if time_s >= self._clock() - _REST_S]
         tips = np.array([pose[:3, 3] for pose in rest])
         if len(rest) < _FEWEST_AT_REST or float(np.ptp(tips, axis=0).max()) > _REST_MM:
             raise CalibrationError("the trocar moves; let it rest for a second and record it then")
-        tip, ahead = tips.mean(axis=0), np.mean([pose[:3, 2] for pose in rest], axis=0)
+        tip, ahead = tips.mean(axis=0), unit(np.mean([pose[:3, 2] for pose in rest], axis=0))
+        mean = rigid(rotation_between([0, 0, 1], ahead), tip)
+        rests = guide(mean, 0.0, trajectory, self._clearance, self.uncertainty)
+        if rests.may_touch:
+            name = readable(rests.nearest.structure) if rests.nearest else "a protected structure"
+            raise CalibrationError(f"the shaft may touch {name}; draw back and look")
         placed = PlacedTrocar(
             tip_ras=tip,
-            hub_ras=tip - ahead / np.linalg.norm(ahead) * trajectory.length_mm,
+            hub_ras=tip - ahead * trajectory.length_mm,
             target_error_mm=float(np.linalg.norm(tip - trajectory.target)),
             angle_deg=angle_between_deg(ahead, trajectory.target - trajectory.entry_skin),
-            predicted_error_mm=float(seen.predicted_error_mm or 0.0),
+            predicted_error_mm=self._facts.target_error_mm,
         )
         show_trocar(self._scene, trajectory.side, placed, trajectory)
         return placed
@@ -260,16 +263,14 @@ class Guide:
         if problem or registration is None or calibration is None:
             return _Facts(trajectory, problem=problem or "the trocar is not calibrated")
         IJKToRAS = ijk_to_ras(self._scene)
-        error_mm = float(
-            budget_at_target(calibration, registration, trajectory, IJKToRAS).total.rms_mm(trajectory.target)
-        )
+        error_mm = navigation_error_mm(budget_at_target(calibration, registration, trajectory, IJKToRAS))
         if not error_mm <= LARGEST_TARGET_ERROR_MM:
             problem = (
                 f"the expected error of the tip at the target is {error_mm:.1f} mm, "
                 f"limit {LARGEST_TARGET_ERROR_MM:.1f}: register or calibrate better"
             )
         follower = TrocarError(calibration, registration, IJKToRAS)
-        return _Facts(trajectory, invert_rigid(calibration.TipToTool), follower, problem)
+        return _Facts(trajectory, invert_rigid(calibration.TipToTool), follower, error_mm, problem)
 
     def _forget(self) -> None:
         """Nothing of a tool that was lost goes on into what comes after."""

@@ -37,7 +37,7 @@ from ..navigation.tool_calibration import ToolCalibration
 from ..planning.model import Plan, Side, Trajectory
 from ..planning.pose_uncertainty import PoseUncertainty
 from ..procedure.case import PlacedTrocar
-from ..procedure.navigate import LARGEST_TARGET_ERROR_MM, budget_at_target
+from ..procedure.navigate import LARGEST_TARGET_ERROR_MM, budget_at_target, navigation_error_mm
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import anatomy_of, readable, segmented_ct
 from .calibration import PoseWatch, calibration_of, tip_in_reference
@@ -224,7 +224,7 @@ def _expected_error_mm(scene: vtkMRMLScene, registration: PatientRegistration, t
     if calibration is None or plan is None:
         return max(float(registration.predicted_tre_mm(target)) for target in targets)
     budgets = _budgets(calibration, registration, plan, ijk_to_ras(scene)).values()
-    return max((float(budget.total.rms_mm(budget.tip_ras)) for budget in budgets), default=float("nan"))
+    return max((navigation_error_mm(budget) for budget in budgets), default=float("nan"))
 
 
 def show_registration(
