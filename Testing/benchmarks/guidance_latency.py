@@ -216,7 +216,7 @@ def in_the_scene(bench: Bench, seconds: float) -> FloatArray:
 
         def step() -> float | None:
             desk.poll(time.monotonic(), time.time())
-            seen = followed._seen
+            seen = followed.reading()
             if not seen.valid or (last and last[0] is seen):
                 return None
             last[:] = [seen]

@@ -77,7 +77,7 @@ def test_going_on_through_the_front_is_seen(clearance: ShaftClearance) -> None:
     depths = [clearance.distances_mm([-36, tip, 20], [-36, -60, 20], 3.0)["anterior_cortex"] for tip in (-12, -6, 0, 6)]
     assert (np.diff(depths) < -4).all()
     assert depths[2] == pytest.approx(-1.5, abs=1.0)
-    nearest = clearance.nearest([-36, 6, 20], [-36, -60, 20], 3.0)
+    nearest = clearance.assess([-36, 6, 20], [-36, -60, 20], 3.0).nearest
     assert nearest.structure == "anterior_cortex"
     assert nearest.distance_mm < -5
 
@@ -86,8 +86,8 @@ def test_a_structure_without_confidence_forbids_its_side(anatomy: Anatomy) -> No
     confidence = {name: value for name, value in anatomy.confidence.items() if name != "foramen_s2_left"}
     clearance = ShaftClearance.of_anatomy(replace(anatomy, confidence=confidence))
     left, right = ([-36, -9, 20], [-36, -60, 20]), ([36, -9, 20], [36, -60, 20])
-    assert clearance.nearest(*left, 3.0, "left").distance_mm == -np.inf
-    assert clearance.nearest(*right, 3.0, "right").distance_mm == pytest.approx(7.5, abs=1.0)
+    assert clearance.assess(*left, 3.0, "left").nearest.distance_mm == -np.inf
+    assert clearance.assess(*right, 3.0, "right").nearest.distance_mm == pytest.approx(7.5, abs=1.0)
 
 
 def test_without_foramina_there_is_no_clearance_at_all(anatomy: Anatomy) -> None:

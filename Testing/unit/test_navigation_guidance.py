@@ -177,14 +177,14 @@ def test_without_distance_fields_the_clearance_is_unknown_not_large() -> None:
 def test_a_structure_that_was_not_found_forbids_shafts_on_its_side() -> None:
     clearance = clearance_from({"sacral_canal": ball([0, 0, 0], 5)}, unknown=["foramen_s2_right"])
     shaft = ([100, 0, 0], [100, -90, 0], 3.0)
-    assert clearance.nearest(*shaft, "right").distance_mm == -np.inf
-    assert clearance.nearest(*shaft).structure == "foramen_s2_right"
-    assert clearance.nearest(*shaft, "left").distance_mm == pytest.approx(100 - 5 - 1.5)
+    assert clearance.assess(*shaft, "right").nearest.distance_mm == -np.inf
+    assert clearance.assess(*shaft).nearest.structure == "foramen_s2_right"
+    assert clearance.assess(*shaft, "left").nearest.distance_mm == pytest.approx(100 - 5 - 1.5)
     middle = clearance_from({}, unknown=["sacral_canal"])
-    assert middle.nearest(*shaft, "left").distance_mm == -np.inf
+    assert middle.assess(*shaft, "left").nearest.distance_mm == -np.inf
 
 
 def test_a_shaft_that_is_no_number_is_not_clear_of_anything() -> None:
     clearance = clearance_from({"sacral_canal": ball([0, 0, 0], 5)})
-    assert clearance.nearest([np.nan, 0, 0], [0, 0, 0], 3.0).distance_mm == -np.inf
-    assert clearance.nearest([50, 0, 0], [60, 0, 0], float("nan")).distance_mm == -np.inf
+    assert clearance.assess([np.nan, 0, 0], [0, 0, 0], 3.0).nearest.distance_mm == -np.inf
+    assert clearance.assess([50, 0, 0], [60, 0, 0], float("nan")).nearest.distance_mm == -np.inf

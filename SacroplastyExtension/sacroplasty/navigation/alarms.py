@@ -38,7 +38,7 @@ PULSES_S: Mapping[Priority, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True)
-class Warning:
+class GuidanceWarning:
     """Something that the surgeon must know.
 
     Attributes:
@@ -68,14 +68,14 @@ class GuidanceAlarms:
     """The warnings that stand, from one reading to the next."""
 
     def __init__(self) -> None:
-        self._standing: dict[str, Warning] = {}
+        self._standing: dict[str, GuidanceWarning] = {}
         self._cleared_s: dict[str, float] = {}
         self._sounded: dict[str, tuple[float, Priority]] = {}
         self._paused_until_s = float("-inf")
         self._guided = False
 
     @property
-    def standing(self) -> tuple[Warning, ...]:
+    def standing(self) -> tuple[GuidanceWarning, ...]:
         """All that stand, the worst first."""
         return tuple(sorted(self._standing.values(), key=lambda one: (-RANK[one.priority], one.distance_mm or 0.0)))
 
@@ -96,7 +96,7 @@ class GuidanceAlarms:
             if known is None or known.priority != priority:
                 events.append(WarningEvent(now_s, about, priority))
             begun_s = now_s if known is None or RANK[priority] > RANK[known.priority] else known.begun_s
-            self._standing[about] = Warning(about, priority, begun_s, distance_mm, probability)
+            self._standing[about] = GuidanceWarning(about, priority, begun_s, distance_mm, probability)
             self._cleared_s.pop(about, None)
         for about in set(self._standing) - set(wanted):
             cleared_s = self._cleared_s.setdefault(about, now_s)
@@ -127,11 +127,11 @@ class GuidanceAlarms:
         """How long the pause of the sound still lasts."""
         return max(0.0, self._paused_until_s - now_s)
 
-    def _is_due(self, warning: Warning, now_s: float) -> bool:
+    def _is_due(self, warning: GuidanceWarning, now_s: float) -> bool:
         sounded_s, priority = self._sounded.get(warning.about, (float("-inf"), warning.priority))
         return RANK[warning.priority] > RANK[priority] or now_s - sounded_s >= _AGAIN_S[warning.priority]
 
-    def _is_new_and_high(self, warning: Warning) -> bool:
+    def _is_new_and_high(self, warning: GuidanceWarning) -> bool:
         sounded = self._sounded.get(warning.about)
         return warning.priority == "high" and (sounded is None or RANK[sounded[1]] < RANK["high"])
 

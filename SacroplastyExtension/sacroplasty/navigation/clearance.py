@@ -234,12 +234,6 @@ class ShaftClearance:
         step = int(touched.any(axis=1).argmax())
         return Ahead(self._names[int(distances[step].argmin())], step * _STEP_MM)
 
-    def nearest(
-        self, tip_ras: ArrayLike, back_ras: ArrayLike, outer_diameter_mm: float, side: Side | None = None
-    ) -> StructureClearance:
-        """The nearest structure. Without any structure nothing is known and the distance is minus infinity."""
-        return self.assess(tip_ras, back_ras, outer_diameter_mm, side).nearest
-
 
 def _unknown(structure: str) -> StructureClearance:
     return StructureClearance(structure, float("-inf"), 0.0, float("-inf"), 1.0)
