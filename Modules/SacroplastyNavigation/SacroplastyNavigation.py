@@ -488,7 +488,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
                 table.setItem(number, column, qt.QTableWidgetItem(text))
         problem = self.logic.registrationProblem()
         text = self.logic.registrationText()
-        self.ui.registrationStatusLabel.text = f"✘ {problem}: {text}" if problem else f"✔ {text}"
+        self.ui.registrationStatusLabel.text = f"✘ {problem}" if problem else f"✔ {text}"
         self.ui.errorLabel.text = self.logic.errorText()
         self.ui.sweepLabel.text = _("{count} points").format(count=self.logic.sweptCount())
         self.onLandmarkSelected()
@@ -841,18 +841,23 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
         return navigation.registration_text(slicer.mrmlScene)
 
     def errorText(self):
-        """The expected error of the trocar at each target, with its largest sources."""
-        from sacroplasty.procedure.navigate import navigation_error_mm
+        """The expected error of the trocar at each target, with its sources, and what the CT itself leaves open."""
+        from sacroplasty.procedure.navigate import VOXELS, navigation_error_mm
         from sacroplasty.scene import navigation
 
-        return "\n".join(
-            _("Expected at the {side} target: {error} mm\n({sources})").format(
-                side=_("left") if side == "left" else _("right"),
-                error=f"{navigation_error_mm(budget):.1f}",
-                sources=", ".join(f"{name} {error:.1f}" for name, error in budget.rms_mm().items() if error >= 0.05),
+        texts = []
+        for side, budget in navigation.target_budgets(slicer.mrmlScene).items():
+            parts = budget.rms_mm()
+            voxels = parts.pop(VOXELS)
+            texts.append(
+                _("Expected at the {side} target: {error} mm\n({sources}; besides, voxels of the CT {voxels})").format(
+                    side=_("left") if side == "left" else _("right"),
+                    error=f"{navigation_error_mm(budget):.1f}",
+                    sources=", ".join(f"{name} {error:.1f}" for name, error in parts.items() if error >= 0.05),
+                    voxels=f"{voxels:.1f}",
+                )
             )
-            for side, budget in navigation.target_budgets(slicer.mrmlScene).items()
-        )
+        return "\n".join(texts)
 
     # Guidance
 

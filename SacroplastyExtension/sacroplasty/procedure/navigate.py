@@ -35,7 +35,7 @@ LARGEST_TARGET_ERROR_MM = 2.0
 TRACKER_NOISE = pose_noise(0.1, 0.1)
 
 #: The part of an error budget that lies in the CT, not in navigation.
-_VOXELS = "voxels of the CT"
+VOXELS = "voxels of the CT"
 
 #: A calibration is tried again each time this many more poses have come in, until the tip is known this well.
 _POSES_PER_TRY = 60
@@ -192,7 +192,7 @@ def navigation_error_mm(errors: ErrorBudget) -> float:
 
     Those are part of the shaft's clearance, but not of what calibrating and registering anew can better.
     """
-    return float(np.sqrt(sum(error**2 for source, error in errors.rms_mm().items() if source != _VOXELS)))
+    return float(np.sqrt(sum(error**2 for source, error in errors.rms_mm().items() if source != VOXELS)))
 
 
 def target_error_mm(case: Case, registration: PatientRegistration, trajectory: Trajectory) -> float:
