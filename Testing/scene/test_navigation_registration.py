@@ -148,6 +148,25 @@ def test_registration_brings_the_tip_onto_the_ct(scene, stylus):
     assert navigation.registration_text(scene).startswith("5 landmarks, expected error at the target 0.")
 
 
+def test_landmarks_that_the_ct_defines_badly_leave_more_error_at_the_target(scene, stylus):
+    from sacroplasty.scene.anatomy import RECORD_NAME
+    from sacroplasty.scene.records import write_record
+
+    marks = nodes.add_points(scene, LANDMARKS, "Landmarks")
+    planning.show_plan(scene, make_plan(make_ct()))
+    touch_all(scene, stylus)
+    errors = []
+    for uncertainty_mm in (0.0, 2.0):
+        found = {name: {"position_ras": point, "uncertainty_mm": uncertainty_mm} for name, point in LANDMARKS.items()}
+        write_record(scene, RECORD_NAME, {"landmarks": found})
+        errors.append(navigation.register(scene, marks)["error_mm"])
+    # Half a millimetre of touching alone, against two more of the landmarks.
+    assert errors[1] == pytest.approx(errors[0] * np.hypot(0.5, 2.0) / 0.5, rel=1e-3)
+    # Landmarks that a person placed have an error, too.
+    write_record(scene, RECORD_NAME, {"landmarks": {}})
+    assert errors[0] < navigation.register(scene, marks)["error_mm"] < errors[1]
+
+
 def test_a_landmark_touched_in_the_wrong_place_is_the_one_to_redo(scene, stylus):
     marks = nodes.add_points(scene, LANDMARKS, "Landmarks")
     planning.show_plan(scene, make_plan(make_ct()))

@@ -136,6 +136,18 @@ def test_touched_landmarks_register_the_patient(room: Room) -> None:
     assert error < 1.5
 
 
+def test_each_landmark_counts_by_its_own_error(room: Room) -> None:
+    marks = room.calibrated().case.anatomy.landmarks
+    for name, uncertainty_mm in zip(LANDMARKS, (1.5, 1.5, 0.5, 0.5, 1.0), strict=True):
+        marks[name] = Landmark(marks[name].position_ras, uncertainty_mm)
+    room.register(room.touch(error_mm=0.0))
+    assert room.case.registration is not None
+    # What the bone leaves open, and half a millimetre of the hand.
+    np.testing.assert_allclose(
+        np.square(room.case.registration.fle_mm), np.square([1.5, 1.5, 0.5, 0.5, 1.0]) + 0.25, rtol=1e-6
+    )
+
+
 def test_a_landmark_touched_in_the_wrong_place_is_refused_by_name(room: Room) -> None:
     room.calibrated()
     with pytest.raises(CalibrationError, match=r"touch 'psis_left' again"):

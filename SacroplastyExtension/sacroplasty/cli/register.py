@@ -160,6 +160,7 @@ def _pairs(
 
     from ..errors import CalibrationError
     from ..navigation.landmark_matching import match_landmarks
+    from ..navigation.registration import landmark_errors_mm
     from ..navigation.surface_registration import LandmarkPairs
 
     names = list(touched.names)
@@ -175,9 +176,8 @@ def _pairs(
         )
     found = [anatomy.landmarks[name] for name in names]
     fixed = np.array([landmark.position_ras for landmark in found])
-    return names, LandmarkPairs(
-        touched.points_mm, fixed, np.hypot(touch_error_mm, [landmark.uncertainty_mm for landmark in found])
-    )
+    errors = landmark_errors_mm([landmark.uncertainty_mm for landmark in found], touch_error_mm)
+    return names, LandmarkPairs(touched.points_mm, fixed, errors)
 
 
 def _check_targets(record: dict[str, Any], landmarks: Registration, limit_mm: float, landmarks_alone: bool) -> None:

@@ -14,6 +14,8 @@ from ..geometry import FloatArray, rigid, transform_points
 from ..planning.pose_uncertainty import PoseUncertainty, small_motion
 from .error_model import inverse_of_normal, isotropic_covariances, point_fit_uncertainty
 
+#: Error of touching a point with a sharp tip, root mean square over three axes (own estimate) [mm].
+TOUCH_ERROR_MM = 0.5
 #: Landmarks whose spread across their best line is less than this part of their whole do not fix the turn about it.
 _LEAST_FLATNESS = 0.1
 #: Landmarks closer together than this (root mean square from their centre) fix no direction [mm].
@@ -80,12 +82,17 @@ class Registration(PatientRegistration):
     fixed: FloatArray
 
 
+def landmark_errors_mm(uncertainties_mm: ArrayLike, touch_error_mm: float = TOUCH_ERROR_MM) -> FloatArray:
+    """Localisation error (n,) of landmarks: that of touching each, and that of each in the CT (n,), as squares."""
+    return np.hypot(touch_error_mm, np.asarray(uncertainties_mm, float))
+
+
 def register_landmarks(
     moving: ArrayLike,
     fixed: ArrayLike,
     names: Sequence[str],
     *,
-    fle_mm: ArrayLike = 0.5,
+    fle_mm: ArrayLike = TOUCH_ERROR_MM,
     largest_rms_mm: float = 3.0,
 ) -> Registration:
     """The rigid transform that brings `moving` onto `fixed` with the least (weighted) sum of squares.

@@ -18,7 +18,7 @@ from ..navigation.clearance import ShaftClearance
 from ..navigation.error_model import ErrorBudget, error_budget, pose_noise
 from ..navigation.guidance import GuidanceReading, guide
 from ..navigation.pivot import calibrate_pivot
-from ..navigation.registration import PatientRegistration, Registration, register_landmarks
+from ..navigation.registration import PatientRegistration, Registration, landmark_errors_mm, register_landmarks
 from ..navigation.tool_calibration import ToolCalibration, tool_calibration
 from ..planning.model import Side, Trajectory
 from ..planning.pose_uncertainty import PoseUncertainty
@@ -110,8 +110,10 @@ def register_patient(
         point = yield from _touch(name, len(touched) / len(landmarks), tip, equipment, clocks)
         touched.append(point)
         journal.write(clocks.procedure.now(), "landmark_touched", landmark=name, reference_mm=point)
-    fixed = [case.anatomy.landmarks[name].position_ras for name in landmarks]
-    registration = register_landmarks(touched, fixed, landmarks)
+    marks = [case.anatomy.landmarks[name] for name in landmarks]
+    fixed = [mark.position_ras for mark in marks]
+    errors_mm = landmark_errors_mm([mark.uncertainty_mm for mark in marks])
+    registration = register_landmarks(touched, fixed, landmarks, fle_mm=errors_mm)
     errors = {side: target_error_mm(case, registration, trajectory) for side, trajectory in case.targets.items()}
     journal.write(
         clocks.procedure.now(),

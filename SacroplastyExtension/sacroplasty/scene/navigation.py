@@ -31,7 +31,7 @@ from ..navigation.bone_surface import surface_of_anatomy
 from ..navigation.error_model import ErrorBudget
 from ..navigation.placement import Deviation, deviation
 from ..navigation.reference_check import RecheckPoint, recheck_point
-from ..navigation.registration import PatientRegistration, Registration, register_landmarks
+from ..navigation.registration import PatientRegistration, Registration, landmark_errors_mm, register_landmarks
 from ..navigation.surface_registration import LandmarkPairs, register_surface
 from ..navigation.tool_calibration import ToolCalibration
 from ..planning.model import Plan, Side, Trajectory
@@ -52,6 +52,8 @@ REGISTRATION_NAME = "Sacroplasty registration"
 TOUCHED_NAME = "Sacroplasty touched points"
 SWEPT_NAME = "Sacroplasty swept points"
 TROCARS_NAME = "Sacroplasty trocars"
+#: Error of a landmark that a person placed on the CT (own estimate) [mm]; those found there have their own.
+_PLACED_ERROR_MM = 1.0
 #: Swept points nearer to each other than this say the same [mm]; fewer than so many are no surface.
 _SWEEP_STEP_MM = 1.0
 FEWEST_SWEPT = 20
@@ -155,7 +157,7 @@ def landmark_rows(scene: vtkMRMLScene, landmarks: vtkMRMLMarkupsFiducialNode) ->
     record = read_record(scene, REGISTRATION_NAME) or {}
     residuals, left_out, known = record.get("residuals_mm", {}), record.get("left_out_mm", {}), touched(scene)
     on_ct = points_of(landmarks)
-    found = (read_record(scene, ANATOMY_RECORD) or {}).get("landmarks", {})
+    found = _found_on_ct(scene)
     deep = set(found) - set(touchable(found)) - set(known)
     order = [*(name for name in touchable(on_ct)), *(name for name in on_ct if name not in touchable(on_ct))]
     return [
@@ -163,6 +165,12 @@ def landmark_rows(scene: vtkMRMLScene, landmarks: vtkMRMLMarkupsFiducialNode) ->
         for name in order
         if name not in deep
     ]
+
+
+def _found_on_ct(scene: vtkMRMLScene) -> dict[str, Any]:
+    """Landmarks of the anatomy, with the uncertainty of each."""
+    landmarks: dict[str, Any] = (read_record(scene, ANATOMY_RECORD) or {}).get("landmarks", {})
+    return landmarks
 
 
 def register(
@@ -187,7 +195,9 @@ def register(
     try:
         moving = np.array([known[name] for name in names]).reshape(-1, 3)
         fixed = np.array([on_ct[name] for name in names]).reshape(-1, 3)
-        by_landmarks = register_landmarks(moving, fixed, names)
+        found_on_ct = _found_on_ct(scene)
+        uncertainties = [found_on_ct.get(name, {}).get("uncertainty_mm", _PLACED_ERROR_MM) for name in names]
+        by_landmarks = register_landmarks(moving, fixed, names, fle_mm=landmark_errors_mm(uncertainties))
         plan = plan_of(scene)
         targets = [trajectory.target for trajectory in chosen(plan).values()] if plan else []
         targets = targets or list(on_ct.values())
