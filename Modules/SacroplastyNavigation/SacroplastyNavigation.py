@@ -391,6 +391,8 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.showProgressOfTool()
         if self.logic.isSweeping():
             self.ui.sweepLabel.text = _("{count} points").format(count=self.logic.sweep())
+        if self.logic.referenceJumped():
+            self.showLandmarks()
         self.showGuidance()
         self.playSound()
 
@@ -676,6 +678,7 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
         self._guide = None
         self._display = None
         self._watch = None
+        self._reference = None
         self._clearance = None
         self._xrays = ()
         self._preparedFor = None
@@ -779,6 +782,14 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
             from sacroplasty.scene import calibration
 
             self._watch = calibration.PoseWatch(tool, time.monotonic)
+
+    def referenceJumped(self):
+        """Follow the reference on the patient; whether the registration needs a check point by what it did now."""
+        from sacroplasty.scene import reference
+
+        if self._reference is None:
+            self._reference = reference.ReferenceFollower(slicer.mrmlScene, time.monotonic)
+        return self._reference.follow()
 
     def touch(self, name):
         """Record the tip of the watched tool as this landmark."""

@@ -91,6 +91,13 @@ def rotation_about(axis: ArrayLike, angle_deg: float) -> FloatArray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
+def nearest_rotation(matrix: ArrayLike) -> FloatArray:
+    """The 3x3 rotation nearest to a matrix, such as a mean of rotations (orthogonal Procrustes problem)."""
+    u, _, vt = np.linalg.svd(np.asarray(matrix, float))
+    turn: FloatArray = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+    return turn
+
+
 def rotation_between(source: ArrayLike, target: ArrayLike) -> FloatArray:
     """The smallest 3x3 rotation that turns direction `source` onto direction `target`."""
     a, b = unit(source), unit(target)

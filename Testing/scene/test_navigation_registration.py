@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import numpy as np
@@ -11,6 +12,8 @@ from sacroplasty.errors import CalibrationError
 from sacroplasty.geometry import invert_rigid, rigid, rotation_about, transform_points
 from sacroplasty.procedure import navigate
 from sacroplasty.scene import calibration, devices, navigation, nodes, planning
+from sacroplasty.scene.guidance import Guide
+from sacroplasty.scene.reference import ReferenceFollower
 from sacroplasty.scene.workflow import workflow_steps
 from scene.navigated_case import (
     DIVOT,
@@ -322,3 +325,100 @@ def test_a_patient_that_moved_is_not_guided_any_more(scene):
     assert state(scene) == "blocked"
     with pytest.raises(CalibrationError, match="no registration to check"):
         navigation.check_point(scene, "crest", watching(case.stylus), NOW)
+
+
+def rest(node, follower, clock, pose, seconds=1.2, seed=6):
+    """The reference stands so for a while, with a tracker's noise; what the follower said."""
+    rng, said = np.random.default_rng(seed), []
+    for _ in range(round(50 * seconds)):
+        clock[0] += 0.02
+        shaken = rotation_about(rng.normal(size=3), rng.normal(0, 0.2))
+        nodes.set_transform(node, rigid(shaken @ pose[:3, :3], pose[:3, 3] + rng.normal(0, 0.1, 3)))
+        said.append(follower.follow())
+    return any(said)
+
+
+def jump_in(text):
+    """Millimetres that are told, beside what to do."""
+    return float(re.fullmatch(r"the reference, or the camera, moved by (\d+\.\d) mm: touch a check point", text)[1])
+
+
+@pytest.fixture
+def followed(scene):
+    """A registered patient whose reference is followed, at rest so far; `stand` puts the reference somewhere."""
+    case, clock = NavigatedCase(scene), [5.0]
+    place = rigid(rotation_about([1, 0, 2], 30), [50, -80, 1200])
+    node = nodes.add_transform(scene, place, "ReferenceToTracker")
+    follower = ReferenceFollower(scene, lambda: clock[0])
+
+    def stand(moved_mm=0.0, seconds=1.2):
+        return rest(node, follower, clock, rigid(np.eye(3), [moved_mm, 0, 0]) @ place, seconds)
+
+    assert not stand(seconds=10.0)
+    case.node, case.follower, case.stand, case.seconds = node, follower, stand, clock
+    return case
+
+
+def test_a_jump_of_the_reference_takes_the_registration_out_of_use_until_a_check_point(scene, followed):
+    error_mm = navigation.registration_error_mm(scene)
+    assert error_mm is not None and state(scene) == "done"
+    assert followed.stand(4.0, seconds=2.4)
+    problem = navigation.registration_problem(scene)
+    assert jump_in(problem) == pytest.approx(4.0, abs=0.3)
+    assert navigation.registration_error_mm(scene) is None and state(scene) == "blocked"
+    # Registering anew by the points of before says nothing about what happened since.
+    navigation.register(scene, followed.landmarks)
+    assert navigation.registration_problem(scene) == problem and state(scene) == "blocked"
+    put_tip_at(followed.stylus, LANDMARKS["crest"])
+    assert not navigation.check_point(scene, "crest", watching(followed.stylus), NOW).moved
+    assert navigation.registration_error_mm(scene) == pytest.approx(error_mm) and state(scene) == "done"
+    assert not followed.stand(4.0, seconds=3.0), "where it stands now is where it stands"
+
+
+def test_a_jump_blanks_guidance_and_says_why(scene, followed):
+    guide = Guide(scene, followed.tip, followed.line, followed.clock, lambda: NOW)
+    followed.hold(followed.trajectory.target)
+    assert guide.reading().valid
+    followed.stand(-6.0, seconds=2.4)
+    followed.hold(followed.trajectory.target)
+    reading = guide.reading()
+    guide.close()
+    assert not reading.valid and reading.tip_ras is None
+    assert jump_in(reading.reason) == pytest.approx(6.0, abs=0.3)
+
+
+def test_a_reference_that_moved_on_the_patient_fails_at_the_check_point(scene, followed):
+    assert followed.stand(5.0, seconds=2.4)
+    put_tip_at(followed.stylus, np.array(LANDMARKS["crest"]) + np.array([5.0, 0, 0]))
+    assert navigation.check_point(scene, "crest", watching(followed.stylus), NOW).moved
+    assert navigation.registration_problem(scene) == "the patient is not registered"
+    # And one that is made anew is checked as well: some of its points may be from before.
+    touch_all(scene, followed.stylus)
+    navigation.register(scene, followed.landmarks)
+    assert "touch a check point" in navigation.registration_problem(scene)
+
+
+def test_what_happened_while_the_reference_was_hidden_is_found_and_wild_poses_are_not_believed(scene, followed):
+    devices_reason = {devices.VALID: "0", devices.REASON: "out of view"}
+    for key, value in devices_reason.items():
+        followed.node.SetAttribute(key, value)
+    assert not followed.stand(50.0, seconds=3.0), "a pose that its tracker does not vouch for is none"
+    for key in devices_reason:
+        followed.node.RemoveAttribute(key)
+    followed.seconds[0] += 30.0
+    for _ in range(3):
+        followed.stand(0.0, seconds=0.6)
+        assert not followed.stand(80.0, seconds=0.1)
+        assert not followed.stand(0.0, seconds=0.5)
+    assert navigation.registration_problem(scene) == ""
+    followed.seconds[0] += 30.0
+    assert followed.stand(3.0), "it moved while nobody looked"
+
+
+def test_a_jump_before_anything_was_touched_is_no_concern(scene):
+    node = nodes.add_transform(scene, np.eye(4), "ReferenceToTracker")
+    clock = [0.0]
+    follower = ReferenceFollower(scene, lambda: clock[0])
+    for place in (0.0, 40.0, 0.0):
+        assert not rest(node, follower, clock, rigid(np.eye(3), [place, 0, 0]), 2.4)
+    assert navigation.registration_problem(scene) == "the patient is not registered"

@@ -44,8 +44,8 @@ _VOXEL_SHARE = 0.2
 _TOUCHABLE = (
     *(f"psis_{side}" for side in SIDES),
     *(f"median_crest_{level}" for level in LEVELS),
-    # The third ones fix the turn about the line from left to right: without them 2.1 mm are expected at the sample's alae
-    # in place of 1.6.
+    # The third ones fix the turn about the line from left to right (navigation_landmarks.py: with them 0.9 mm at the
+    # alae, without them 1.4).
     *(f"foramen_{level}_{side}_lateral_edge" for level in ("s2", "s3") for side in SIDES),
 )
 

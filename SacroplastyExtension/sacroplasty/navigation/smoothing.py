@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from ..geometry import FloatArray, rigid
+from ..geometry import FloatArray, nearest_rotation, rigid
 
 
 class PoseSmoother:
@@ -43,10 +43,7 @@ class PoseSmoother:
         if len(self._samples) == 1:
             return pose, 0.0
         poses = np.stack([sample for _, sample in self._samples])
-        # The rotation nearest to the mean of the rotation matrices (orthogonal Procrustes problem).
-        u, _, vt = np.linalg.svd(poses[:, :3, :3].mean(axis=0))
-        turn = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
-        return rigid(turn, poses[:, :3, 3].mean(axis=0)), delay_s
+        return rigid(nearest_rotation(poses[:, :3, :3].mean(axis=0)), poses[:, :3, 3].mean(axis=0)), delay_s
 
     def reset(self) -> None:
         """Forget all samples, as after the tool was lost."""

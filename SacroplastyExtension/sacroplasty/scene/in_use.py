@@ -16,20 +16,40 @@ from .nodes import first_node
 from .records import read_record, write_record
 
 _NAME = "Sacroplasty in use"
+_DOUBT = "{key}: doubt"
 
 
 def mark(scene: vtkMRMLScene, key: str, record: dict[str, Any]) -> None:
     """Note that this record may be used, until it changes or the scene is closed."""
-    write_record(scene, _NAME, {**(read_record(scene, _NAME) or {}), key: _digest(record)})
-    node = first_node(scene, "vtkMRMLTextNode", _NAME)
-    if node is not None:
-        node.SetSaveWithScene(False)
-        node.SetHideFromEditors(True)
+    _note(scene, key, _digest(record))
 
 
 def is_marked(scene: vtkMRMLScene, key: str, record: dict[str, Any]) -> bool:
     """Whether this very record may be used."""
-    return (read_record(scene, _NAME) or {}).get(key) == _digest(record)
+    return _notes(scene).get(key) == _digest(record)
+
+
+def doubt(scene: vtkMRMLScene, key: str, reason: str) -> None:
+    """Note why what is called so, and whatever is made in its place, needs a check; an empty reason ends the doubt."""
+    if reason != doubt_about(scene, key):
+        _note(scene, _DOUBT.format(key=key), reason)
+
+
+def doubt_about(scene: vtkMRMLScene, key: str) -> str:
+    """Why a check is needed, in words; empty when nobody doubts."""
+    return _notes(scene).get(_DOUBT.format(key=key), "")
+
+
+def _notes(scene: vtkMRMLScene) -> dict[str, str]:
+    return read_record(scene, _NAME) or {}
+
+
+def _note(scene: vtkMRMLScene, key: str, text: str) -> None:
+    write_record(scene, _NAME, {**_notes(scene), key: text})
+    node = first_node(scene, "vtkMRMLTextNode", _NAME)
+    if node is not None:
+        node.SetSaveWithScene(False)
+        node.SetHideFromEditors(True)
 
 
 def _digest(record: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import anatomy_of, readable, segmented_ct
 from .calibration import PoseWatch, calibration_of, tip_in_reference
 from .devices import REFERENCE_TO_RAS
-from .in_use import is_marked, mark
+from .in_use import doubt, doubt_about, is_marked, mark
 from .nodes import add_model, add_transform, add_trocar, first_node, points_of, set_transform, volume_of
 from .planning import chosen, plan_of
 from .records import read_record, write_record
@@ -279,7 +279,7 @@ def show_registration(
     points = first_node(scene, "vtkMRMLModelNode", SWEPT_NAME)
     if points is not None:
         points.SetAndObserveTransformNodeID(node.GetID())
-    write_step(scene, "registration", True, [registration_text(scene)])
+    _write_step(scene)
     return record
 
 
@@ -292,10 +292,32 @@ def refuse_registration(scene: vtkMRMLScene, reason: CalibrationError) -> None:
         scene.RemoveNode(node)
 
 
+def doubt_registration(scene: vtkMRMLScene, reason: str) -> bool:
+    """Take the registration out of use until a check point was touched; whether there was anything to doubt.
+
+    The touched landmarks are doubted with it: one that is made of them anew needs the check as well.
+
+    Args:
+        reason: in words, with what to do.
+    """
+    if not touched(scene):
+        return False
+    doubt(scene, REGISTRATION_NAME, reason)
+    if read_record(scene, REGISTRATION_NAME):
+        _write_step(scene)
+    return True
+
+
+def _write_step(scene: vtkMRMLScene) -> None:
+    problem = registration_problem(scene)
+    write_step(scene, "registration", not problem, [problem or registration_text(scene)])
+
+
 def check_point(scene: vtkMRMLScene, landmark: str, watch: PoseWatch, now: datetime) -> RecheckPoint:
     """Touch a landmark again to see whether the patient still lies where it was registered.
 
-    A registration that was restored from a file may be used from then on; one that has moved is taken away.
+    A registration that was restored from a file, or that was doubted, may be used from then on; one that has moved is
+    taken away.
 
     Raises:
         CalibrationError: when there is no registration, the landmark was never touched, or the tool cannot touch.
@@ -311,6 +333,8 @@ def check_point(scene: vtkMRMLScene, landmark: str, watch: PoseWatch, now: datet
         refuse_registration(scene, CalibrationError(found.text))
     else:
         mark(scene, REGISTRATION_NAME, record)
+        doubt(scene, REGISTRATION_NAME, "")
+        _write_step(scene)
     return found
 
 
@@ -321,7 +345,7 @@ def registration_problem(scene: vtkMRMLScene) -> str:
         return "the patient is not registered"
     if not is_marked(scene, REGISTRATION_NAME, record):
         return "the registration was restored from a file: touch a check point first"
-    return ""
+    return doubt_about(scene, REGISTRATION_NAME)
 
 
 def registration_of(scene: vtkMRMLScene) -> PatientRegistration | None:
