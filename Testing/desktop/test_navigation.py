@@ -13,6 +13,7 @@ from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.geometry import invert_rigid, rigid, rotation_about, rotation_between, transform_points, unit
 from sacroplasty.planning.model import Plan
 from sacroplasty.scene import anatomy, calibration, devices, navigation, nodes, planning
+from sacroplasty.scene.reference import ReferenceFollower
 from scene.navigated_case import DIVOT, LANDMARKS, TIP, ReferenceToRAS, put_tip_at
 from scene.simple_case import make_ct, make_plan
 from simple_sacrum import USUAL_SACRUM_TO_RAS, simple_sacrum
@@ -199,6 +200,28 @@ def test_landmarks_are_touched_registered_and_checked(desktop, room):
     ui.checkPointButton.click()
     assert "has moved: register again" in ui.registrationStatusLabel.text
     assert navigation.registration_problem(desktop.scene) == "the patient is not registered"
+
+
+def test_the_page_says_that_the_reference_jumped(desktop, room, monkeypatch):
+    room.pivot(room.stylus)
+    room.touch_all()
+    room.ui.registerButton.click()
+    reference = nodes.add_transform(desktop.scene, np.eye(4), "ReferenceToTracker")
+    now = [100.0]
+    monkeypatch.setattr(room.widget.logic, "_reference", ReferenceFollower(desktop.scene, lambda: now[0]))
+    for step in range(220):
+        now[0] += 0.02
+        place = [0.0 if step < 80 else 4.0, 0.001 * (step % 7), 0.0]
+        nodes.set_transform(reference, rigid(np.eye(3), place))
+        room.widget.onTimer()
+    text = room.ui.registrationStatusLabel.text
+    assert text == "✘ the reference, or the camera, moved by 4.0 mm: touch a check point"
+    room.select("crest")
+    assert room.ui.checkPointButton.enabled
+    put_tip_at(room.stylus, room.points["crest"])
+    room.ui.checkPointButton.click()
+    assert room.ui.registrationStatusLabel.text.startswith("✔")
+    assert navigation.registration_problem(desktop.scene) == ""
 
 
 def test_a_landmark_in_the_wrong_place_is_marked_in_the_table(desktop, room):
