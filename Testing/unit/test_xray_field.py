@@ -17,7 +17,7 @@ GEOMETRY = views(288)["ap"]
 
 
 def frame(**chain):
-    settings = ImagingChain(photons_per_pixel=500, scatter_fraction=0.3, penumbra_mm=0.6, **chain)
+    settings = ImagingChain(photons_per_pixel=500, scatter_fraction=0.12, penumbra_mm=0.6, **chain)
     return expose_frame(body_line_integrals(GEOMETRY), GEOMETRY, settings, np.random.default_rng(3)).pixels
 
 

@@ -1,8 +1,7 @@
 """The part of a frame that shows the patient: within the intensifier's circle and between the collimator's blades.
 
 What lies outside is black. Its border is convex, a circle cut by straight blades, so it is read off the convex hull of
-what is lit: instruments that hang in over the border do not matter, and a hull that is cut too short only hides a little
-more.
+what is lit: instruments that hang in over the border do not matter, and a hull cut too short only hides a little more.
 """
 
 from __future__ import annotations
@@ -23,21 +22,22 @@ _LIT_SHARE, _BRIGHT_PERCENTILE = 0.06, 99.0
 #: Pieces of the hull within half a pixel of a line and longer than this share of the image are straight: an arc of the
 #: circle that long bulges by more.
 _STRAIGHT_SHARE = 0.14
-#: Scatter behind blades may be lit. What exceeds this share of the lit part's median decides, unless that loses too much:
-#: then the patient is dark up to the border.
-_WELL_LIT_SHARE, _KEPT_AREA = 0.25, 0.75
+#: Scatter behind blades may be lit. What exceeds this share of the lit part's median decides when the signal falls by
+#: this factor over its border; where it does not, the patient is dark up to there. Again with the median of the rest.
+_WELL_LIT_SHARE, _LEAST_STEP, _ROUNDS = 0.25, 1.5, 3
 #: Cosine between the normals of two pieces of the same blade, at least.
 _ALIKE = 0.99
 #: Behind a blade no more than this share is lit; an instrument that cuts off a corner leaves more.
 _LIT_BEHIND_BLADE = 0.05
 #: Points of the hull this near to the circle belong to it [working pixels].
 _ON_CIRCLE = 1.5
-#: A circle of which less is seen may be the rounded corners between blades.
-_LEAST_ARC_DEG = 90.0
+#: A circle shows at least one arc this long; shorter ones may be the rounded corners between blades. Points of an arc
+#: lie no further apart than this.
+_LEAST_ARC_DEG, _GAP_DEG = 25.0, 12.0
 #: The border is blurred: so much of the field's edge is not used, as a share of the image's width.
 _EDGE_SHARE = 0.008
-#: Scatter behind a blade may be lit; its edge lies where the signal has risen to half of what follows this far inside, as
-#: a share of the image's width.
+#: A blade's edge lies where the signal has risen to half of what follows this far inside, as a share of the image's
+#: width.
 _PENUMBRA_SHARE, _RISEN = 0.15, 0.5
 #: With less of the image than this lit there is nothing to be watched.
 _LEAST_LIT = 0.02
@@ -84,11 +84,13 @@ def find_field(frame: NDArray) -> Field:
     lit = _largest_piece(small > _LIT_SHARE * bright) if bright > 0 else np.zeros(small.shape, bool)
     if np.count_nonzero(lit) < _LEAST_LIT * lit.size:
         raise ImageError("the frame is black; there is no field to be watched")
-    hull, area = _hull(lit)
-    well_lit = small > _WELL_LIT_SHARE * float(np.median(small[lit]))
-    smaller_hull, smaller_area = _hull(_largest_piece(well_lit))
-    if smaller_area > _KEPT_AREA * area:
-        hull, lit = smaller_hull, well_lit
+    hull = _hull(lit)
+    for _ in range(_ROUNDS):
+        well_lit = small > _WELL_LIT_SHARE * float(np.median(small[lit]))
+        smaller = _hull(_largest_piece(well_lit))
+        if not len(smaller) or _step_at(smaller, small) < _LEAST_STEP:
+            break
+        hull, lit = smaller, well_lit
     straight = _straight_pieces(hull, _STRAIGHT_SHARE * max(small.shape))
     circle = _circle(hull, straight, small.shape)
     blades = [blade for blade in _blades(straight, circle, small.shape) if _covers(blade, lit, circle)]
@@ -119,45 +121,17 @@ def _field(
     return Field(mask, full_circle, tuple(full_blades))
 
 
-def _covers(
-    blade: tuple[FloatArray, float], lit: NDArray[np.bool_], circle: tuple[float, float, float] | None
-) -> bool:
-    """Whether what lies beyond a straight border is dark, as behind a blade."""
-    normal, offset = blade
-    v, u = np.indices(lit.shape)
-    beyond = normal[0] * u + normal[1] * v > offset + 1
-    if circle is not None:
-        beyond &= (u - circle[0]) ** 2 + (v - circle[1]) ** 2 < (circle[2] - 1) ** 2
-    return bool(np.count_nonzero(lit & beyond) <= _LIT_BEHIND_BLADE * np.count_nonzero(beyond))
-
-
-def _moved_to_edge(
-    blade: tuple[FloatArray, float], image: NDArray, lit: NDArray[np.bool_]
-) -> tuple[FloatArray, float]:
-    """The blade where the signal rises steeply, which may lie further in than where it can first be told from black."""
-    normal, offset = blade
-    v, u = np.nonzero(lit)
-    inside = offset - (normal[0] * u + normal[1] * v)
-    near = (inside >= 0) & (inside < _PENUMBRA_SHARE * max(image.shape))
-    depth = inside[near].astype(int)
-    rows = np.bincount(depth)
-    profile = np.bincount(depth, image[v[near], u[near]]) / np.maximum(rows, 1)
-    risen = np.flatnonzero(profile >= _RISEN * profile.max())
-    return normal, offset - float(risen[0])
-
-
-def _hull(lit: NDArray[np.bool_]) -> tuple[FloatArray, float]:
-    """Convex hull (n, 2) of what is lit, counter-clockwise in (column, row), and its area; empty for nothing or a line."""
+def _hull(lit: NDArray[np.bool_]) -> FloatArray:
+    """Convex hull (n, 2) of what is lit, counter-clockwise in (column, row); empty for nothing or a line."""
     from scipy.spatial import ConvexHull, QhullError
 
     # Corners of the lit pixels, so that a full frame reaches its own border.
     row, column = np.nonzero(lit)
     corners = np.concatenate([np.stack([column + x, row + y], axis=1) for x in (-0.5, 0.5) for y in (-0.5, 0.5)])
     try:
-        hull = ConvexHull(corners)
+        return corners[ConvexHull(corners).vertices]
     except (QhullError, ValueError):
-        return np.empty((0, 2)), 0.0
-    return corners[hull.vertices], float(hull.volume)
+        return np.empty((0, 2))
 
 
 def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -167,6 +141,22 @@ def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if count == 0:
         return np.zeros(mask.shape, bool)
     return np.asarray(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])))
+
+
+def _step_at(hull: FloatArray, image: NDArray) -> float:
+    """By which factor the signal falls over the border of a hull; infinite where nothing of the image lies outside."""
+    rows, columns = image.shape
+    v, u = np.indices(image.shape)
+    way = np.roll(hull, -1, axis=0) - hull
+    normals = np.stack([way[:, 1], -way[:, 0]], axis=1) / np.linalg.norm(way, axis=1)[:, None]
+    offsets = (normals * hull).sum(axis=1)
+    depth = np.full((rows, columns), np.inf)
+    for normal, offset in zip(normals, offsets, strict=True):
+        depth = np.minimum(depth, offset - (normal[0] * u + normal[1] * v))
+    inside, outside = image[(depth > 1) & (depth < 4)], image[(depth < -1) & (depth > -4)]
+    if not outside.size or not inside.size:
+        return float("inf")
+    return float(np.median(inside) / max(np.median(outside), 1e-6))
 
 
 def _straight_pieces(hull: FloatArray, shortest: float) -> list[tuple[FloatArray, FloatArray]]:
@@ -209,11 +199,11 @@ def _circle(
         if near.all():
             break
         points = points[near]
-    angles = np.sort(np.arctan2(points[:, 1] - b, points[:, 0] - a))
-    gaps = np.diff(np.append(angles, angles[0] + 2 * np.pi))
-    seen = 2 * np.pi - gaps[gaps > np.radians(15)].sum()
+    angles = np.degrees(np.sort(np.arctan2(points[:, 1] - b, points[:, 0] - a)))
+    steps = np.diff(np.concatenate([angles, angles + 360]))
+    longest = max((float(run[1:].sum()) for run in np.split(steps, np.flatnonzero(steps > _GAP_DEG))), default=0.0)
     plausible = 0.2 * max(shape) <= radius <= 0.8 * max(shape)
-    if not plausible or float(off.max()) > 2 * _ON_CIRCLE or seen < np.radians(_LEAST_ARC_DEG):
+    if not plausible or float(off.max()) > 2 * _ON_CIRCLE or longest < _LEAST_ARC_DEG:
         return None
     return float(a), float(b), radius
 
@@ -244,3 +234,26 @@ def _blades(
         else:
             distinct[twin] = distinct[twin][0], min(distinct[twin][1], offset)
     return distinct
+
+
+def _covers(blade: tuple[FloatArray, float], lit: NDArray[np.bool_], circle: tuple[float, float, float] | None) -> bool:
+    """Whether what lies beyond a straight border is dark, as behind a blade."""
+    normal, offset = blade
+    v, u = np.indices(lit.shape)
+    beyond = normal[0] * u + normal[1] * v > offset + 1
+    if circle is not None:
+        beyond &= (u - circle[0]) ** 2 + (v - circle[1]) ** 2 < (circle[2] - 1) ** 2
+    return bool(np.count_nonzero(lit & beyond) <= _LIT_BEHIND_BLADE * np.count_nonzero(beyond))
+
+
+def _moved_to_edge(blade: tuple[FloatArray, float], image: NDArray, lit: NDArray[np.bool_]) -> tuple[FloatArray, float]:
+    """The blade where the signal rises steeply, which may lie further in than where it can first be told from black."""
+    normal, offset = blade
+    v, u = np.nonzero(lit)
+    inside = offset - (normal[0] * u + normal[1] * v)
+    near = (inside >= 0) & (inside < _PENUMBRA_SHARE * max(image.shape))
+    depth = inside[near].astype(int)
+    rows = np.bincount(depth)
+    profile = np.bincount(depth, image[v[near], u[near]]) / np.maximum(rows, 1)
+    risen = np.flatnonzero(profile >= _RISEN * profile.max())
+    return normal, offset - float(risen[0])
