@@ -140,11 +140,71 @@ def test_each_state_is_told_once(zones):
     assert [(event.level, event.route) for event in told if event.level == "leak"] == [("leak", "presacral")]
 
 
-def test_small_movements_are_compensated_and_large_ones_blind(zones):
-    small = Bench(zones).update((CENTER, 1.0), shift=(0.2, -0.3))
-    assert small.healthy and small.volume_ml == pytest.approx(1.0, rel=0.05)
-    large = Bench(zones).update((CENTER, 1.0), shift=(1.5, 1.0))
-    assert large.health.startswith("moved")
+@pytest.mark.parametrize("shift", [(0.2, -0.3), (1.5, 1.0), (3.4, -2.7), (-7.3, 5.2)])
+def test_movements_by_breathing_are_compensated(zones, shift):
+    bench = Bench(zones)
+    assert bench.update(shift=shift).volume_ml == 0.0
+    for volume_ml in (0.5, 1.0):
+        reading = bench.update((CENTER, volume_ml), shift=shift)
+        assert reading.healthy and not reading.leak
+        assert reading.volume_ml == pytest.approx(volume_ml, rel=0.02)
+
+
+def test_a_patient_who_lies_elsewhere_blinds_the_monitor(zones):
+    assert Bench(zones).update((CENTER, 1.0), shift=(12.0, 8.0)).health.startswith("moved")
+
+
+EXPOSURES = {
+    "more dose": lambda total: total - np.log(2.5),
+    "less dose": lambda total: total + np.log(2.5),
+    "lower voltage": lambda total: 4.5 + 1.12 * (total - 4.5),
+    "higher voltage": lambda total: 4.5 + 0.9 * (total - 4.5) - 0.3,
+    "slope": lambda total: (
+        total + np.linspace(-0.1, 0.1, total.shape[1]) - np.linspace(-0.05, 0.05, len(total))[:, None]
+    ),
+}
+
+
+@pytest.mark.parametrize("exposure", EXPOSURES)
+def test_a_changed_exposure_is_taken_out(zones, exposure):
+    bench = Bench(zones)
+    for volume_ml in (0.0, 0.5, 1.5):
+        bench.now_s += PERIOD_S
+        frames = {}
+        for name in bench.names:
+            total = body_line_integrals(VIEWS[name])
+            if volume_ml:
+                total = total + sphere_line_integrals(VIEWS[name], CENTER, volume_ml)
+            frames[name] = Frame(expose(EXPOSURES[exposure](total), bench.rng), bench.now_s, VIEWS[name])
+        reading = bench.monitor.update(frames, bench.now_s)
+        assert reading.healthy and reading.events == ()
+        assert reading.volume_ml == pytest.approx(volume_ml, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["8 bit", "three equal colors", "floating point"])
+def test_frames_of_any_source_are_read(kind):
+    def changed(pixels):
+        if kind == "floating point":
+            return pixels / 7.0
+        grey = np.rint(np.minimum(pixels / 96, 255)).astype(np.uint8)
+        return grey if kind == "8 bit" else np.repeat(grey[..., None], 3, axis=2)
+
+    bench = Bench(names=())
+    monitor = bench.monitor
+    frames = [replace(bench.frame("ap"), pixels=changed(bench.frame("ap").pixels)) for _ in range(8)]
+    monitor.set_reference("ap", frames)
+    frame = bench.frame("ap", [(CENTER, 1.0)])
+    reading = monitor.update({"ap": replace(frame, pixels=changed(frame.pixels))}, 0.0)
+    assert reading.volume_ml == pytest.approx(1.0, rel=0.04)
+
+
+def test_inverted_greys_blind_the_monitor_in_words():
+    bench = Bench(names=())
+    bench.monitor.set_reference(
+        "ap", [replace(one, pixels=65535 - one.pixels) for one in [bench.frame("ap") for _ in range(8)]]
+    )
+    frame = bench.frame("ap", [(CENTER, 1.0)])
+    assert "inverted" in bench.monitor.update({"ap": replace(frame, pixels=65535 - frame.pixels)}, 0.0).health
 
 
 def blind_frames():
@@ -156,10 +216,16 @@ def blind_frames():
     return {
         "black": replace(good, pixels=np.zeros_like(good.pixels)),
         "saturated": replace(good, pixels=half),
-        "exposure changed": replace(good, pixels=np.minimum(good.pixels * 3.0, 65535).astype(np.uint16)),
+        "exposure changed": replace(good, pixels=(good.pixels // 8).astype(np.uint16)),
         "no geometry": replace(good, geometry=None),
         "C-arm moved": replace(good, geometry=replace(VIEWS["ap"], RASToDetector=other)),
-        "unreadable frame": replace(good, pixels=good.pixels[:-1]),
+        "unreadable frame: 144 x 143 pixels instead of 144 x 144": replace(good, pixels=good.pixels[:-1]),
+        "unreadable frame: the frame is in color; send the C-arm's grey picture without overlays": replace(
+            good, pixels=np.stack([good.pixels, good.pixels, good.pixels // 2], axis=-1)
+        ),
+        "unreadable frame: the frame holds values that are no numbers (NaN)": replace(
+            good, pixels=np.where(good.pixels > 9000, np.nan, good.pixels)
+        ),
     }
 
 

@@ -19,7 +19,9 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
-from .cement_map import Background, CementMap, learn_background, map_cement, widened
+from .background import Background, learn_background
+from .cement_map import CementMap, map_cement, widened
+from .frames import grey_signal
 from .leaks import Finding, LeakFinder, pixel_size_mm
 from .zones import Zones
 
@@ -164,7 +166,7 @@ class SpreadMonitor:
             raise ImageError(f"the reference frames of view {view} have no geometry; cement cannot be located without")
         if any(not _same_pose(frame.geometry, geometry) for frame in frames):
             raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
-        background = learn_background([frame.pixels for frame in frames], geometry)
+        background = learn_background([grey_signal(frame.pixels) for frame in frames], geometry)
         self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
         self._finder = None
         self._last = None
@@ -233,15 +235,21 @@ class SpreadMonitor:
         last, view.last = view.last, frame
         if frame.geometry is None:
             view.fault = "no geometry"
-        elif not _same_pose(frame.geometry, view.background.full_geometry):
+            return
+        if not _same_pose(frame.geometry, view.background.full_geometry):
             view.fault = "C-arm moved"
-        elif frame.pixels.shape != (rows, columns) or not np.isfinite(frame.pixels).all():
-            view.fault = "unreadable frame"
+            return
+        try:
+            signal = grey_signal(frame.pixels)
+        except ImageError as error:
+            view.fault = f"unreadable frame: {error}"
+            return
+        if signal.shape != (rows, columns):
+            view.fault = f"unreadable frame: {signal.shape[1]} x {signal.shape[0]} pixels instead of {columns} x {rows}"
         elif last is not None and np.array_equal(last.pixels, frame.pixels):
             view.fault = "frozen"
         else:
-            known = None if view.seen is None else view.seen.detected
-            seen = map_cement(view.background, frame.pixels, known, view.pixel_mm)
+            seen = map_cement(view.background, signal, view.seen, view.pixel_mm)
             view.fault = seen.fault
             if not seen.fault:
                 view.seen = seen

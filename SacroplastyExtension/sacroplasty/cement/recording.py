@@ -16,7 +16,7 @@ from ..files import staged_directory
 from ..geometry import FloatArray
 from ..image import read_itk, write_itk
 from ..xray.geometry import XrayGeometry
-from .cement_map import FEWEST_REFERENCE_FRAMES
+from .background import FEWEST_REFERENCE_FRAMES
 from .monitor import Frame, MonitorReading, SpreadEvent, SpreadMonitor
 
 FRAMES, RECORD = "frames.mha", "recording.json"
