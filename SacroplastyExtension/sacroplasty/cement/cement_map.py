@@ -108,7 +108,8 @@ def map_cement(
     sharp = expected_log(background, alignment, background.log_sharp) - moved_back(sharp_log, alignment.whole)
     # Tube voltage and scatter change the contrast of patient and cement alike.
     contrast = np.float32(1 + alignment.exposure[1])
-    attenuation, sharp = attenuation / contrast, (sharp / contrast).astype(np.float32)
+    attenuation /= contrast
+    sharp = (sharp / contrast).astype(np.float32)
     # What was moved in from outside the field, or from beside a fault, tells nothing.
     usable = usable & moved_back(usable & ~saturated, alignment.whole)
     attenuation[~usable] = sharp[~usable] = 0.0
