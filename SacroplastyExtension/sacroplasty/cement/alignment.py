@@ -1,8 +1,8 @@
 """How a frame differs from the background beside cement: exposure, and movement of the patient or the C-arm.
 
 Exposure changes the logarithm by a constant, by a factor when the tube voltage or the share of scatter changes, and by
-a slow slope over the picture. A movement in the plane of the picture shifts it. All six figures come from one robust
-fit to the pixels without cement.
+slow changes over the picture. A movement in the plane of the picture shifts it. All figures come from one robust fit to
+the pixels without cement.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import FloatArray
-from .background import Background, Image
+from .background import Background, Image, detail
 
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 
-#: About this many pixels are enough for six figures.
+#: About this many pixels are enough for so few figures.
 _PIXELS = 8_000
 _ROUNDS = 5
 #: Residuals beyond so many standard deviations pull no more than these.
 _HUBER = 1.5
-#: What exposure does beside a constant is small: standard deviations of factor and slopes.
-_FACTOR_SD, _SLOPE_SD = 0.15, 0.15
+#: What exposure does beside a constant is small: standard deviations of the factor and of slow changes.
+_FACTOR_SD, _SLOW_SD = 0.15, 0.15
+#: Without anything fine to be seen there is no shift: weight against it [per square pixel].
+_STILL = 100.0
+#: Median of the absolute value of a normal variable of standard deviation one.
+_MEDIAN_OF_NORMAL = 0.6745
 #: A shift of more than half a pixel is followed by whole pixels.
 _WHOLE = 0.6
 #: Pixels of the picture in which whole shifts are searched, and how far [binned pixels].
@@ -37,13 +41,15 @@ class Alignment:
     Attributes:
         whole: (rows, columns) by which the frame is moved back, in whole pixels.
         part: the rest of the shift, in pixels.
-        exposure: constant, factor, and slopes along rows and columns of the logarithm.
+        exposure: constant and factor of the logarithm.
+        slow: coefficients of its slow changes over the picture (see `_slow_terms`).
         noise: of the quiet pixels, in units of the expected one; 1 when all is as before.
     """
 
     whole: tuple[int, int]
     part: FloatArray
     exposure: FloatArray
+    slow: FloatArray
     noise: float
 
     @property
@@ -86,17 +92,12 @@ def _overlap(size: int, shift: int) -> tuple[slice, slice]:
 
 def expected_log(background: Background, alignment: Alignment, base: Image | None = None) -> Image:
     """What the frame would be without cement, moved back by whole pixels; `base` instead of the smoothed background."""
-    log = background.log_signal if base is None else base
-    a, b = -alignment.part
-    shifted = log + np.float32(a) * background.gradient[0] + np.float32(b) * background.gradient[1]
-    if alignment.part.any():
-        rr, rc, cc = background.curvature
-        shifted += np.float32(a * a / 2) * rr + np.float32(a * b) * rc + np.float32(b * b / 2) * cc
-    constant, factor, along_rows, along_columns = alignment.exposure.astype(np.float32)
-    y, x = _coordinates(log.shape)
-    return (
-        shifted + constant + factor * (shifted - np.float32(background.median_log)) + along_rows * y + along_columns * x
-    )
+    shifted = background.log_signal.at(alignment.part, base)
+    constant, factor = alignment.exposure.astype(np.float32)
+    expected: Image = shifted + constant + factor * (shifted - np.float32(background.median_log))
+    for coefficient, term in zip(alignment.slow.astype(np.float32), _slow_terms(shifted.shape), strict=True):
+        expected += coefficient * term
+    return expected
 
 
 def _fit(
@@ -105,38 +106,70 @@ def _fit(
     stride = max(1, round(float(np.sqrt(np.count_nonzero(quiet) / _PIXELS))))
     grid = (slice(stride // 2, None, stride),) * 2
     here = quiet[grid]
-    moved = moved_back(log_frame, whole)[grid][here].astype(float)
-    log, sigma = background.log_signal[grid][here].astype(float), background.sigma[grid][here].astype(float)
-    rows, columns = (one[grid][here].astype(float) for one in background.gradient)
-    rr, rc, cc = (one[grid][here].astype(float) for one in background.curvature)
-    y, x = np.broadcast_arrays(*_coordinates(quiet.shape))
-    system = np.column_stack([np.ones_like(log), log - background.median_log, y[grid][here], x[grid][here]])
-    prior = np.array([0.0, 1 / _FACTOR_SD**2, 1 / _SLOPE_SD**2, 1 / _SLOPE_SD**2, 0.0, 0.0])
-    values, part = np.zeros(6), np.zeros(2)
-    noise = 1.0
-    for _ in range(_ROUNDS):
-        a, b = -part
-        shifted = log + a * rows + b * columns + a * a / 2 * rr + a * b * rc + b * b / 2 * cc
-        jacobian = np.column_stack([system, -(rows + a * rr + b * rc), -(columns + a * rc + b * cc)])
-        residual = moved - shifted - system @ values[:4]
-        score = np.abs(residual) / sigma
-        noise = float(np.median(score)) / 0.6745
-        weight = np.minimum(1.0, _HUBER * max(noise, 1.0) / np.maximum(score, 1e-9)) / sigma**2
-        normal = jacobian.T @ (weight[:, None] * jacobian) + np.diag(prior) + 1e-9 * np.eye(6)
-        step = np.linalg.solve(normal, jacobian.T @ (weight * residual) - prior * values)
-        values = values + step
-        part = np.clip(part + step[4:], -1.5, 1.5)
-        if np.abs(step).max() < 1e-4:
-            break
+
+    def taken(image: NDArray) -> FloatArray:
+        return image[grid][here].astype(float)
+
+    sigma = taken(background.sigma)
+    # Scatter hardly moves with the patient and exposure is slow too: the shift is told by what is fine.
+    part = _fine_shift(
+        taken(moved_back(detail(log_frame), whole)),
+        taken(background.log_detail.values),
+        [taken(one) for one in background.log_detail.gradient],
+        [taken(one) for one in background.log_detail.curvature],
+        sigma,
+    )
     if depth < 3 and np.abs(part).max() > _WHOLE:
         further = np.rint(part).astype(int)
         return _fit(background, log_frame, quiet, (whole[0] + further[0], whole[1] + further[1]), depth + 1)
-    return Alignment(whole, part, values[:4], noise)
+    unexposed = Alignment(whole, part, np.zeros(2), np.zeros(len(_slow_terms(quiet.shape))), 1.0)
+    shifted = taken(expected_log(background, unexposed))
+    slow = [taken(np.broadcast_to(term, quiet.shape)) for term in _slow_terms(quiet.shape)]
+    system = np.column_stack([np.ones_like(shifted), shifted - background.median_log, *slow])
+    prior = np.array([0.0, 1 / _FACTOR_SD**2, *[1 / _SLOW_SD**2] * len(slow)])
+    values, noise = _robust(system, taken(moved_back(log_frame, whole)) - shifted, sigma, prior)
+    return Alignment(whole, part, values[:2], values[2:], noise)
+
+
+def _fine_shift(
+    moved: FloatArray, fine: FloatArray, gradient: list[FloatArray], curvature: list[FloatArray], sigma: FloatArray
+) -> FloatArray:
+    """The rest of the shift, in pixels, and with it the contrast, by Gauss and Newton's method."""
+    (rows, columns), (rr, rc, cc) = gradient, curvature
+    prior = np.array([1 / _FACTOR_SD**2, _STILL, _STILL])
+    part = np.zeros(2)
+    for _ in range(_ROUNDS):
+        a, b = -part
+        shifted = fine + a * rows + b * columns + a * a / 2 * rr + a * b * rc + b * b / 2 * cc
+        jacobian = np.column_stack([shifted, -(rows + a * rr + b * rc), -(columns + a * rc + b * cc)])
+        step = _robust(jacobian, moved - shifted, sigma, prior, rounds=1)[0][1:]
+        part = np.clip(part + step, -1.5, 1.5)
+        if np.abs(step).max() < 0.003:
+            break
+    return part
+
+
+def _robust(
+    system: FloatArray, values: FloatArray, sigma: FloatArray, prior: FloatArray, rounds: int = _ROUNDS
+) -> tuple[FloatArray, float]:
+    """Coefficients of a linear fit that outliers do not pull (Huber's weights), and the noise in units of `sigma`."""
+    fitted = np.zeros(system.shape[1])
+    noise = 1.0
+    for _ in range(rounds):
+        residual = values - system @ fitted
+        score = np.abs(residual) / sigma
+        noise = float(np.median(score)) / _MEDIAN_OF_NORMAL
+        weight = np.minimum(1.0, _HUBER * max(noise, 1.0) / np.maximum(score, 1e-9)) / sigma**2
+        weighted = weight[:, None] * system
+        step = np.linalg.solve(system.T @ weighted + np.diag(prior + 1e-9), weighted.T @ residual - prior * fitted)
+        fitted = fitted + step
+        if np.abs(step).max() < 1e-4:
+            break
+    return fitted, noise
 
 
 def _coarse_shift(background: Background, log_frame: Image, quiet: NDArray[np.bool_]) -> tuple[int, int]:
     """The whole shift of the best match between coarse pictures, by correlation."""
-    from scipy.ndimage import gaussian_filter
 
     def coarse(image: Image) -> NDArray:
         rows, columns = (size // _SEARCH_STEP * _SEARCH_STEP for size in image.shape)
@@ -145,11 +178,8 @@ def _coarse_shift(background: Background, log_frame: Image, quiet: NDArray[np.bo
 
     weight = coarse(quiet.astype(np.float32))
 
-    def detail(image: Image) -> NDArray:
-        small = coarse(image)
-        return (small - gaussian_filter(small, 4.0)) * weight
-
-    spectrum = np.fft.rfft2(detail(log_frame)) * np.conj(np.fft.rfft2(detail(background.log_signal)))
+    fine = [(coarse(one) * weight) for one in (detail(log_frame), background.log_detail.values)]
+    spectrum = np.fft.rfft2(fine[0]) * np.conj(np.fft.rfft2(fine[1]))
     match = np.fft.irfft2(spectrum, s=weight.shape)
     row, column = np.unravel_index(int(np.argmax(match)), match.shape)
     rows, columns = match.shape
@@ -157,8 +187,8 @@ def _coarse_shift(background: Background, log_frame: Image, quiet: NDArray[np.bo
     return int(row) * _SEARCH_STEP, int(column) * _SEARCH_STEP
 
 
-def _coordinates(shape: tuple[int, ...]) -> tuple[Image, Image]:
-    """Rows and columns from -1 to 1 over the picture, to be broadcast."""
+def _slow_terms(shape: tuple[int, ...]) -> list[Image]:
+    """Planes and parabolas over the picture, rows and columns from -1 to 1, to be broadcast."""
     rows, columns = shape
-    y, x = np.ogrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
-    return y.astype(np.float32), x.astype(np.float32)
+    y, x = (axis.astype(np.float32) for axis in np.ogrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j])
+    return [y, x, y * y, x * y, x * x]

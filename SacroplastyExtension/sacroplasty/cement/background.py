@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..xray.field import Field, find_field
 from ..xray.geometry import XrayGeometry
-from .frames import binned, binned_geometry, binning_of
+from .frames import binned_geometry, binning_of
 
 Image = NDArray[np.float32]
 
-#: Fewer frames do not tell the noise from the anatomy.
-FEWEST_REFERENCE_FRAMES = 4
 #: Side of the square over which counts are averaged [pixels].
 SMOOTHING = 3
+
+#: What changes over so many pixels is slow.
+_SLOW_PIXELS = 21
 
 #: Noise is told for this many levels of signal, each a share of the pixels.
 _LEVELS = 24
@@ -26,12 +27,43 @@ _LEVELS = 24
 _BROKEN = 6.0
 #: Noisier than this (standard deviation of the logarithm) a pixel cannot show 2 mm of cement: too few quanta.
 _NOISIEST = 0.25
-#: A level that this share of the pixels holds, the highest of all, is where the detector saturates.
-_SATURATED_SHARE = 1e-3
 #: What is left of a shift after compensation, as part of a pixel.
 _RESIDUAL_SHIFT_PIXELS = 0.05
+#: What second derivatives leave of a shift of up to half a pixel, and of blur by movement, as a share of them.
+_RESIDUAL_BEND = 0.1
+#: Pixels beside saturated ones that are not relied on.
+_BESIDE_SATURATED_PIXELS = 6
 #: With less of the image than this to look at there is nothing to be watched.
 _LEAST_USABLE = 0.1
+
+
+@dataclass(frozen=True)
+class Shiftable:
+    """An image with its first and second derivatives per pixel, to be shifted by up to half a pixel.
+
+    Attributes:
+        values: (rows, columns).
+        gradient: along rows and columns.
+        curvature: along rows, rows and columns, and columns.
+    """
+
+    values: Image
+    gradient: tuple[Image, Image]
+    curvature: tuple[Image, Image, Image]
+
+    @staticmethod
+    def of(values: Image) -> Shiftable:
+        """The image with its derivatives."""
+        rows, columns = np.gradient(values, axis=0), np.gradient(values, axis=1)
+        mixed = np.gradient(rows, axis=1)
+        return Shiftable(values, (rows, columns), (np.gradient(rows, axis=0), mixed, np.gradient(columns, axis=1)))
+
+    def at(self, part: NDArray[np.float64], values: Image | None = None) -> Image:
+        """The image shifted by (rows, columns); of `values` instead of its own, which have nearly its derivatives."""
+        a, b = np.asarray(-part, np.float32)
+        rr, rc, cc = self.curvature
+        shifted: Image = (self.values if values is None else values) + a * self.gradient[0] + b * self.gradient[1]
+        return shifted + (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
 
 
 @dataclass(frozen=True)
@@ -43,10 +75,9 @@ class Background:
         binning: detector pixels per image pixel, each way.
         field: circle and blades.
         log_signal: (rows, columns) logarithm of the mean signal, smoothed over 3 x 3 pixels.
+        log_detail: what is fine in it (see `detail`).
         median_log: of the usable part of `log_signal`.
         log_sharp: likewise, not smoothed, without the bias that noise gives a logarithm.
-        gradient: of `log_signal` along rows and columns, per pixel.
-        curvature: its second derivatives along rows, rows and columns, and columns.
         sigma: standard deviation of the logarithm of a later smoothed frame against `log_signal`.
         sharp_variance: of the logarithm of a later frame that is not smoothed.
         usable: where a pixel lies in the field, works, is neither saturated nor too dark.
@@ -58,11 +89,10 @@ class Background:
     full_geometry: XrayGeometry
     binning: int
     field: Field
-    log_signal: Image
+    log_signal: Shiftable
+    log_detail: Shiftable
     median_log: float
     log_sharp: Image
-    gradient: tuple[Image, Image]
-    curvature: tuple[Image, Image, Image]
     sigma: Image
     sharp_variance: Image
     usable: NDArray[np.bool_]
@@ -70,29 +100,21 @@ class Background:
     least_signal: float
 
 
-def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Background:
-    """The view before the injection from at least four frames of one pose, trocar in place.
+def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) -> Background:
+    """The background of binned frames that show the patient in one place.
 
     Args:
-        frames: each (rows, columns), larger values brighter.
+        white: signal at which the detector saturates.
 
     Raises:
-        ImageError: for too few, frozen, black or saturated frames.
+        ImageError: for black, saturated or too noisy frames.
     """
-    if len(frames) < FEWEST_REFERENCE_FRAMES:
-        raise ImageError(
-            f"{len(frames)} reference frames are too few: take at least {FEWEST_REFERENCE_FRAMES} before the injection"
-        )
-    columns, rows = geometry.detector_pixels
-    if any(frame.shape != (rows, columns) for frame in frames):
-        raise ImageError(f"a reference frame does not have the {columns} x {rows} pixels of its geometry")
-    if all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
-        raise ImageError("all reference frames are identical: fluoroscopy is frozen; start it before the monitor")
-    white = _white_level(frames[0])
+    from scipy.ndimage import maximum_filter
+
     binning = binning_of(geometry)
-    stack = np.stack([binned(frame, binning) for frame in frames])
-    mean = stack.mean(axis=0)
-    saturated = smoothed(mean) >= 0.98 * white
+    mean = np.mean(stack, axis=0)
+    # What was saturated a moment ago is unknown when it moves in.
+    saturated = maximum_filter(smoothed(mean) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
     try:
         field = find_field(mean)
     except ImageError:
@@ -109,9 +131,11 @@ def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Backg
     level = _by_level(variance, log_signal, lit)
     sharp_level = _by_level(raw_variance, log_signal, lit)
     broken = variance > _BROKEN * np.maximum(level, 1e-12)
-    gradient = tuple(np.gradient(log_signal))
-    steep = gradient[0] ** 2 + gradient[1] ** 2
-    count = len(frames)
+    shiftable = Shiftable.of(log_signal)
+    steep = np.hypot(*shiftable.gradient)
+    bend = np.abs(shiftable.curvature[0]) + np.abs(shiftable.curvature[2])
+    residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
+    count = len(stack)
     usable = lit & ~broken & (level < _NOISIEST**2)
     if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
@@ -120,16 +144,11 @@ def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Backg
         full_geometry=geometry,
         binning=binning,
         field=field,
-        log_signal=log_signal,
+        log_signal=shiftable,
+        log_detail=Shiftable.of(detail(log_signal)),
         median_log=float(np.median(log_signal[usable])),
         log_sharp=(raw_log + sharp_level / (2 * count)).astype(np.float32),
-        gradient=(gradient[0], gradient[1]),
-        curvature=(
-            np.gradient(gradient[0], axis=0),
-            np.gradient(gradient[0], axis=1),
-            np.gradient(gradient[1], axis=1),
-        ),
-        sigma=np.sqrt(level * (1 + 1 / count) + _RESIDUAL_SHIFT_PIXELS**2 * steep + 1e-8).astype(np.float32),
+        sigma=np.sqrt(level * (1 + 1 / count) + residual + 1e-8).astype(np.float32),
         sharp_variance=sharp_level,
         usable=usable,
         white=white,
@@ -142,6 +161,14 @@ def smoothed(signal: Image) -> Image:
     from scipy.ndimage import uniform_filter
 
     result: Image = uniform_filter(signal, SMOOTHING, mode="nearest")
+    return result
+
+
+def detail(log_signal: Image) -> Image:
+    """A logarithm of signal less its slow part, such as scatter and the shape of the body."""
+    from scipy.ndimage import uniform_filter
+
+    result: Image = log_signal - uniform_filter(log_signal, _SLOW_PIXELS, mode="nearest")
     return result
 
 
@@ -167,9 +194,3 @@ def _by_level(variance: Image, log_signal: Image, lit: NDArray[np.bool_]) -> Ima
     slope = -1.0
     darker = np.minimum(log_signal - middle[0], 0.0) * slope
     return np.exp(np.interp(log_signal, middle, np.log(np.maximum(mean, 1e-10))) + darker).astype(np.float32)
-
-
-def _white_level(frame: NDArray) -> float:
-    """The largest value, if many pixels have it."""
-    most = frame.max()
-    return float(most) if np.count_nonzero(frame == most) > _SATURATED_SHARE * frame.size else float("inf")

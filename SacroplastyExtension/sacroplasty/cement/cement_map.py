@@ -104,12 +104,12 @@ def map_cement(
         return _useless(background, "another picture")
 
     attenuation = expected_log(background, alignment) - moved_back(log, alignment.whole)
-    sharp_log = np.log(np.maximum(signal, background.least_signal)) + background.sharp_variance / 2
+    sharp_log: Image = np.log(np.maximum(signal, background.least_signal)) + background.sharp_variance / np.float32(2)
     sharp = expected_log(background, alignment, background.log_sharp) - moved_back(sharp_log, alignment.whole)
     # Tube voltage and scatter change the contrast of patient and cement alike.
     contrast = np.float32(1 + alignment.exposure[1])
     attenuation /= contrast
-    sharp = (sharp / contrast).astype(np.float32)
+    sharp /= contrast
     # What was moved in from outside the field, or from beside a fault, tells nothing.
     usable = usable & moved_back(usable & ~saturated, alignment.whole)
     attenuation[~usable] = sharp[~usable] = 0.0
@@ -171,6 +171,6 @@ def _connected_to(core: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[n
 
 
 def _useless(background: Background, fault: str) -> CementMap:
-    shape = background.log_signal.shape
+    shape = background.log_signal.values.shape
     nothing, none = np.zeros(shape, np.float32), np.zeros(shape, bool)
     return CementMap(nothing, nothing, np.full(shape, np.inf, np.float32), none, none, fault, float("nan"), None)

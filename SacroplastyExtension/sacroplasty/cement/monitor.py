@@ -19,10 +19,11 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
-from .background import Background, learn_background
+from .background import Background
 from .cement_map import CementMap, map_cement, widened
 from .frames import grey_signal
 from .leaks import Finding, LeakFinder, pixel_size_mm
+from .reference import learn_background
 from .zones import Zones
 
 Level = Literal["watch", "warning", "leak", "blind"]

@@ -16,8 +16,8 @@ from ..files import staged_directory
 from ..geometry import FloatArray
 from ..image import read_itk, write_itk
 from ..xray.geometry import XrayGeometry
-from .background import FEWEST_REFERENCE_FRAMES
 from .monitor import Frame, MonitorReading, SpreadEvent, SpreadMonitor
+from .reference import FEWEST_REFERENCE_FRAMES
 
 FRAMES, RECORD = "frames.mha", "recording.json"
 
