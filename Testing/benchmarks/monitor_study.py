@@ -285,7 +285,7 @@ def run(scene: Scene, case: Case) -> Result | None:
             leaked = min(leaked + case.share * step_ml, case.size_ml)
         frames = camera.frames(_cement(scene, given - leaked, path, leaked), number * FRAME_S)
         began = time.perf_counter()
-        reading = monitor.update(frames, number * FRAME_S)
+        reading = monitor.update(frames, number * FRAME_S, given)
         spent.append(1000 * (time.perf_counter() - began))
         if leaked >= 0.1 - 1e-9 and tenth_at is None:
             tenth_at = number

@@ -24,12 +24,16 @@ from .cement_map import CementMap, map_cement, widened
 from .frames import grey_signal
 from .leaks import Finding, LeakFinder, pixel_size_mm
 from .reference import learn_background
+from .veil import find_veil, unveiled, veil_share
 from .zones import Zones
 
 Level = Literal["watch", "warning", "leak", "blind"]
 
-#: Relative error of the volume beside noise: the cement's composition and beam (the larger part) and its depth.
-_RELATIVE_VOLUME_SD = 0.03
+#: Relative error of the volume beside noise: the cement's composition and beam, its depth, and what scatter hides. The
+#: pump's volume calibrates it; without, scatter may hide more than half.
+_CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
+#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much.
+_CALIBRATION_ML = (0.3, 1.0)
 
 #: Less cement has no shape yet [mL].
 _SMALLEST_SHAPE_ML = 0.15
@@ -125,10 +129,27 @@ class MonitorReading:
 class _View:
     background: Background
     pixel_mm: float
+    veils: list[float] = field(default_factory=list)
     last: Frame | None = None
     seen: CementMap | None = None
     fault: str = "no frame yet"
     leaking_frames: int = 0
+
+    @property
+    def share(self) -> NDArray | float:
+        """Share of each pixel's signal that is scatter and glare, as far as known."""
+        if not self.veils:
+            return 0.0
+        return veil_share(self.background.log_signal.values, float(np.median(self.veils)))
+
+    def unveiled(self) -> CementMap:
+        """The cement of the last frame as the beam alone would show it."""
+        assert self.seen is not None
+        share = self.share
+        if isinstance(share, float):
+            return self.seen
+        attenuation = unveiled(self.seen.attenuation, share).astype(np.float32)
+        return replace(self.seen, attenuation=attenuation, sigma=self.seen.sigma / (1 - share))
 
 
 class SpreadMonitor:
@@ -180,11 +201,12 @@ class SpreadMonitor:
         for view in self._views.values():
             view.leaking_frames = 0
 
-    def update(self, frames: Mapping[str, Frame], now_s: float) -> MonitorReading:
+    def update(self, frames: Mapping[str, Frame], now_s: float, pump_volume_ml: float | None = None) -> MonitorReading:
         """Take in new frames, of all views or some, or none when only time has passed.
 
         Args:
             now_s: on the clock of the frames' times.
+            pump_volume_ml: given since the reference; while it is small and all is well it calibrates the views.
 
         Raises:
             ImageError: for a frame of a view that has no reference.
@@ -204,14 +226,16 @@ class SpreadMonitor:
             return self._last
         if not frames and self._last is not None and self._last.healthy:
             return replace(self._last, time_s=now_s, events=())
-        maps = {name: view.seen for name, view in self._views.items() if view.seen is not None}
+        maps = {name: view.unveiled() for name, view in self._views.items()}
+        depth = self._finder.center(maps) if self._finder is not None else None
         found = self._judge(maps, frames, now_s)
         level = _gravest(found)
-        depth = self._finder.center(maps) if self._finder is not None else None
+        if level in (None, "watch") and not self._leak and pump_volume_ml is not None:
+            self._calibrate(frames, depth, pump_volume_ml)
         volumes = {name: self._volume(self._views[name], depth) for name in maps}
         weights = np.array([1 / sd**2 for _, sd in volumes.values()])
         volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
-        sd_ml = math.hypot(float(weights.sum() ** -0.5), _RELATIVE_VOLUME_SD * volume_ml)
+        sd_ml = float(weights.sum() ** -0.5)
         self._last = MonitorReading(
             time_s=now_s,
             volume_ml=volume_ml,
@@ -294,19 +318,37 @@ class SpreadMonitor:
         self._told = now | {key for key in self._told if key[0] == "leak"}
         return tuple(new.values())
 
+    def _calibrate(self, fresh: Mapping[str, Frame], center_ras: FloatArray | None, pump_volume_ml: float) -> None:
+        """Learn from the pump's volume how much of each view's signal is scatter."""
+        if not _CALIBRATION_ML[0] <= pump_volume_ml <= _CALIBRATION_ML[1]:
+            return
+        for name in fresh:
+            view = self._views[name]
+            assert view.seen is not None
+            region, to_ml = self._cement_region(view, center_ras)
+            expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
+            log_signal = view.background.log_signal.values
+            view.veils.append(find_veil(view.seen.sharp[region], log_signal[region], expected))
+
     def _volume(self, view: _View, center_ras: FloatArray | None) -> tuple[float, float]:
-        """Volume in mL and its standard deviation from noise: path length times pixel area in the cement's plane."""
+        """Volume in mL and its standard deviation: path length times pixel area in the cement's plane."""
+        assert view.seen is not None
+        region, to_ml = self._cement_region(view, center_ras)
+        share = np.broadcast_to(view.share, region.shape)[region]
+        path = unveiled(view.seen.sharp[region], share)
+        volume = max(float((path * _cosine(view.background.geometry)[region]).sum()) * to_ml, 0.0)
+        # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
+        noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml
+        return volume, max(math.hypot(noise, volume * (_CALIBRATED_SD if view.veils else _UNCALIBRATED_SD)), 1e-4)
+
+    def _cement_region(self, view: _View, center_ras: FloatArray | None) -> tuple[NDArray[np.bool_], float]:
+        """Pixels with cement and their rim, and how many mL one of them has for each unit of attenuation."""
         assert view.seen is not None
         geometry = view.background.geometry
         where = center_ras if center_ras is not None else self._middle(geometry)
-        area_mm2 = pixel_size_mm(geometry, where) ** 2
         # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
         region = widened(view.seen.detected, 2) & view.background.usable
-        to_ml = area_mm2 / self.settings.cement_per_mm / 1000
-        volume = float((view.seen.sharp * _cosine(geometry))[region].sum()) * to_ml
-        # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
-        noise = 3 * math.sqrt(float((view.seen.sigma[region] ** 2).sum())) * to_ml
-        return max(volume, 0.0), max(noise, 1e-4)
+        return region, pixel_size_mm(geometry, where) ** 2 / self.settings.cement_per_mm / 1000
 
     def _concentricity(self, volume_ml: float) -> float:
         if self.tip_ras is None or volume_ml < _SMALLEST_SHAPE_ML:
