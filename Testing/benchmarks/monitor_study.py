@@ -1,10 +1,10 @@
 """Simulated study of the spread monitor: leaks of 0.02 to 0.5 mL on every route, and injections without one.
 
-Each case is one ala of another synthetic patient. Cement fills the bone from the tip; from some volume on a share of the
-flow goes out by one route until the leak has its size. Where it goes is taken from the phantom's true labels, never from
-the monitor's zones. Frames pass a C-arm's imaging chain with scatter, blur, lag and automatic exposure; the patient
-breathes; the C-arm's pose, the segmentation's place and the tip are told wrongly by the usual errors. The monitor sees
-frames, nominal geometry, and anatomy, and at 7.5 frames a second while the leak runs.
+Each case is one ala of another synthetic patient. Cement fills the bone from the tip; from some volume on a share of
+the flow goes out by one route until the leak has its size. Where it goes is taken from the phantom's true labels, never
+from the monitor's zones. Frames pass a C-arm's imaging chain with scatter, blur, lag and automatic exposure; the
+patient breathes; the C-arm's pose, the segmentation's place and the tip are told wrongly by the usual errors. The
+monitor sees frames, nominal geometry, anatomy and the pump's volume, at 7.5 frames a second while the leak runs.
 
 Run: python Testing/benchmarks/monitor_study.py [--patients N] [--first SEED] [--pixels N] [--sound] [--json FILE]
 """

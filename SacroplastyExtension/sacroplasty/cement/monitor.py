@@ -22,6 +22,7 @@ from ..xray.project import CEMENT_PER_MM
 from .background import Background
 from .cement_map import CementMap, map_cement, widened
 from .frames import grey_signal
+from .growth import GrowthWatch
 from .leaks import Finding, LeakFinder, pixel_size_mm
 from .reference import learn_background
 from .veil import find_veil, unveiled, veil_share
@@ -168,6 +169,8 @@ class SpreadMonitor:
         self.settings = settings or MonitorSettings()
         self._views: dict[str, _View] = {}
         self._finder: LeakFinder | None = None
+        self._growth: GrowthWatch | None = None
+        self._growing_frames = 0
         self._leak = False
         self._told: set[tuple[str, str]] = set()
         self._last: MonitorReading | None = None
@@ -219,6 +222,7 @@ class SpreadMonitor:
             # Once for all views: matching pixels and voxels takes a while.
             geometries = {name: known.background.geometry for name, known in self._views.items()}
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
+            self._growth = GrowthWatch(geometries, {name: known.pixel_mm for name, known in self._views.items()})
         health = self._health(now_s)
         if health != "ok":
             events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
@@ -304,12 +308,25 @@ class SpreadMonitor:
             SpreadEvent(now_s, "watch", route, position, False)
             for route, position in self._finder.touched(maps).items()
         ]
-        for finding in found:
-            frames_in_a_row = self._views[finding.view].leaking_frames
+        spots = self._growing(maps, fresh, now_s)
+        self._growing_frames = self._growing_frames + 1 if any(spot.zone in routes for spot in spots) else 0
+        for finding in [*found, *spots]:
+            frames_in_a_row = self._growing_frames
+            if finding.view in self._views:
+                frames_in_a_row = self._views[finding.view].leaking_frames
             confirmed = finding.zone in routes and frames_in_a_row >= self.settings.confirming_frames
             self._leak |= confirmed
             events.append(_event(finding, confirmed, now_s))
         return events
+
+    def _growing(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[Finding]:
+        """Places outside the plan where both views see cement grow."""
+        if self._growth is None or self._finder is None or set(fresh) != set(self._views):
+            return []
+        paths = {name: seen.attenuation / np.float32(self.settings.cement_per_mm) for name, seen in maps.items()}
+        regions = {name: widened(seen.detected, 2) for name, seen in maps.items()}
+        spots = self._growth.update(paths, regions, now_s)
+        return [found for found in map(self._finder.finding_at, spots) if found is not None]
 
     def _tell(self, found: list[SpreadEvent]) -> tuple[SpreadEvent, ...]:
         """Those that did not hold at the update before. A leak is told once."""

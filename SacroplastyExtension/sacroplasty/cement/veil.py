@@ -1,8 +1,8 @@
 """Scatter and glare that lie over a picture like a veil and make cement look thinner than it is.
 
-Where the beam is weak most of the signal may be scatter: cement then darkens the picture by much less than it attenuates
-the beam. Over the ala the veil is nearly even and does not change, so one number describes it: the signal that would be
-left behind an opaque thing. It is found from cement whose volume the pump tells.
+Where the beam is weak most of the signal may be scatter: cement then darkens the picture by much less than it
+attenuates the beam. Over the ala the veil is nearly even and does not change, so one number describes it: the signal
+that would be left behind an opaque thing. It is found from cement whose volume the pump tells.
 """
 
 from __future__ import annotations
