@@ -12,6 +12,7 @@ from ..errors import ImageError
 from ..xray.field import Field, find_field
 from ..xray.geometry import XrayGeometry
 from .frames import binned_geometry, binning_of
+from .pieces import large_pieces
 
 Image = NDArray[np.float32]
 
@@ -25,6 +26,8 @@ _SLOW_PIXELS = 21
 _LEVELS = 24
 #: A pixel that flickers by this factor beyond the others of its brightness is broken.
 _BROKEN = 6.0
+#: Pieces of so many pixels that change by this factor beyond noise have moved; the share of the field they may fill.
+_MOVED_PIXELS, _MOVED, _LARGEST_MOVED_SHARE = 6, 25.0, 0.002
 #: Noisier than this (standard deviation of the logarithm) a pixel cannot show 2 mm of cement: too few quanta.
 _NOISIEST = 0.25
 #: What is left of a shift after compensation, as part of a pixel.
@@ -128,14 +131,18 @@ def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) 
     variance = _variance([np.log(np.maximum(smoothed(one), least)) for one in stack], log_signal, lit)
     raw_log = np.log(np.maximum(mean, least))
     raw_variance = _variance([np.log(np.maximum(one, least)) for one in stack], raw_log, lit)
-    level = _by_level(variance, log_signal, lit)
-    sharp_level = _by_level(raw_variance, log_signal, lit)
+    level = _by_level(variance, log_signal, lit, len(stack))
+    sharp_level = _by_level(raw_variance, log_signal, lit, len(stack))
     broken = variance > _BROKEN * np.maximum(level, 1e-12)
     shiftable = Shiftable.of(log_signal)
     steep = np.hypot(*shiftable.gradient)
     bend = np.abs(shiftable.curvature[0]) + np.abs(shiftable.curvature[2])
     residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
     count = len(stack)
+    if np.count_nonzero(
+        large_pieces(lit & (variance > _MOVED * level), _MOVED_PIXELS)
+    ) > _LARGEST_MOVED_SHARE * np.count_nonzero(lit):
+        raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     usable = lit & ~broken & (level < _NOISIEST**2)
     if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
@@ -181,16 +188,15 @@ def _variance(logs: Sequence[Image], mean: Image, lit: NDArray[np.bool_]) -> Ima
     return total / np.float32(len(logs) - 1)
 
 
-def _by_level(variance: Image, log_signal: Image, lit: NDArray[np.bool_]) -> Image:
+def _by_level(variance: Image, log_signal: Image, lit: NDArray[np.bool_], frames: int) -> Image:
     """The variance that pixels of a brightness have, which is better known than that of each."""
     values, variances = log_signal[lit], variance[lit]
-    edges = np.quantile(values, np.linspace(0, 1, _LEVELS + 1))
-    group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _LEVELS - 1)
-    count = np.bincount(group, minlength=_LEVELS)
-    filled = count > 0
-    mean = np.bincount(group, variances, minlength=_LEVELS)[filled] / count[filled]
-    middle = np.bincount(group, values, minlength=_LEVELS)[filled] / count[filled]
+    order = np.argsort(values)
+    groups = np.array_split(order, min(_LEVELS, len(order)))
+    middle = np.array([values[group].mean() for group in groups])
+    # A median, which an instrument that moved does not pull. That of a variance of few frames lies below its mean.
+    below = (1 - 2 / (9 * (frames - 1))) ** 3
+    typical = np.array([np.median(variances[group]) for group in groups]) / below
     # Variances span decades, and brightness is a logarithm already. Darker than seen is noisier still.
-    slope = -1.0
-    darker = np.minimum(log_signal - middle[0], 0.0) * slope
-    return np.exp(np.interp(log_signal, middle, np.log(np.maximum(mean, 1e-10))) + darker).astype(np.float32)
+    darker = -np.minimum(log_signal - middle[0], 0.0)
+    return np.exp(np.interp(log_signal, middle, np.log(np.maximum(typical, 1e-10))) + darker).astype(np.float32)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .alignment import Alignment, align, expected_log, moved_back
 from .background import Background, Image, smoothed
 from .frames import binned
+from .pieces import connected_to, large_pieces, widened
 
 #: A pixel's cement must stand out of the noise by this many standard deviations, in at least this many pixels that hang
 #: together. Of 100 000 pixels of pure noise 0.03 exceed 5 by chance, and not six together.
@@ -127,7 +128,7 @@ def map_cement(
         sharp=sharp,
         sigma=np.where(usable, sigma, np.float32(np.inf)),
         core=core,
-        detected=_connected_to(core, score > _RIM_SIGMA),
+        detected=connected_to(core, score > _RIM_SIGMA),
         fault=fault,
         shift_mm=shift_mm,
         alignment=alignment,
@@ -137,37 +138,6 @@ def map_cement(
 def _white(background: Background, frame: NDArray) -> float:
     """Signal at which this frame saturates: as the reference did, or at the largest number that fits."""
     return min(background.white, float(np.iinfo(frame.dtype).max) if frame.dtype.kind == "u" else float("inf"))
-
-
-def widened(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """The mask grown by so many pixels in all directions, diagonals included."""
-    from scipy.ndimage import maximum_filter
-
-    # A square is separable, which makes this many times faster than repeated dilation.
-    grown: NDArray[np.bool_] = maximum_filter(mask.view(np.uint8), 2 * pixels + 1, mode="constant").view(np.bool_)
-    return grown
-
-
-def large_pieces(mask: NDArray[np.bool_], fewest: int) -> NDArray[np.bool_]:
-    """The mask without pieces of fewer pixels; diagonal neighbours hang together."""
-    from scipy.ndimage import label
-
-    pieces, count = label(mask, structure=np.ones((3, 3)))
-    if count == 0:
-        return mask
-    large = np.bincount(pieces.ravel()) >= fewest
-    large[0] = False
-    return large[pieces]
-
-
-def _connected_to(core: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from scipy.ndimage import label
-
-    pieces, count = label(mask | core, structure=np.ones((3, 3)))
-    keep = np.zeros(count + 1, bool)
-    keep[np.unique(pieces[core])] = True
-    keep[0] = False
-    return keep[pieces]
 
 
 def _useless(background: Background, fault: str) -> CementMap:

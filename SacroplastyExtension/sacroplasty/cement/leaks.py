@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .cement_map import CementMap, large_pieces, widened
+from .cement_map import CementMap
 from .grid import grid_points
 from .growth import Spot
+from .pieces import large_pieces, widened
 from .zones import Zones
 
 #: Cement thinner than this need not show [mm].

@@ -20,10 +20,11 @@ from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
 from .background import Background
-from .cement_map import CementMap, map_cement, widened
+from .cement_map import CementMap, map_cement
 from .frames import grey_signal
 from .growth import GrowthWatch
 from .leaks import Finding, LeakFinder, pixel_size_mm
+from .pieces import widened
 from .reference import learn_background
 from .veil import find_veil, unveiled, veil_share
 from .zones import Zones
