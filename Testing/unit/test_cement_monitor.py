@@ -314,3 +314,51 @@ def test_zones_without_a_canal_or_far_from_the_sacrum_are_refused():
         make_zones(without, CENTER, ("left",))
     with pytest.raises(AnatomyError, match="no sacrum within reach"):
         make_zones(anatomy, [500.0, 0, 0], ("left",))
+
+
+def radius_mm(volume_ml):
+    return (3 * 1000 * volume_ml / (4 * math.pi)) ** (1 / 3)
+
+
+def test_measures_of_a_sphere_are_those_of_a_sphere(zones):
+    bench = Bench(zones)
+    measures = bench.update((CENTER, 2.0)).measures
+    radius = radius_mm(2.0)
+    for view in measures.views.values():
+        assert view.area_mm2 == pytest.approx(math.pi * radius**2, rel=0.08)
+        assert view.front_mm == pytest.approx(np.full(8, radius), abs=1.0)
+    assert np.linalg.norm(measures.center_ras - CENTER) < 1.0
+    # The joint's gap begins 15 mm beside the tip, the S1 foramen 9 mm; two shadows leave a box around a sphere.
+    assert measures.distance_mm["si_joint_left"] == pytest.approx(15 - radius, abs=2.0)
+    assert measures.distance_mm["foramen_s1_left"] == pytest.approx(9 - radius, abs=2.0)
+
+
+def test_the_front_has_the_speed_of_the_flow(zones):
+    bench = Bench(zones)
+    readings = [bench.update((CENTER, 0.5 + 0.02 * number)) for number in range(16)]
+    grown = radius_mm(0.5 + 0.02 * 15) - radius_mm(0.5 + 0.02 * 9)
+    assert readings[-1].measures.front_mm_s == pytest.approx(grown / (6 * PERIOD_S), abs=0.25)
+
+
+def test_what_the_pump_gave_and_no_view_shows_is_missing(zones):
+    bench = Bench(zones)
+    bench.now_s += PERIOD_S
+    frames = {name: bench.frame(name, [(CENTER, 1.5)]) for name in bench.names}
+    measures = bench.monitor.update(frames, bench.now_s, pump_volume_ml=2.1).measures
+    assert measures.missing_ml == pytest.approx(0.6, abs=0.05)
+
+
+def test_cement_in_front_fills_the_anterior_third(zones):
+    filled = {}
+    for offset in (-12.0, 12.0):
+        bench = Bench(zones)
+        filled[offset] = bench.update((CENTER + np.array([0.0, offset, 0.0]), 1.5)).measures.anterior_third_filled
+    # Anterior is where y is larger.
+    assert filled[12.0] > 0.02 and filled[-12.0] == 0.0
+
+
+def test_without_a_tip_there_is_a_volume_but_no_shape():
+    reading = Bench(tip=None).update((CENTER, 1.0))
+    # Where the cement lies between source and detector is a guess then.
+    assert reading.volume_ml == pytest.approx(1.0, rel=0.3)
+    assert reading.measures is None and math.isnan(reading.concentricity)

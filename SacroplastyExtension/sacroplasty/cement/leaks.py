@@ -142,9 +142,13 @@ class LeakFinder:
                 touched[route] = self._points[here].mean(axis=0)
         return touched
 
+    def planned_cement(self, maps: dict[str, CementMap]) -> NDArray[np.bool_]:
+        """Voxels (flat) of the planned ala that all views show as cement."""
+        return self._common_core(maps) & self._planned
+
     def center(self, maps: dict[str, CementMap]) -> FloatArray | None:
         """Middle of the planned voxels that all views show as cement (RAS); None when there are none."""
-        here = self._common_core(maps) & self._planned
+        here = self.planned_cement(maps)
         return self._points[here].mean(axis=0) if here.any() else None
 
     def _vote(self, candidates: NDArray[np.bool_], maps: dict[str, CementMap]) -> tuple[str, FloatArray]:
@@ -152,7 +156,7 @@ class LeakFinder:
 
         if not candidates.any():
             return "unknown", np.full(3, np.nan)
-        known = self._common_core(maps) & self._planned
+        known = self.planned_cement(maps)
         if known.any():
             shape, spacing = self.zones.labels.voxels.shape, self.zones.labels.spacing_mm
             distance = distance_transform_edt(~known.reshape(shape), sampling=spacing).ravel()

@@ -8,6 +8,7 @@ What it cannot see it calls blind, which stops the pump like a leak does.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -24,6 +25,7 @@ from .cement_map import CementMap, map_cement
 from .frames import grey_signal
 from .growth import GrowthWatch
 from .leaks import Finding, LeakFinder, pixel_size_mm
+from .measures import Nearness, SpreadMeasures, measure_view
 from .pieces import widened
 from .reference import learn_background
 from .veil import find_veil, unveiled, veil_share
@@ -40,8 +42,8 @@ _CALIBRATION_ML = (0.3, 1.0)
 #: Less cement has no shape yet [mL].
 _SMALLEST_SHAPE_ML = 0.15
 
-#: The sphere's radius over the root mean square radius of its shadow, sqrt(5 / 2).
-_SPHERE_OVER_RMS = math.sqrt(2.5)
+#: The front's speed is taken over this time [s], from so many readings at most.
+_SPEED_S, _KEPT_FRONTS = 1.0, 60
 
 #: A pose that differs by more from the reference's is another pose: entries of the rotation, and mm. The images
 #: themselves tell smaller movements.
@@ -110,6 +112,7 @@ class MonitorReading:
         leak: whether a leak was confirmed and not acknowledged.
         events: new ones.
         per_view_volume_ml: by view.
+        measures: size, evenness, speed and nearness; None when blind or without a tip.
     """
 
     time_s: float
@@ -121,6 +124,7 @@ class MonitorReading:
     leak: bool
     events: tuple[SpreadEvent, ...]
     per_view_volume_ml: dict[str, float] = field(default_factory=dict)
+    measures: SpreadMeasures | None = None
 
     @property
     def healthy(self) -> bool:
@@ -171,6 +175,8 @@ class SpreadMonitor:
         self._views: dict[str, _View] = {}
         self._finder: LeakFinder | None = None
         self._growth: GrowthWatch | None = None
+        self._nearness: Nearness | None = None
+        self._fronts: deque[tuple[float, float]] = deque(maxlen=_KEPT_FRONTS)
         self._growing_frames = 0
         self._leak = False
         self._told: set[tuple[str, str]] = set()
@@ -223,6 +229,7 @@ class SpreadMonitor:
             # Once for all views: matching pixels and voxels takes a while.
             geometries = {name: known.background.geometry for name, known in self._views.items()}
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
+            self._nearness = Nearness(self.zones)
             self._growth = GrowthWatch(geometries, {name: known.pixel_mm for name, known in self._views.items()})
         health = self._health(now_s)
         if health != "ok":
@@ -241,16 +248,20 @@ class SpreadMonitor:
         weights = np.array([1 / sd**2 for _, sd in volumes.values()])
         volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
         sd_ml = float(weights.sum() ** -0.5)
+        measures = self._measure(maps, now_s)
+        if measures is not None and pump_volume_ml is not None:
+            measures = replace(measures, missing_ml=pump_volume_ml - volume_ml, missing_ml_sd=sd_ml)
         self._last = MonitorReading(
             time_s=now_s,
             volume_ml=volume_ml,
             volume_ml_sd=sd_ml,
-            concentricity=self._concentricity(volume_ml),
+            concentricity=self._concentricity(measures, volume_ml),
             health="ok",
             level="leak" if self._leak else level,
             leak=self._leak,
             events=self._tell(found),
             per_view_volume_ml={name: volume for name, (volume, _) in volumes.items()},
+            measures=measures,
         )
         return self._last
 
@@ -368,10 +379,36 @@ class SpreadMonitor:
         region = widened(view.seen.detected, 2) & view.background.usable
         return region, pixel_size_mm(geometry, where) ** 2 / self.settings.cement_per_mm / 1000
 
-    def _concentricity(self, volume_ml: float) -> float:
-        if self.tip_ras is None or volume_ml < _SMALLEST_SHAPE_ML:
+    def _measure(self, maps: dict[str, CementMap], now_s: float) -> SpreadMeasures | None:
+        if self.tip_ras is None:
+            return None
+        views = {
+            name: measure_view(seen, view.background.geometry, view.pixel_mm, self.tip_ras, self.settings.cement_per_mm)
+            for (name, seen), view in zip(maps.items(), self._views.values(), strict=True)
+        }
+        measures = SpreadMeasures(views)
+        if self._finder is not None and self._nearness is not None:
+            cement = self._finder.planned_cement(maps)
+            third = self._finder.zones.anterior_third.ravel()
+            measures = replace(
+                measures,
+                center_ras=self._finder.center(maps),
+                distance_mm=self._nearness.of(cement),
+                anterior_third_filled=float(cement[third].mean()) if third.any() else math.nan,
+            )
+        front_mm = measures.mean_front_mm
+        earlier = [(time_s, front) for time_s, front in self._fronts if now_s - time_s >= _SPEED_S]
+        self._fronts.append((now_s, front_mm))
+        if not earlier:
+            return measures
+        then_s, then_mm = earlier[-1]
+        return replace(measures, front_mm_s=(front_mm - then_mm) / (now_s - then_s))
+
+    @staticmethod
+    def _concentricity(measures: SpreadMeasures | None, volume_ml: float) -> float:
+        if measures is None or volume_ml < _SMALLEST_SHAPE_ML:
             return math.nan
-        return min(concentricity(view.seen, view.background.geometry, self.tip_ras) for view in self._views.values())
+        return min(view.concentricity for view in measures.views.values())
 
     def _middle(self, geometry: XrayGeometry) -> FloatArray:
         """Where cement is expected: the tip, the zones' middle, or the detector's axis at two thirds of the way."""
@@ -383,29 +420,6 @@ class SpreadMonitor:
         columns, rows = geometry.detector_pixels
         detector = geometry.pixel_ras([(columns - 1) / 2, (rows - 1) / 2])
         return geometry.source_ras + (detector - geometry.source_ras) * 2 / 3
-
-
-def concentricity(seen: CementMap | None, geometry: XrayGeometry, tip_ras: ArrayLike) -> float:
-    """How evenly the cement of a view lies round the tip, 0 to 1; NaN when none is seen.
-
-    (1 - d / r) * sqrt(s / l): d is the distance of the cement's centre from the tip in the image, r the radius of the
-    sphere with the shadow's root mean square radius, s and l the smaller and larger variance along its main axes. A
-    sphere around the tip gives 1, one that only touches the tip 0.
-    """
-    if seen is None or not seen.detected.any():
-        return math.nan
-    rows, columns = np.nonzero(seen.detected)
-    weight = np.maximum(seen.attenuation[rows, columns], 0.0)
-    if not weight.sum() > 0:
-        return math.nan
-    at = np.stack([columns, rows], axis=1) * np.asarray(geometry.pixel_spacing_mm)
-    center = np.average(at, axis=0, weights=weight)
-    spread = np.linalg.eigvalsh(np.cov(at.T, aweights=weight, ddof=0))
-    tip = geometry.project(tip_ras) * geometry.pixel_spacing_mm
-    radius = _SPHERE_OVER_RMS * math.sqrt(float(spread.sum()))
-    if not radius > 0:
-        return math.nan
-    return max(0.0, 1 - float(np.linalg.norm(center - tip)) / radius) * math.sqrt(max(spread[0], 0.0) / spread[1])
 
 
 def _event(finding: Finding, confirmed: bool, now_s: float) -> SpreadEvent:
