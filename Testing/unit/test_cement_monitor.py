@@ -362,3 +362,18 @@ def test_without_a_tip_there_is_a_volume_but_no_shape():
     # Where the cement lies between source and detector is a guess then.
     assert reading.volume_ml == pytest.approx(1.0, rel=0.3)
     assert reading.measures is None and math.isnan(reading.concentricity)
+
+
+def test_a_streak_that_runs_away_in_front_is_a_vein(zones):
+    bench = Bench(zones)
+    bench.update((CENTER, 1.0))
+    streak = [(np.array([-35.0, 24.0 + 1.5 * step, 10.0 + 1.0 * step]), 0.004) for step in range(9)]
+    readings = [bench.update((CENTER, 1.0), *streak) for _ in range(2)]
+    assert {event.route for event in readings[1].events if event.level == "leak"} == {"venous"}
+
+
+def test_cement_beyond_the_zones_stops_too(zones):
+    bench = Bench(zones)
+    for _ in range(2):
+        reading = bench.update((CENTER, 1.0), (CENTER + np.array([0.0, 4.0, -48.0]), 0.1))
+    assert reading.leak

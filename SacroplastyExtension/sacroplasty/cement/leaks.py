@@ -40,6 +40,14 @@ _CANAL_SHARE = 0.2
 #: middle well inside [mm]. Its name is a vote that falls e-fold over the second distance.
 _OUTSIDE_MM, _NEAR_MM = 0.5, 1.5
 
+#: Less that cannot be placed is the noise of a bone's edge [mL].
+_SPECK_ML = 0.02
+
+#: Cement that runs far in a thin streak is in a vein: so long at least, so thin at most [mm].
+VEIN, _STREAK_MM, _THIN_MM = "venous", 9.0, 4.0
+#: Where a streak is a vein: outside bone and nerves, or beyond the zones.
+_OPEN_ZONES = ("presacral", "posterior", "superior", "unknown")
+
 #: Voxels of a route that all views show as cement although the planned ala explains it too.
 _FEWEST_TOUCHED_VOXELS = 6
 
@@ -49,7 +57,8 @@ class Finding:
     """Cement outside the plan.
 
     Attributes:
-        zone: name of the zone, a route or `bone`; `unknown` when no voxel of the grid explains it.
+        zone: name of the zone, a route or `bone`; `venous` for a streak outside bone; `unknown` when no voxel of the
+            grid explains it.
         position_ras: where, in mm; NaN when unknown.
         volume_ml: of the unexplained part, at least.
         view: that shows it, or `growth` for a spot that both views see grow.
@@ -59,6 +68,13 @@ class Finding:
     position_ras: FloatArray
     volume_ml: float
     view: str
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether this is cement where none may be. What cannot be placed counts, once it is more than a speck."""
+        if self.zone == "unknown":
+            return self.volume_ml >= _SPECK_ML
+        return self.zone != "bone"
 
 
 class LeakFinder:
@@ -114,6 +130,8 @@ class LeakFinder:
                     if other != name:
                         crossing &= self._at(widened(unexplained[other], 1), other)
                 zone, position = self._vote(crossing if crossing.any() else candidates, maps)
+                if zone in _OPEN_ZONES or zone.startswith("si_joint"):
+                    zone = VEIN if is_streak(here, self._pixel_mm[name]) else zone
                 area = self._pixel_mm[name] ** 2
                 volume_ml = float(seen.attenuation[here].sum()) / attenuation_per_mm * area / 1000
                 found.append(Finding(zone, position, volume_ml, name))
@@ -189,6 +207,16 @@ class LeakFinder:
         shadow = np.zeros(self._shapes[view], bool)
         shadow.ravel()[pixel[voxels & inside]] = True
         return shadow
+
+
+def is_streak(piece: NDArray[np.bool_], pixel_mm: float) -> bool:
+    """Whether a piece of a view is long and thin, straight or not."""
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = np.nonzero(piece)
+    length_mm = pixel_mm * float(np.hypot(np.ptp(rows) + 1, np.ptp(columns) + 1))
+    width_mm = 2 * pixel_mm * float(distance_transform_edt(np.pad(piece, 1)).max())
+    return length_mm >= _STREAK_MM and width_mm <= _THIN_MM
 
 
 def pixel_size_mm(geometry: XrayGeometry, point_ras: ArrayLike) -> float:

@@ -87,7 +87,7 @@ class SpreadEvent:
     Attributes:
         level: `watch` (cement reaches a protected structure but may be in the bone beside it), `warning` (outside the
             planned ala but not certainly leaking), `leak`, `blind`.
-        route: a route of `Zones`, `bone`, or `unknown`; for `blind` the reason.
+        route: a route of `Zones`, `venous`, `bone`, or `unknown`; for `blind` the reason.
         position_ras: None when not known.
         stop: whether the pump has to stop.
     """
@@ -311,22 +311,21 @@ class SpreadMonitor:
         if self._finder is None:
             return []
         found = self._finder.findings(maps, self.settings.cement_per_mm)
-        routes = self._finder.zones.routes
         for name in fresh:
             view = self._views[name]
-            leaking = any(finding.view == name and finding.zone in routes for finding in found)
+            leaking = any(finding.view == name and finding.is_leak for finding in found)
             view.leaking_frames = view.leaking_frames + 1 if leaking else 0
         events = [
             SpreadEvent(now_s, "watch", route, position, False)
             for route, position in self._finder.touched(maps).items()
         ]
         spots = self._growing(maps, fresh, now_s)
-        self._growing_frames = self._growing_frames + 1 if any(spot.zone in routes for spot in spots) else 0
+        self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in spots) else 0
         for finding in [*found, *spots]:
             frames_in_a_row = self._growing_frames
             if finding.view in self._views:
                 frames_in_a_row = self._views[finding.view].leaking_frames
-            confirmed = finding.zone in routes and frames_in_a_row >= self.settings.confirming_frames
+            confirmed = finding.is_leak and frames_in_a_row >= self.settings.confirming_frames
             self._leak |= confirmed
             events.append(_event(finding, confirmed, now_s))
         return events
