@@ -26,8 +26,8 @@ _SLOW_PIXELS = 21
 _LEVELS = 24
 #: A pixel that flickers by this factor beyond the others of its brightness is broken.
 _BROKEN = 6.0
-#: Pieces of so many pixels that change by this factor beyond noise have moved; the share of the field they may fill.
-_MOVED_PIXELS, _MOVED, _LARGEST_MOVED_SHARE = 6, 25.0, 0.002
+#: Pieces of so many pixels that change by this factor beyond noise have moved.
+_MOVED_PIXELS, _MOVED = 6, 25.0
 #: Noisier than this (standard deviation of the logarithm) a pixel cannot show 2 mm of cement: too few quanta.
 _NOISIEST = 0.25
 #: What is left of a shift after compensation, as part of a pixel.
@@ -86,6 +86,7 @@ class Background:
         usable: where a pixel lies in the field, works, is neither saturated nor too dark.
         white: signal at which the detector saturates; infinite when none was seen.
         least_signal: keeps logarithms finite.
+        moved_share: of the field, how much changed beyond noise while the frames were taken.
     """
 
     geometry: XrayGeometry
@@ -101,6 +102,7 @@ class Background:
     usable: NDArray[np.bool_]
     white: float
     least_signal: float
+    moved_share: float
 
 
 def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) -> Background:
@@ -139,10 +141,6 @@ def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) 
     bend = np.abs(shiftable.curvature[0]) + np.abs(shiftable.curvature[2])
     residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
     count = len(stack)
-    if np.count_nonzero(
-        large_pieces(lit & (variance > _MOVED * level), _MOVED_PIXELS)
-    ) > _LARGEST_MOVED_SHARE * np.count_nonzero(lit):
-        raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     usable = lit & ~broken & (level < _NOISIEST**2)
     if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
@@ -160,6 +158,7 @@ def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) 
         usable=usable,
         white=white,
         least_signal=least,
+        moved_share=np.count_nonzero(large_pieces(lit & (variance > _MOVED * level), _MOVED_PIXELS)) / lit.sum(),
     )
 
 

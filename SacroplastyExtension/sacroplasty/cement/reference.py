@@ -19,6 +19,8 @@ FEWEST_REFERENCE_FRAMES = 4
 _SATURATED_SHARE = 1e-3
 #: Shifts between reference frames that need no alignment [pixels].
 _STILL_PIXELS = 0.1
+#: More of the field than this changes when an instrument moves.
+_LARGEST_MOVED_SHARE = 0.002
 
 
 def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Background:
@@ -28,7 +30,7 @@ def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Backg
         frames: each (rows, columns), larger values brighter.
 
     Raises:
-        ImageError: for too few, frozen, black or saturated frames.
+        ImageError: for too few, frozen, black, saturated or noisy frames, or if something but the patient moved.
     """
     from scipy.ndimage import shift
 
@@ -53,6 +55,8 @@ def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Backg
     if np.abs(shifts).max() > _STILL_PIXELS:
         still = [shift(one, -by, order=3, mode="nearest") for one, by in zip(stack, shifts, strict=True)]
         background = background_of(still, geometry, white)
+    if background.moved_share > _LARGEST_MOVED_SHARE:
+        raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     return background
 
 
