@@ -24,12 +24,12 @@ from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.cement.grid import local_grid, sample
 from sacroplasty.cement.monitor import Frame, MonitorSettings, SpreadMonitor
-from sacroplasty.cement.spread import Invasion, invade, resistance_from_hu
 from sacroplasty.cement.zones import cancellous_bone, make_zones
 from sacroplasty.errors import PlanError
 from sacroplasty.geometry import rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
 from sacroplasty.phantom.make import Phantom, make_phantom
+from sacroplasty.simulation.invasion import Filling, fill_from, resistance_from_hu
 from sacroplasty.xray.geometry import CArm, XrayGeometry
 from sacroplasty.xray.imaging_chain import ExposedFrame, ImagingChain, expose_frame
 from sacroplasty.xray.project import CEMENT_PER_MM, attenuation_from_hu, line_integrals
@@ -54,7 +54,7 @@ class Scene:
     side: str
     tip: NDArray
     entry: NDArray
-    invasion: Invasion
+    filling: Filling
     monitor: SpreadMonitor
     nominal: dict[str, XrayGeometry]
     true: dict[str, XrayGeometry]
@@ -118,7 +118,7 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
         side=side,
         tip=tip,
         entry=_entry(anatomy, tip, outwards / np.linalg.norm(outwards)),
-        invasion=invade(tip, region, resistance),
+        filling=fill_from(tip, region, resistance),
         monitor=monitor,
         nominal=nominal,
         true=true,
@@ -168,7 +168,7 @@ def leak_path(scene: Scene, route: str, onset_ml: float) -> NDArray | None:
     if route == "posterior":
         start = voxels[np.argmin(np.linalg.norm(points[place] - scene.entry, axis=1))]
     else:
-        cement = sample(scene.invasion.at(onset_ml), grid) > 0
+        cement = sample(scene.filling.at(onset_ml), grid) > 0
         reach = ndimage.distance_transform_edt(~cement)[place]
         if reach.min() > 12:
             return None
@@ -202,7 +202,7 @@ def _vein(scene: Scene, sacrum: NDArray, grid: Volume) -> NDArray | None:
     """A vein of 2.5 mm that leaves the bone in front and runs on through the pelvis in gentle bends."""
     anterior = -scene.phantom.SacrumToRAS[:3, 1]
     surface = sacrum & ndimage.binary_dilation(~sacrum)
-    cement = sample(scene.invasion.at(1.0), grid) > 0
+    cement = sample(scene.filling.at(1.0), grid) > 0
     distance = ndimage.distance_transform_edt(~cement)
     candidates = np.argwhere(surface & (distance < 10))
     if not len(candidates):
@@ -314,7 +314,7 @@ def run(scene: Scene, case: Case) -> Result | None:
 
 def _cement(scene: Scene, good_ml: float, path: NDArray, leaked_ml: float) -> Volume:
     """Attenuation of all cement; a leak fills whole cubic millimetres and a part of the last one."""
-    cement = scene.invasion.at(good_ml)
+    cement = scene.filling.at(good_ml)
     count = leaked_ml * 1000 / GRID_MM**3
     if count > 0:
         wide = local_grid(scene.tip, 60.0, GRID_MM)

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 QUICK = {
     "anatomy_on_phantoms": ["1"],
     "bone_segmentation": ["--quick"],
-    "cement_monitor": ["1"],
+    "monitor_study": ["--patients", "1"],
     "cement_physics": ["3"],
     "device_defects": ["half-open", "run-after-stop"],
     "fracture_suggestions": ["200", "1"],
