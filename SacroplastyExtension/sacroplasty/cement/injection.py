@@ -298,7 +298,7 @@ def step(
     pump_runs = facts.pump_state is not None and facts.pump_state.value == "running"
     if state.phase != "injecting" and pump_runs and now.device_s - state.device_since_s > _OBEY_S:
         return _stop(state, "the pump runs without an order", now)
-    if state.phase in ("armed", "holding", "withdrawing") and _too_much_ml(state) > 0:
+    if state.phase in ("armed", "holding", "withdrawing", "finished") and _too_much_ml(state) > 0:
         return _stop(state, f"{_too_much_ml(state):.1f} mL more than ordered were given", now)
     decision = decide(state, facts, now.device_s)
     if facts.request == "withdraw" and state.phase not in ("prepare", "withdrawing"):
