@@ -148,7 +148,7 @@ class InjectionSession:
         if self.under_way:
             self.refusal = "stop or finish this side first"
             return
-        line_moves = self.state is not None and self.state.phase == "finished"
+        over = self.state.phase if self.state is not None and self.state.phase in ("finished", "stopped") else ""
         earlier, self._earlier = self._earlier, None
         self.side, self.refusal, self.state = prescription.side, "", None
         try:
@@ -163,14 +163,15 @@ class InjectionSession:
                     reason="a previous session ended without being closed: look at pump and trocar, then reset",
                     counter_at_arm_ml=earlier.counter_ml if earlier.side == prescription.side else None,
                 )
-            elif line_moves:
+            elif over:
                 state = replace(
                     state, phase="stopped", reason=f"connect the line to the {self.side} trocar, then reset"
                 )
             self.state = state
-        if line_moves:
-            delivery.order(STOP, now_s)
         self.note("ala_chosen", now_s, **_told_of(prescription), refused=self.refusal)
+        if over == "finished":
+            delivery.order(STOP, now_s)
+            self.note("order", now_s, command="stop", arguments={}, reason="the line is moved")
 
     def stop(self, delivery: Delivery, now_s: float) -> None:
         """Stop first of all, then write it down. May be called between ticks."""

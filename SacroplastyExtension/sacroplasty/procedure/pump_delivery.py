@@ -11,6 +11,7 @@ from ..cement.injection import Command
 from ..cement.interlock import Observed
 from ..devices.pump import PumpRole
 from ..devices.pump_protocol import PumpState
+from ..devices.pump_watch import implausible
 
 
 class PumpDelivery:
@@ -46,7 +47,8 @@ class PumpDelivery:
             if not answer.accepted and answer.code != "latched"
         )
         reading = self._pump.reading(now_s)
-        state = reading.state
+        # Figures in another unit are not known, as little as none at all.
+        state = reading.state if reading.state is not None and not implausible(reading.state, None) else None
         heard_s = now_s - reading.age_s if math.isfinite(reading.age_s) else -math.inf
 
         def told(value: Callable[[PumpState], Any]) -> Observed[Any] | None:
