@@ -141,9 +141,7 @@ class VirtualLine:
                 self.heard.append((true_s, message.command))
             answer = self.machine.order(message.text, 1, true_s)
             if answer is not None:
-                reply = CommandReply(
-                    DEVICE, command_id=message.command_id, command=message.command, text=answer.text()
-                )
+                reply = CommandReply(DEVICE, command_id=message.command_id, command=message.command, text=answer.text())
                 self._carry(self._to_controller, reply)
         self.machine.tick(true_s)
         if not cut and (true_s - self._told_s >= STATE_S - 1e-9 or self.machine.state != self._told_state):
@@ -202,7 +200,7 @@ class Room:
 
     Args:
         faults: by name, from when to when [s]; drawn by chance when not given.
-        report: called with a line for everything the firmware hears and for every tick; for a witness in another process.
+        report: called with a line for every order and every tick; for a witness in another process.
     """
 
     def __init__(
@@ -386,7 +384,7 @@ class Room:
         )
 
     def _person(self) -> Wish:
-        """Somebody who arms, holds the button with pauses, decides, withdraws now and then, and resets after a while."""
+        """Somebody who arms, holds the button with pauses, decides, withdraws at times, and resets after a while."""
         rng, state = self._rng, self.session.state
         if self._on("wrong buttons") and rng.random() < 0.3:
             request = rng.choice(["arm", "start", "continue", "reset", "withdraw", "withdrawn", "finish"])
@@ -439,7 +437,9 @@ class Room:
         reading = self._pump.reading(now_s)
         if not reading.ready or not reading.age_s <= 0.3:
             found.append("pump link")
-        if reading.state is not None and (reading.state.fault not in ("", "order") or reading.state.pressure_kpa >= 2900):
+        if reading.state is not None and (
+            reading.state.fault not in ("", "order") or reading.state.pressure_kpa >= 2900
+        ):
             found.append("pump")
         return found
 

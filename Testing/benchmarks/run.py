@@ -22,6 +22,7 @@ QUICK = {
     "cement_physics": ["3"],
     "device_defects": ["half-open", "run-after-stop"],
     "fracture_suggestions": ["200", "1"],
+    "injection_faults": ["20", "--kills", "3"],
     "landmarks_on_phantoms": ["8"],
     "link_comparison": ["--quick"],
     "link_soak": ["20"],

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from ..cement.after_flow import predict_after_flow
 from ..cement.aging import CementClock
 from ..cement.delivery import Delivery, DeliveryFacts
 from ..cement.injection import (
@@ -26,7 +27,7 @@ from ..cement.injection import (
 )
 from ..cement.interlock import Facts, Limits, Observed
 from ..cement.line import InjectionLine
-from ..cement.presets import PowerLawFluid, default_preset, load_presets
+from ..cement.presets import default_preset, load_presets
 from ..cement.viscosity import ViscosityEstimate, ViscosityEstimator
 from ..errors import PlanError
 from ..planning.model import Side
@@ -322,20 +323,17 @@ class InjectionSession:
             self.samples.append(Sample(now_s, self.total_ml, rate_ml_s, pressure_kpa))
             del self.samples[:-_KEPT_SAMPLES]
         fluid = self.clock.fluid(now_s)
-        if known and pressure is not None and math.isfinite(fluid.flow_index):
-            last_s = self.viscosity.time_s if self.viscosity is not None else -math.inf
-            if pressure.time_s > last_s:
-                if self._estimator is None:
-                    self._estimator = ViscosityEstimator(self.line, fluid.flow_index)
-                self._estimator.growth_per_s = self.clock.growth_per_s(now_s)
-                self.viscosity = self._estimator.update(pressure.time_s, pressure_kpa, max(0.0, rate_ml_s))
-        self.after_flow_ml = self._predicted_after_flow_ml(pressure_kpa, fluid)
-
-    def _predicted_after_flow_ml(self, pressure_kpa: float, fluid: PowerLawFluid) -> float:
-        """Cement that comes out though the plunger rests; NaN when pressure or cement are not known."""
-        if not (math.isfinite(pressure_kpa) and math.isfinite(fluid.consistency_pa_sn)):
-            return math.nan
-        return float(self.line.stored_ml(max(pressure_kpa, 0.0)))
+        if not (known and math.isfinite(fluid.flow_index)):
+            self.after_flow_ml = math.nan
+            return
+        assert pressure is not None
+        if self._estimator is None:
+            self._estimator = ViscosityEstimator(self.line, fluid.flow_index)
+        if self.viscosity is None or pressure.time_s > self.viscosity.time_s:
+            self._estimator.growth_per_s = self.clock.growth_per_s(now_s)
+            self.viscosity = self._estimator.update(pressure.time_s, pressure_kpa, max(0.0, rate_ml_s))
+            after = predict_after_flow(self.line, self._estimator, self.viscosity, fluid)
+            self.after_flow_ml = math.nan if after is None else after.total_ml
 
 
 def _depots(state: InjectionState) -> list[dict[str, float]]:

@@ -1,0 +1,35 @@
+"""What would still come out of the tip if the plunger halted now, from what the pump told so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from .line import AfterFlow, InjectionLine
+from .presets import PowerLawFluid
+from .viscosity import ViscosityEstimate, ViscosityEstimator
+
+
+def predict_after_flow(
+    line: InjectionLine,
+    estimator: ViscosityEstimator,
+    estimate: ViscosityEstimate,
+    expected: PowerLawFluid,
+    relief_ml_s: float = 0.0,
+    relieved_kpa: float = 0.0,
+) -> AfterFlow | None:
+    """The after-flow by the live viscosity estimate, which also knows how far the line stretches.
+
+    Args:
+        expected: the cement by its age, for as long as the estimate is not certain.
+        relief_ml_s, relieved_kpa: as in `InjectionLine.after_flow`.
+
+    Returns:
+        None while pressure or cement are not known.
+    """
+    pressure_kpa, share = estimator.line_now()
+    fluid = PowerLawFluid(estimate.consistency_pa_sn, estimate.flow_index) if estimate.known else expected
+    if not (math.isfinite(pressure_kpa) and math.isfinite(fluid.consistency_pa_sn)):
+        return None
+    stretched = replace(line, compliance_ml_per_kpa=share * line.compliance_ml_per_kpa)
+    return stretched.after_flow(pressure_kpa, fluid, relief_ml_s=relief_ml_s, relieved_kpa=relieved_kpa)
