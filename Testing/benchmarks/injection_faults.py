@@ -1,4 +1,4 @@
-"""Injections with random faults: limits kept, nothing after a stop, the journal whole; after-flow against its prediction.
+"""Injections with random faults: limits, stops and journal kept; and after-flow against its prediction.
 
     python Testing/benchmarks/injection_faults.py [INJECTIONS] [--first SEED] [--kills N]
 

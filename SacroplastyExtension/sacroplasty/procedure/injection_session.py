@@ -120,6 +120,12 @@ class InjectionSession:
         return sum(self.given_ml.values())
 
     @property
+    def mixed_at_unix_s(self) -> float | None:
+        """When the cement in use was mixed, in seconds since 1970; None when none was."""
+        mixed_at_s = self.clock.mixed_at_s
+        return None if mixed_at_s is None else self._began_unix_s + mixed_at_s - self._began_s
+
+    @property
     def under_way(self) -> bool:
         return self.state is not None and self.state.phase in UNDER_WAY
 
@@ -233,7 +239,6 @@ class InjectionSession:
     def _write(self, event: str, now_s: float, **facts: Any) -> None:
         assert self._journal is not None
         phase = self.state.phase if self.state is not None else "none"
-        mixed_at_s = self.clock.mixed_at_s
         self._journal.write(
             now_s - self._began_s,
             event,
@@ -242,7 +247,7 @@ class InjectionSession:
             given_ml=dict(self.given_ml),
             counter_ml=self._counter_ml,
             cement=self.clock.preset.key,
-            mixed_at_unix_s=None if mixed_at_s is None else self._began_unix_s + mixed_at_s - self._began_s,
+            mixed_at_unix_s=self.mixed_at_unix_s,
             **facts,
         )
 
@@ -260,6 +265,8 @@ class InjectionSession:
         assert self.state is not None
         entered = self.state.phase != before.phase
         self.stopped = self.stopped or self.state.phase == "stopped"
+        if commands:
+            self.refusal = ""
         for command in commands:
             if command.name == "stop":
                 delivery.order(command, now_s)

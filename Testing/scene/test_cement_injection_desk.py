@@ -13,7 +13,8 @@ from sacroplasty.devices.fluoroscope import View
 from sacroplasty.devices.pump import PumpReading
 from sacroplasty.devices.pump_protocol import Answer, PumpState
 from sacroplasty.errors import AnatomyError
-from sacroplasty.scene import anatomy, cement, nodes, planning
+from sacroplasty.procedure.journal import read_journal
+from sacroplasty.scene import anatomy, cement, injection_desk, nodes, planning
 from sacroplasty.scene.navigation import REGISTRATION_NAME
 from sacroplasty.scene.records import write_record
 from sacroplasty.xray.geometry import CArm
@@ -29,10 +30,14 @@ class Pump:
         self.orders = []
         self.state, self.delivered_ml, self.age_s, self.fault = "idle", 0.0, 0.0, ""
         self.answers = []
+        self.client = SimpleNamespace(connected=True)
+        self.alarm = ""
 
     def reading(self, now_s):
         state = PumpState(1, self.state, self.fault, self.delivered_ml, 0.0, 10.0, 500.0, 0.0, "test", 1)
-        return PumpReading(self.age_s < 0.3, state, self.age_s, "" if self.age_s < 0.3 else "the state is old")
+        return PumpReading(
+            self.age_s < 0.3, state, self.age_s, "" if self.age_s < 0.3 else "the state is old", self.alarm
+        )
 
     def take_answers(self):
         answers, self.answers = self.answers, []
@@ -50,6 +55,9 @@ class Pump:
 
     def hold(self, now_s):
         self._told("hold", "holding")
+
+    def withdraw(self, volume_ml, now_s):
+        self._told("withdraw", "holding")
 
     def stop(self, now_s):
         self._told("stop", "stopped")
@@ -70,10 +78,6 @@ class Devices:
         frames, self.frames = self.frames, []
         return frames
 
-    def stop_pump(self, now_s):
-        self.pump.stop(now_s)
-        return True
-
 
 @pytest.fixture
 def devices():
@@ -81,10 +85,10 @@ def devices():
 
 
 @pytest.fixture
-def desk(scene, devices):
+def desk(scene, devices, tmp_path):
     planning.show_plan(scene, make_plan(make_ct()))
     write_record(scene, REGISTRATION_NAME, {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}})
-    made = cement.CementDesk(scene, devices, 0.0, 1000.0)
+    made = injection_desk.InjectionDesk(scene, devices, 0.0, 1000.0, tmp_path)
     made.mix(0.0, 1000.0)
     return made
 
@@ -104,8 +108,8 @@ class Monitor:
 
 
 def see(desk, now_s, level="none"):
-    desk._spread = desk._spread or Monitor()
-    desk._spread.level, desk._spread.time_s = level, now_s
+    desk.watch._monitor = desk.watch._monitor or Monitor()
+    desk.watch._monitor.level, desk.watch._monitor.time_s = level, now_s
 
 
 def armed(desk, now_s=WORKING_S):
@@ -202,7 +206,7 @@ def test_a_restored_case_knows_the_age_and_the_volume(scene, desk, devices):
     devices.pump.delivered_ml = 0.4
     see(desk, WORKING_S + 0.2)
     desk.tick(WORKING_S + 0.2, True)
-    restored = cement.CementDesk(scene, Devices(), 5000.0, 1000.0 + 360.0)
+    restored = injection_desk.InjectionDesk(scene, Devices(), 5000.0, 1000.0 + 360.0)
     readout = restored.readout(5000.0)
     assert readout.age_s == pytest.approx(360.0)
     assert readout.given_ml["left"] == pytest.approx(0.4)
@@ -214,7 +218,7 @@ def test_views_are_learned_from_frames_without_cement_and_then_watched(scene, de
     ct_node = nodes.add_volume(scene, ct, "CT")
     anatomy.show_anatomy(scene, make_anatomy(ct), ct_node)
     planning.show_plan(scene, make_plan(ct))
-    desk.learn_views()
+    desk.learn_views(0.0)
     assert desk.readout(0.0).banner_text == "learning the views: hold still"
     geometry = CArm().pose([-38.0, -15, 0], [0, 1, 0], [0, 0, 1]).resampled(128)
     rng = np.random.default_rng(1)
@@ -235,15 +239,14 @@ def test_views_are_learned_from_frames_without_cement_and_then_watched(scene, de
 
 def test_views_cannot_be_learned_without_a_segmented_ct(desk):
     with pytest.raises(AnatomyError, match="needs the segmented CT"):
-        desk.learn_views()
+        desk.learn_views(0.0)
 
 
 def test_what_the_pump_refuses_is_shown_with_its_reason(desk, devices):
     devices.pump.answers = [Answer(3, "run", False, "limit", "the pump bears at most 3000 kPa", "armed")]
     desk.tick(0.1, False)
     assert desk.readout(0.1).reason == "the pump refuses to run: the pump bears at most 3000 kPa"
-    devices.pump.answers = [Answer(4, "arm", True, "ok", "", "armed")]
-    desk.tick(0.2, False)
+    desk.tick(0.2, False, "arm")
     assert "refuses" not in desk.readout(0.2).reason
 
 
