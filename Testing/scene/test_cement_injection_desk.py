@@ -13,7 +13,6 @@ from sacroplasty.devices.fluoroscope import View
 from sacroplasty.devices.pump import PumpReading
 from sacroplasty.devices.pump_protocol import Answer, PumpState
 from sacroplasty.errors import AnatomyError
-from sacroplasty.procedure.journal import read_journal
 from sacroplasty.scene import anatomy, cement, injection_desk, nodes, planning
 from sacroplasty.scene.navigation import REGISTRATION_NAME
 from sacroplasty.scene.records import write_record

@@ -438,7 +438,8 @@ def _stopped(state: InjectionState, facts: InjectionFacts, now: _Now) -> _Outcom
 def _run(state: InjectionState, facts: InjectionFacts, now: _Now) -> _Outcome:
     coming_ml = _after_flow_ml(facts)
     if state.interrupted:
-        volume_ml = state.step_until_ml - state.given_ml - coming_ml
+        # Never more than a whole step, whatever the predictions then and now were.
+        volume_ml = min(state.step_until_ml - state.given_ml - coming_ml, state.prescription.step_ml)
         if volume_ml <= _VOLUME_TOLERANCE_ML:  # What was still in the line has completed the step meanwhile.
             return replace(_end_step(state, facts, now), interrupted=False), []
     else:

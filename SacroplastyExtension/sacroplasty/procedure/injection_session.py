@@ -225,7 +225,8 @@ class InjectionSession:
         try:
             if self._journal is None:
                 self._journal = self.open_journal()
-                self._write("session_started", self._began_s, unix_s=self._began_unix_s)
+                told = _told_of(self.state.prescription) if self.state is not None else {}
+                self._write("session_started", self._began_s, unix_s=self._began_unix_s, **told)
             self._write(event, now_s, **facts)
         except OSError as error:
             self.trouble = f"the journal cannot be written ({error.strerror or error}): choose another folder"

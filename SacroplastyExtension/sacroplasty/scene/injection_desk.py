@@ -142,9 +142,10 @@ class InjectionDesk:
         self._outlook: tuple[float, str] = (-math.inf, "")
         self._recorded_ml = 0.0
         self._restore(now_s, unix_s)
+        self.choose(self._session.side, now_s)
+        # Last, so that a page that is only looked at writes nothing.
         if journals is not None:
             self.keep_journals(journals)
-        self.choose(self._session.side, now_s)
 
     @property
     def side(self) -> Side:
