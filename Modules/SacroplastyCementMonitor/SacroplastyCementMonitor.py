@@ -90,7 +90,6 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._timer = None
-        self._page = None
         self._shortcuts = []
         self._shownAlarm = ""
         self._soundedUntil = 0.0
@@ -101,7 +100,6 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SacroplastyCementMonitor.ui"))
         self.layout.addWidget(uiWidget)
-        self._page = uiWidget
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SacroplastyCementMonitorLogic()
@@ -311,8 +309,9 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
             self.ui.bannerLabel.text = _("✘ The module Sacroplasty Devices is not loaded.")
             return
         # A third of what is seen of the page, however large the window is.
-        window = slicer.util.mainWindow() or self._page
-        self.ui.stopButton.setMinimumHeight(max(220, window.height // 3))
+        window = slicer.util.mainWindow()
+        if window is not None:
+            self.ui.stopButton.setMinimumHeight(max(220, window.height // 3))
         self.showBanner(readout)
         self.showAlarms(readout.alarms)
         self.showNumbers(readout)
@@ -341,6 +340,11 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.stepLabel.text = readout.step_text + wait
         self.ui.instructionLabel.text = readout.instruction
         self.ui.instructionLabel.visible = bool(readout.instruction)
+        color = {"injecting": "#1b7f3b", "stopped": "#b00020"}.get(readout.injection, "#0052a3")
+        if color not in self.ui.instructionLabel.styleSheet:
+            self.ui.instructionLabel.styleSheet = (
+                f"font-size: 24pt; font-weight: bold; color: white; background-color: {color}; padding: 6px;"
+            )
         self.ui.viscosityLabel.text = readout.viscosity_text or "–"
         self.ui.afterFlowLabel.text = readout.after_flow_text or "–"
         self.ui.outlookLabel.text = f"⚠ {readout.outlook_text}" if readout.outlook_text else "–"
@@ -475,7 +479,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
 
 
 class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
-    """A few lines onto sacroplasty.scene.injection_desk, at the turns of the devices module; usable without the widget."""
+    """A few lines onto sacroplasty.scene.injection_desk, at the turns of the devices module."""
 
     # A reading of the room speaks for two minutes; taken anew well before.
     TEMPERATURE_INTERVAL_S = 30.0

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import slicer
+from desktop.harness.widgets import widget_class
 from injection_room import VirtualLine
 from sacroplasty.cement.monitor import MonitorReading
 from sacroplasty.devices.fluoroscope import View
@@ -68,6 +70,18 @@ class Room:
         self.desk.watch._monitor = Monitor(self)
         self.widget.parent.show()
 
+    def picture(self, path):
+        """The page as it is seen in a window of a usual height."""
+        window = widget_class("slicer.qMRMLWidget")()
+        window.resize(1600, 1020)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(slicer.util, "mainWindow", lambda: window)
+            self.widget._drawnAt = 0.0
+            self.widget.showReadout()
+            self.desktop.picture(self.widget, path, width=500)
+        assert self.ui.stopButton.height >= 1020 // 3
+        self.widget.parent.show()
+
     def take_frames(self):
         return []
 
@@ -115,8 +129,7 @@ def test_an_injection_by_its_buttons_is_in_the_journal(room, picture_folder):
     room.wait(24.0, held=True)
     assert room.logic.readout().injection == "injecting"
     assert "Pa·s ±" in room.ui.viscosityLabel.text and room.ui.afterFlowLabel.text.endswith(" mL")
-    assert room.ui.stopButton.minimumHeight >= room.widget._page.height // 3 - 1
-    room.desktop.picture(room.widget, picture_folder / f"{NAME}.png", width=500)
+    room.picture(picture_folder / f"{NAME}.png")
     room.wait(0.2, held=False)
     assert room.machine.state == "holding"
     events = room.events()
@@ -179,8 +192,7 @@ def test_a_leak_raises_an_alarm_that_flashes_and_sounds_until_it_is_reset(room, 
         room.wait(0.1)
         looks.add(room.ui.alarmLabel.styleSheet)
     assert len(looks) == 2 and len(beeps) == 10, "it flashes, and sounds in ten pulses"
-    room.desktop.picture(room.widget, picture_folder / f"{NAME}-leak.png", width=500)
-    room.widget.parent.show()
+    room.picture(picture_folder / f"{NAME}-leak.png")
     room.ui.pauseSoundButton.click()
     del beeps[:]
     room.wait(30.0)
@@ -208,7 +220,7 @@ def test_the_trocar_is_withdrawn_on_the_page_and_the_next_depot_begins(room, pic
     room.ui.withdrawButton.click()
     room.wait(3.0, held=True)
     assert room.machine.state == "holding" and room.ui.withdrawingFrame.visible
-    room.desktop.picture(room.widget, picture_folder / f"{NAME}-withdraw.png", width=500)
+    room.picture(picture_folder / f"{NAME}-withdraw.png")
     room.ui.backSpinBox.value = 6
     room.ui.backButton.click()
     room.wait(0.2)
@@ -266,7 +278,7 @@ def test_injection_by_hand_tells_counts_and_raises_the_alarm(room, picture_folde
     room.wait(0.2)
     assert room.ui.instructionLabel.text == "STOP INJECTING"
     assert room.ui.alarmLabel.text.startswith("‼ ")
-    room.desktop.picture(room.widget, picture_folder / f"{NAME}-by-hand.png", width=500)
+    room.picture(picture_folder / f"{NAME}-by-hand.png")
     assert room.machine.state == "idle", "the pump was never spoken to"
 
 
@@ -283,7 +295,9 @@ def test_a_killed_session_is_offered_and_taken_over_stopped(room, desktop, pictu
     widget.parent.show()
     widget.showReadout()
     assert widget.ui.earlierFrame.visible and "1.40 mL left" in widget.ui.earlierLabel.text
-    room.desktop.picture(widget, picture_folder / f"{NAME}-recovered.png", width=500)
+    room.widget, room.ui = widget, widget.ui
+    room.ui.cementCollapsibleButton.collapsed = True
+    room.picture(picture_folder / f"{NAME}-recovered.png")
     widget.ui.takeUpButton.click()
     readout = widget.logic.readout()
     assert readout.injection == "stopped" and "without being closed" in readout.reason

@@ -43,6 +43,14 @@ class Axes:
         return [(first, second) for first, second in pairwise(points) if first is not None and second is not None]
 
 
+def since_first_flow(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples from shortly before cement first moved; the last half minute as long as none has."""
+    if not samples:
+        return []
+    moved_s = next((one.time_s for one in samples if one.rate_ml_s > 0 or one.given_ml > 0), samples[-1].time_s - 25.0)
+    return [one for one in samples if one.time_s >= moved_s - 5.0]
+
+
 def axes_of(samples: Sequence[Sample], values: Iterable[float], least: float, box: tuple[int, int, int, int]) -> Axes:
     """Axes that hold all samples and values, from zero to a round number.
 

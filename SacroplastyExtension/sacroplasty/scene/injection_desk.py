@@ -23,6 +23,7 @@ from ..errors import DocumentError, PlanError
 from ..planning.model import NEEDLES, Side
 from ..procedure.conduct import PRESSURE_LIMIT_KPA, RATE_ML_S
 from ..procedure.injection_alarms import standing_alarms
+from ..procedure.injection_curves import since_first_flow
 from ..procedure.injection_session import InjectionSession, Sample, Wish
 from ..procedure.journal import Journal
 from ..procedure.pump_delivery import PumpDelivery
@@ -153,8 +154,8 @@ class InjectionDesk:
 
     @property
     def samples(self) -> list[Sample]:
-        """The curves: volume, flow and pressure over time."""
-        return self._session.samples
+        """The curves: volume, flow and pressure over time, from shortly before the first flow."""
+        return since_first_flow(self._session.samples)
 
     def keep_journals(self, folder: Path) -> None:
         """Write the journal into this folder from now on, and look there for a session that was not closed."""
@@ -418,7 +419,10 @@ class InjectionDesk:
                 PRESSURE_LIMIT_KPA,
                 age_s if math.isfinite(age_s) else None,
             )
-            text = outlook.text
+            text = ""
+            if outlook.exceeds_at_s is not None:
+                minutes, seconds = divmod(int(outlook.exceeds_at_s), 60)
+                text = f"over {PRESSURE_LIMIT_KPA:.0f} kPa from an age of {minutes}:{seconds:02d} on"
             self._outlook = now_s, text
         return text
 
