@@ -32,7 +32,7 @@ from sacroplasty.procedure.pump_delivery import PumpDelivery
 from sacroplasty.simulation.pump import PumpMachine
 from sacroplasty.simulation.world import PumpModel, demonstration_world
 
-TICK_S = 0.05
+TICK_S = 0.1
 FRAME_S = 0.2
 STATE_S = 0.1
 LIMITS = Limits(frame_period_s=FRAME_S)

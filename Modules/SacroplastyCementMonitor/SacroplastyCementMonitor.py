@@ -45,6 +45,10 @@ class SacroplastyCementMonitor(ScriptedLoadableModule):
         self.parent.acknowledgementText = _("Developed by the Sacroplasty contributors.")
 
 
+class Canceled(Exception):
+    """The person canceled what takes long."""
+
+
 # Background of the alarm bar by priority, bright and dark half of its flashing. Words and symbols say the same.
 ALARM_LOOKS = {
     "high": ("‼", "background-color: #d00000; color: white;", "background-color: #5a0000; color: white;"),
@@ -91,6 +95,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self._parameterNodeGuiTag = None
         self._timer = None
         self._shortcuts = []
+        self._predicting = False
         self._shownAlarm = ""
         self._soundedUntil = 0.0
         self._drawnAt = 0.0
@@ -116,6 +121,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.soundButton.connect("clicked(bool)", self.onSoundButton)
         self.ui.mixButton.connect("clicked(bool)", self.onMixButton)
         self.ui.learnButton.connect("clicked(bool)", self.onLearnButton)
+        self.ui.spreadButton.connect("clicked(bool)", self.onSpreadButton)
         self.ui.armButton.connect("clicked(bool)", self.onArmButton)
         self.ui.injectButton.connect("clicked(bool)", self.onInjectButton)
         self.ui.leftRadioButton.connect("clicked(bool)", lambda checked=False: self.onSideChosen("left"))
@@ -237,6 +243,28 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
     def onLearnButton(self):
         self.refusing(self.logic.learnViews)
 
+    def onSpreadButton(self):
+        """Predict, with the progress on the button itself; a second press cancels."""
+        if self._predicting:
+            self._predicting = False
+            return
+        text = self.ui.spreadButton.text
+        self._predicting = True
+        try:
+            self.refusing(self.logic.predictSpread, self.showPrediction)
+        except Canceled:
+            self.ui.refusalLabel.text = _("The prediction was canceled.")
+        finally:
+            self._predicting = False
+            self.ui.spreadButton.text = text
+
+    def showPrediction(self, share):
+        """Called with the share done; the devices are served meanwhile."""
+        self.ui.spreadButton.text = _("Predicting, {share:.0f} %: press to cancel").format(share=100 * share)
+        slicer.app.processEvents()
+        if not self._predicting:
+            raise Canceled
+
     def onArmButton(self):
         self.logic.arm()
         self.showReadout()
@@ -348,6 +376,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.viscosityLabel.text = readout.viscosity_text or "–"
         self.ui.afterFlowLabel.text = readout.after_flow_text or "–"
         self.ui.outlookLabel.text = f"⚠ {readout.outlook_text}" if readout.outlook_text else "–"
+        self.ui.spreadLabel.text = readout.spread_text or "–"
         self.ui.withdrawnLabel.text = readout.withdrawn_text or "–"
         self.ui.journalLabel.text = readout.journal_text
 
@@ -604,6 +633,11 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
         """Learn the views without cement; from then on they are watched."""
         if self._desk:
             self._desk.learn_views(time.monotonic())
+
+    def predictSpread(self, progress):
+        """Predict where the planned volume goes from the tip as it stands."""
+        if self._desk:
+            self._desk.predict_spread(progress)
 
     def recordWithdrawal(self, withoutTail):
         from sacroplasty.scene import cement

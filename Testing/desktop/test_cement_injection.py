@@ -282,6 +282,31 @@ def test_injection_by_hand_tells_counts_and_raises_the_alarm(room, picture_folde
     assert room.machine.state == "idle", "the pump was never spoken to"
 
 
+def test_the_spread_is_predicted_from_the_tip_as_it_stands(room, monkeypatch):
+    from sacroplasty.scene import spread
+
+    asked = []
+
+    def predict(scene, side, depots, line, preset, flow_ml_s, progress):
+        progress(0.5)
+        asked.append((side, [(depot.tip_ras, depot.volume_ml) for depot in depots], flow_ml_s))
+        assert room.ui.spreadButton.text == "Predicting, 50 %: press to cancel"
+
+    monkeypatch.setattr(spread, "predict", predict)
+    text = room.ui.spreadButton.text
+    room.ui.spreadButton.click()
+    target = planning.chosen(planning.plan_of(room.desktop.scene))["left"].target
+    ((side, ((tip, volume),), flow),) = asked
+    assert (side, volume, flow) == ("left", 4.0, 0.05) and np.allclose(tip, target)
+    assert room.ui.spreadButton.text == text
+    monkeypatch.setattr(slicer.app, "processEvents", room.ui.spreadButton.click)
+    room.ui.spreadButton.click()
+    assert "canceled" in room.ui.refusalLabel.text and len(asked) == 1
+    room.armed()
+    room.ui.spreadButton.click()
+    assert "under way" in room.ui.refusalLabel.text
+
+
 def test_a_killed_session_is_offered_and_taken_over_stopped(room, desktop, picture_folder):
     room.desktop.close(room.widget)
     with Journal(_folder(room) / "injection-2026-01-01_100000-00.jsonl") as journal:

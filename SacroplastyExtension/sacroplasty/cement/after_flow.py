@@ -27,9 +27,22 @@ def predict_after_flow(
     Returns:
         None while pressure or cement are not known.
     """
-    pressure_kpa, share = estimator.line_now()
+    stretched, pressure_kpa = _line_now(line, estimator)
     fluid = PowerLawFluid(estimate.consistency_pa_sn, estimate.flow_index) if estimate.known else expected
     if not (math.isfinite(pressure_kpa) and math.isfinite(fluid.consistency_pa_sn)):
         return None
-    stretched = replace(line, compliance_ml_per_kpa=share * line.compliance_ml_per_kpa)
     return stretched.after_flow(pressure_kpa, fluid, relief_ml_s=relief_ml_s, relieved_kpa=relieved_kpa)
+
+
+def still_to_come_ml(line: InjectionLine, estimator: ViscosityEstimator) -> float:
+    """All that comes out until the line is relaxed, however long that takes; NaN while nothing has flowed."""
+    stretched, pressure_kpa = _line_now(line, estimator)
+    return float(stretched.stored_ml(pressure_kpa))
+
+
+def _line_now(line: InjectionLine, estimator: ViscosityEstimator) -> tuple[InjectionLine, float]:
+    """The line with the compliance that the estimator has found, and the pressure in it in kPa; NaN when unknown."""
+    pressure_kpa, share = estimator.line_now()
+    if math.isnan(pressure_kpa):
+        return line, math.nan
+    return replace(line, compliance_ml_per_kpa=share * line.compliance_ml_per_kpa), pressure_kpa

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from ..cement.after_flow import predict_after_flow
+from ..cement.after_flow import still_to_come_ml
 from ..cement.aging import CementClock
 from ..cement.delivery import Delivery, DeliveryFacts
 from ..cement.injection import (
@@ -340,8 +340,7 @@ class InjectionSession:
         if self.viscosity is None or pressure.time_s > self.viscosity.time_s:
             self._estimator.growth_per_s = self.clock.growth_per_s(now_s)
             self.viscosity = self._estimator.update(pressure.time_s, pressure_kpa, max(0.0, rate_ml_s))
-            after = predict_after_flow(self.line, self._estimator, self.viscosity, fluid)
-            self.after_flow_ml = math.nan if after is None else after.total_ml
+            self.after_flow_ml = still_to_come_ml(self.line, self._estimator)
 
 
 def _depots(state: InjectionState) -> list[dict[str, float]]:

@@ -19,6 +19,7 @@ from ..cement.injection import InjectionState, Mode, Prescription, Request
 from ..cement.interlock import Limits
 from ..cement.line import InjectionLine, cannula_line, pressure_outlook
 from ..cement.manual_injection import EnteredVolumes, ManualDelivery, VolumeSource
+from ..cement.spread import Depot
 from ..errors import DocumentError, PlanError
 from ..planning.model import NEEDLES, Side
 from ..procedure.conduct import PRESSURE_LIMIT_KPA, RATE_ML_S
@@ -28,10 +29,12 @@ from ..procedure.injection_session import InjectionSession, Sample, Wish
 from ..procedure.journal import Journal
 from ..procedure.pump_delivery import PumpDelivery
 from ..procedure.recovery import RecoveredSession, mark, unclosed
+from . import spread
 from .cement import RECORD_NAME, given_text
 from .devices import DeviceDesk
 from .planning import chosen, plan_of
 from .records import read_record, write_record
+from .spread import SpreadSummary
 from .spread_watch import BannerLevel, SpreadWatch, tip_ras
 from .workflow import write_step
 
@@ -70,6 +73,7 @@ class InjectionReadout:
         reason: why cement does not flow now, in words.
         instruction: what the person at the syringe is to do; empty with a pump.
         viscosity_text, after_flow_text, outlook_text: what flow and pressure say; empty when they say nothing.
+        spread_text: of the prediction that the scene shows; empty without one.
         withdrawn_text: where the trocar's tip is, and the depots that it left.
         may_...: whether a button leads anywhere now.
         decides: whether a person's decision is waited for.
@@ -97,6 +101,7 @@ class InjectionReadout:
     viscosity_text: str
     after_flow_text: str
     outlook_text: str
+    spread_text: str
     withdrawn_text: str
     banner: BannerLevel
     banner_text: str
@@ -233,6 +238,37 @@ class InjectionDesk:
         )
         session.choose(prescription, self._delivery(), now_s)
 
+    def predict_spread(self, progress: Callable[[float], None] | None = None) -> SpreadSummary:
+        """Predict where the planned volume of this side goes from the tip as it stands, and show it in the scene.
+
+        Args:
+            progress: called with the share done; may raise to end it.
+
+        Raises:
+            AnatomyError, PlanError: without what it needs, or while cement is under way: it takes seconds in which
+                nobody would watch.
+        """
+        session = self._session
+        if session.under_way:
+            raise PlanError("the spread is predicted before the injection or after it, not while cement is under way")
+        planned = self._planned().get(self.side)
+        if planned is None:
+            raise PlanError(f"no cement is planned for the {self.side} ala")
+        state = session.state
+        left = state.left_depots if state is not None else ()
+        depots = [Depot(tip_ras(self._scene, self.side, one.withdrawn_mm), one.volume_ml) for one in left]
+        rest_ml = planned - sum(depot.volume_ml for depot in depots)
+        depots.append(Depot(tip_ras(self._scene, self.side, state.withdrawn_mm if state else 0.0), rest_ml))
+        return spread.predict(
+            self._scene,
+            self.side,
+            depots,
+            session.line,
+            session.clock.preset,
+            self.technique.rate_ml_s,
+            progress=progress,
+        )
+
     def enter_volume(self, volume_ml: float, now_s: float) -> None:
         """Count a syringe that was given by hand.
 
@@ -329,6 +365,7 @@ class InjectionDesk:
                 if known and estimate is not None
                 else ""
             ),
+            spread_text=_spread_text(spread.summary(self._scene, session.side)),
             after_flow_text="" if math.isnan(session.after_flow_ml) else f"{session.after_flow_ml:.2f} mL",
             outlook_text=self._outlook_text(now_s),
             withdrawn_text=_withdrawn_text(state),
@@ -481,6 +518,13 @@ def _wait_s(state: InjectionState | None, now_s: float) -> float:
     if state is None or state.phase != "holding" or state.interrupted:
         return 0.0
     return max(0.0, state.prescription.wait_s - (now_s - state.since_s))
+
+
+def _spread_text(found: SpreadSummary | None) -> str:
+    if found is None:
+        return ""
+    text = f"leak in {found.any_leak:.0%} of {found.members} runs"
+    return f"{text}, first {found.rows[0].route}" if found.rows and found.any_leak > 0 else text
 
 
 def _withdrawn_text(state: InjectionState | None) -> str:
