@@ -67,8 +67,6 @@ FAULTS = {
     "disk full": "the journal cannot be written",
     "wrong buttons": "a person presses whatever there is",
 }
-#: An injection that does not go on for this long is given up.
-_PATIENCE_S = 60.0
 #: Defects of the pump itself, against which an alarm is all that a controller has.
 PUMP_DEFECTS = ("run after stop",)
 
@@ -200,6 +198,8 @@ class Room:
 
     Args:
         faults: by name, from when to when [s]; drawn by chance when not given.
+        prescriptions: the same.
+        patience_s: an injection that does not go on for this long is given up.
         report: called with a line for every order and every tick; for a witness in another process.
     """
 
@@ -209,29 +209,14 @@ class Room:
         folder: Path,
         faults: dict[str, tuple[float, float]] | None = None,
         report: Callable[[str], None] = lambda line: None,
+        prescriptions: list[Prescription] | None = None,
+        patience_s: float = 60.0,
     ) -> None:
         rng = self._rng = np.random.default_rng([8, seed])
         self.truth = Truth()
-        mode = "stepwise" if rng.random() < 0.7 else "continuous"
-        sides = ["left", "right"] if rng.random() < 0.5 else ["left"]
-        given, self._prescriptions = 0.0, []
-        for side in sides:
-            planned = float(rng.uniform(1.0, min(8.0, 12.0 - given)))
-            if rng.random() < 0.15:
-                planned = min(8.0, 12.0 - given)  # The very limit.
-            self._prescriptions.append(
-                Prescription(
-                    side,
-                    planned,
-                    mode=mode,
-                    other_volume_ml=0.0,
-                    step_volume_ml=float(rng.choice([0.5, 1.0, 2.0])),
-                    wait_s=float(rng.choice([0.0, 1.0, 3.0, 20.0], p=[0.3, 0.3, 0.3, 0.1])),
-                    rate_ml_s=float(rng.choice([0.05, 0.1, 0.25, 0.5], p=[0.1, 0.3, 0.3, 0.3])),
-                    pressure_limit_kpa=2900.0,
-                )
-            )
-            given += planned
+        self._patience_s = patience_s
+        self._prescriptions = prescriptions or self._drawn_prescriptions()
+        given = sum(one.planned_volume_ml for one in self._prescriptions)
         rate = self._prescriptions[0].rate_ml_s
         expected_s = 20.0 + given / rate + 3.0 * given
         if faults is None:
@@ -272,13 +257,38 @@ class Room:
         self.session = InjectionSession(LIMITS, lambda: journal(self.path), line, self._now_s, 1.7e9)
         self.session.clock = self.session.clock.mixed(self._now_s - 300.0).with_reading(self._now_s, 22.0)
 
+    def _drawn_prescriptions(self) -> list[Prescription]:
+        rng = self._rng
+        mode = "stepwise" if rng.random() < 0.7 else "continuous"
+        sides = ["left", "right"] if rng.random() < 0.5 else ["left"]
+        given = 0.0
+        prescriptions: list[Prescription] = []
+        for side in sides:
+            planned = float(rng.uniform(1.0, min(8.0, 12.0 - given)))
+            if rng.random() < 0.15:
+                planned = min(8.0, 12.0 - given)  # The very limit.
+            prescriptions.append(
+                Prescription(
+                    side,
+                    planned,
+                    mode=mode,
+                    other_volume_ml=0.0,
+                    step_volume_ml=float(rng.choice([0.5, 1.0, 2.0])),
+                    wait_s=float(rng.choice([0.0, 1.0, 3.0, 20.0], p=[0.3, 0.3, 0.3, 0.1])),
+                    rate_ml_s=float(rng.choice([0.05, 0.1, 0.25, 0.5], p=[0.1, 0.3, 0.3, 0.3])),
+                    pressure_limit_kpa=2900.0,
+                )
+            )
+            given += planned
+        return prescriptions
+
     def play(self) -> Truth:
         """Until everything is given or nobody goes on."""
         left = list(self._prescriptions)
         while self._true_s < self._ends_s:
             state = self.session.state
             over = state is None or state.phase == "finished" or state.note
-            if (over and not left) or self._true_s - self._progress_s > _PATIENCE_S:
+            if (over and not left) or self._true_s - self._progress_s > self._patience_s:
                 break
             if over and self._pump.reading(self._now_s).ready:
                 self._turn_to(left.pop(0))

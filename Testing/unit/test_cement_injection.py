@@ -504,3 +504,15 @@ def test_cement_given_before_counts_to_plan_and_limits():
         begin(Prescription("left", 3.0), Limits(), 0.0, given_ml=2.95)
     with pytest.raises(PlanError, match="must be known"):
         begin(Prescription("left", 3.0), Limits(), 0.0, given_ml=math.nan)
+
+
+def test_the_last_run_is_finished_when_the_line_has_given_out_what_it_held():
+    bench = Bench(Prescription("left", 1.0, mode="continuous"), after_flow_ml=0.0).started()
+    bench.after_flow_ml = 0.3
+    bench.run_to("holding")
+    for _ in range(50):
+        assert bench.tick() == []
+    assert bench.state.phase == "holding" and "0.30 mL is still to come" in bench.state.reason
+    bench.after_flow_ml = 0.04
+    bench.tick()
+    assert bench.state.phase == "finished"

@@ -38,6 +38,10 @@ _AFTER_FLOW_ML = 0.1
 #: The pump has this long to follow a command before it counts as disobedient.
 _OBEY_S = 1.0
 
+#: After the last run the injection is finished when no more than this is still to come, or this long after.
+_SETTLED_ML = 0.05
+_SETTLE_S = 20.0
+
 #: A person's decision to go on in spite of the spread's shape holds this long.
 _DECISION_S = 10.0
 
@@ -359,15 +363,18 @@ def _injecting(state: InjectionState, facts: InjectionFacts, decision: Decision,
 
 
 def _end_step(state: InjectionState, facts: InjectionFacts, now: _Now) -> InjectionState:
-    state = replace(state, steps_done=state.steps_done + 1)
-    return _enter(state, "finished" if _is_complete(state, facts) else "holding", now)
+    state = replace(_enter(state, "holding", now), steps_done=state.steps_done + 1, interrupted=False)
+    return _enter(state, "finished", now) if _is_complete(state, facts) and _is_settled(state, facts, now) else state
 
 
 def _holding(state: InjectionState, facts: InjectionFacts, decision: Decision, now: _Now) -> _Outcome:
     if any(reason.fact in _STOP_WHILE_HOLDING for reason in decision.reasons):
         return _stop(state, decision.text, now)
-    if facts.request == "finish" or _is_complete(state, facts):
+    complete = _is_complete(state, facts)
+    if facts.request == "finish" or (complete and _is_settled(state, facts, now)):
         return _enter(state, "finished", now), []
+    if complete:
+        return replace(state, reason=f"{_after_flow_ml(facts):.2f} mL is still to come"), []
     if facts.request == "continue":
         state = replace(state, decided_s=now.procedure_s)
     # A step that was let go in the middle is the same step when it goes on.
@@ -441,7 +448,7 @@ def _run(state: InjectionState, facts: InjectionFacts, now: _Now) -> _Outcome:
         # Never more than a whole step, whatever the predictions then and now were.
         volume_ml = min(state.step_until_ml - state.given_ml - coming_ml, state.prescription.step_ml)
         if volume_ml <= _VOLUME_TOLERANCE_ML:  # What was still in the line has completed the step meanwhile.
-            return replace(_end_step(state, facts, now), interrupted=False), []
+            return _end_step(state, facts, now), []
     else:
         volume_ml = _next_step_ml(state, facts)
         state = replace(state, step_from_ml=state.given_ml, step_until_ml=state.given_ml + coming_ml + volume_ml)
@@ -491,6 +498,11 @@ def _too_much_ml(state: InjectionState) -> float:
 def _is_complete(state: InjectionState, facts: InjectionFacts) -> bool:
     """Whether so little is missing from the plan that the after-flow makes up for it."""
     return _next_step_ml(state, facts) <= _AFTER_FLOW_ML
+
+
+def _is_settled(state: InjectionState, facts: InjectionFacts, now: _Now) -> bool:
+    """Whether the line has given out what it held back, as far as it is worth waiting for."""
+    return _after_flow_ml(facts) <= _SETTLED_ML or now.procedure_s - state.since_s >= _SETTLE_S
 
 
 def _next_step_ml(state: InjectionState, facts: InjectionFacts) -> float:
