@@ -110,7 +110,7 @@ class InjectionSession:
     def __post_init__(self) -> None:
         self._journal: Journal | None = None
         self._began_s, self._began_unix_s = self.now_s, self.unix_s
-        self._noted_ml = sum(self.given_ml.values())
+        self._noted_ml, self._noted_s = sum(self.given_ml.values()), self.now_s
         self._estimator: ViscosityEstimator | None = None
         self._counter_ml = math.nan
         self._earlier: RecoveredSession | None = None
@@ -219,7 +219,7 @@ class InjectionSession:
 
     def note(self, event: str, now_s: float, **facts: Any) -> bool:
         """Write an event into the journal with the volumes; False when that failed, which forbids all further flow."""
-        self._noted_ml = self.total_ml
+        self._noted_ml, self._noted_s = self.total_ml, now_s
         if self.open_journal is None:
             return False
         try:
@@ -234,7 +234,10 @@ class InjectionSession:
         return True
 
     def keep_journal(self, open_journal: Callable[[], Journal]) -> None:
-        """Write into another journal from now on."""
+        """Write into another journal from now on; the one so far says that the session goes on elsewhere."""
+        if self._journal is not None and not self.trouble:
+            self.note("session_moved", self._noted_s)
+            self._journal.close()
         self.open_journal, self._journal, self.trouble = open_journal, None, ""
 
     def _write(self, event: str, now_s: float, **facts: Any) -> None:

@@ -14,7 +14,7 @@ from .journal import Journal, read_journal
 #: How the journals of the injection page are called.
 PATTERN = "injection-*.jsonl"
 
-_ENDINGS = ("session_closed", "session_taken_over", "session_left")
+_ENDINGS = ("session_closed", "session_moved", "session_taken_over", "session_left")
 
 
 @dataclass(frozen=True)
