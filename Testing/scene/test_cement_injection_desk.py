@@ -20,7 +20,7 @@ from sacroplasty.errors import AnatomyError, DeviceError, PlanError
 from sacroplasty.procedure.case import PlacedTrocar
 from sacroplasty.procedure.journal import read_journal
 from sacroplasty.procedure.recovery import unclosed
-from sacroplasty.scene import anatomy, cement, injection_desk, nodes, planning, spread_watch
+from sacroplasty.scene import anatomy, cement, injection_chart, injection_desk, nodes, planning, spread_watch
 from sacroplasty.scene.navigation import REGISTRATION_NAME, show_trocar
 from sacroplasty.scene.records import read_record, write_record
 from sacroplasty.scene.volume_meter import metered_volumes
@@ -376,6 +376,25 @@ def test_depots_and_the_note_of_an_abort_are_kept_in_the_scene(scene, desk, devi
     assert record["notes"]["left"] == "enough"
     desk.choose("left", now + 0.4)
     assert desk.readout(now + 0.4).injection == "stopped", "a new beginning needs a reset"
+
+
+def test_curves_are_in_the_scene_as_a_table_and_a_chart(scene, desk, devices):
+    armed(desk)
+    now = flow(desk, devices, 0.5)
+    for _ in range(2):
+        desk.tick(now + 0.1, False)
+        now = flow(desk, devices, 0.8, now + 0.2)
+    desk.stop(now)
+    see(desk, now)
+    desk.tick(now, False)
+    (table,) = [scene.GetNthNodeByClass(at, "vtkMRMLTableNode") for at in range(1)]
+    columns = [table.GetTable().GetColumn(at) for at in range(table.GetNumberOfColumns())]
+    assert [column.GetName() for column in columns][:2] == ["time (s)", "given (mL)"]
+    assert columns[1].GetValue(columns[1].GetNumberOfValues() - 1) >= 0.5
+    assert scene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode") == 1
+    assert scene.GetNumberOfNodesByClass("vtkMRMLPlotSeriesNode") == 3
+    chart = scene.GetFirstNodeByName(injection_chart.TABLE_NAME)
+    assert chart is not None
 
 
 def test_the_tip_goes_back_along_the_trocar_that_was_placed(scene, desk):

@@ -32,6 +32,7 @@ from ..procedure.recovery import RecoveredSession, mark, unclosed
 from . import spread
 from .cement import RECORD_NAME, given_text
 from .devices import DeviceDesk
+from .injection_chart import show_curves
 from .planning import chosen, plan_of
 from .records import read_record, write_record
 from .spread import SpreadSummary
@@ -292,7 +293,10 @@ class InjectionDesk:
 
     def stop(self, now_s: float) -> bool:
         """Stop first of all. False when there is no pump that can be told."""
+        before = self._session.state
         self._session.stop(self._delivery(), now_s)
+        if before is not None and self._session.state is not None:
+            self._follow(before, self._session.state, now_s)
         self._write()
         pump = self._devices.pump
         return self.technique.delivery == "manual" or (pump is not None and pump.client.connected)
@@ -417,6 +421,8 @@ class InjectionDesk:
                 self.watch.learn(self.side, after.withdrawn_mm)
         if after.phase != before.phase or abs(self._session.total_ml - self._recorded_ml) >= _RECORD_STEP_ML:
             self._write()
+        if after.phase != before.phase and after.phase in ("holding", "finished", "stopped"):
+            show_curves(self._scene, self.samples)
         if after.phase != before.phase and after.phase in ("finished", "stopped"):
             text = after.reason or given_text(self._scene)
             write_step(self._scene, "injection", after.phase == "finished", [text])
