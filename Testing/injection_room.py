@@ -210,7 +210,7 @@ class Room:
         faults: dict[str, tuple[float, float]] | None = None,
         report: Callable[[str], None] = lambda line: None,
         prescriptions: list[Prescription] | None = None,
-        patience_s: float = 60.0,
+        patience_s: float = 20.0,
     ) -> None:
         rng = self._rng = np.random.default_rng([8, seed])
         self.truth = Truth()
@@ -264,7 +264,7 @@ class Room:
         given = 0.0
         prescriptions: list[Prescription] = []
         for side in sides:
-            planned = float(rng.uniform(1.0, min(8.0, 12.0 - given)))
+            planned = float(rng.uniform(0.8, 4.0))
             if rng.random() < 0.15:
                 planned = min(8.0, 12.0 - given)  # The very limit.
             prescriptions.append(

@@ -44,6 +44,9 @@ UNDER_WAY = ("armed", "injecting", "holding", "withdrawing")
 _SAMPLE_S = 0.2
 _KEPT_SAMPLES = 6000
 
+#: How often the line is looked at while the plunger rests.
+_REST_LOOK_S = 0.5
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -340,7 +343,9 @@ class InjectionSession:
         assert pressure is not None
         if self._estimator is None:
             self._estimator = ViscosityEstimator(self.line, fluid.flow_index)
-        if self.viscosity is None or pressure.time_s > self.viscosity.time_s:
+        last_s = self.viscosity.time_s if self.viscosity is not None else -math.inf
+        # At rest the line only relaxes, which needs no close look.
+        if pressure.time_s - last_s > (0.0 if rate_ml_s > 0 else _REST_LOOK_S):
             self._estimator.growth_per_s = self.clock.growth_per_s(now_s)
             self.viscosity = self._estimator.update(pressure.time_s, pressure_kpa, max(0.0, rate_ml_s))
             self.after_flow_ml = still_to_come_ml(self.line, self._estimator)
