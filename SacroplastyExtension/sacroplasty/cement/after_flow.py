@@ -21,14 +21,16 @@ def predict_after_flow(
     """The after-flow by the live viscosity estimate, which also knows how far the line stretches.
 
     Args:
-        expected: the cement by its age, for as long as the estimate is not certain.
+        expected: the cement by its age, for as long as the estimate says nothing.
         relief_ml_s, relieved_kpa: as in `InjectionLine.after_flow`.
 
     Returns:
         None while pressure or cement are not known.
     """
     stretched, pressure_kpa = _line_now(line, estimator)
-    fluid = PowerLawFluid(estimate.consistency_pa_sn, estimate.flow_index) if estimate.known else expected
+    # An uncertain estimate from this cement is still better than what the clock expects of any.
+    useful = estimate.standard_deviation_pa_sn <= estimate.consistency_pa_sn
+    fluid = PowerLawFluid(estimate.consistency_pa_sn, estimate.flow_index) if useful else expected
     if not (math.isfinite(pressure_kpa) and math.isfinite(fluid.consistency_pa_sn)):
         return None
     return stretched.after_flow(pressure_kpa, fluid, relief_ml_s=relief_ml_s, relieved_kpa=relieved_kpa)
