@@ -235,7 +235,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     asked = parser.parse_args()
     CementClock()  # The presets are read once, before anything is timed or killed.
-    kept = [after_flow(), kills(asked.kills), injections(asked.first, asked.injections)]
+    kept = [after_flow()]
+    if asked.kills:
+        kept.append(kills(asked.kills))
+    if asked.injections:
+        kept.append(injections(asked.first, asked.injections))
     print("all kept" if all(kept) else "NOT all kept")
     return 0 if all(kept) else 1
 
