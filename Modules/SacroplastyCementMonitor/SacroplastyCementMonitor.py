@@ -113,8 +113,16 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
 
         self.ui.journalPathLineEdit.currentPath = self.logic.DEFAULT_JOURNALS
-        for frame in (self.ui.earlierFrame, self.ui.withdrawingFrame, self.ui.noteFrame, self.ui.byHandFrame):
-            frame.visible = False
+        for widget in (
+            self.ui.alarmLabel,
+            self.ui.pauseSoundButton,
+            self.ui.earlierFrame,
+            self.ui.instructionLabel,
+            self.ui.byHandFrame,
+            self.ui.withdrawingFrame,
+            self.ui.noteFrame,
+        ):
+            widget.visible = False
 
         self.ui.stopButton.connect("pressed()", self.onStopButton)
         self.ui.pauseSoundButton.connect("clicked(bool)", self.onPauseSoundButton)

@@ -129,7 +129,7 @@ def test_an_injection_by_its_buttons_is_in_the_journal(room, picture_folder):
     room.wait(24.0, held=True)
     assert room.logic.readout().injection == "injecting"
     assert "Pa·s ±" in room.ui.viscosityLabel.text and room.ui.afterFlowLabel.text.endswith(" mL")
-    room.picture(picture_folder / f"{NAME}.png")
+    room.picture(picture_folder / f"{NAME}-injecting.png")
     room.wait(0.2, held=False)
     assert room.machine.state == "holding"
     events = room.events()

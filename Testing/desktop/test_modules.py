@@ -210,10 +210,21 @@ def views_of_a_patient(scene):
     FluoroscopyDesk(scene).views(*anatomy.segmented_ct(scene))
 
 
+def cement_to_inject(scene):
+    """A plan, and the devices that the injection page works with."""
+    import slicer
+    from sacroplasty.scene import planning
+    from scene.simple_case import make_ct, make_plan
+
+    planning.show_plan(scene, make_plan(make_ct()))
+    slicer.util.getModuleWidget("SacroplastyDevices")
+
+
 SCENES = {
     "Sacroplasty": case_under_way,
     "SacroplastySegmentation": sacrum_to_confirm,
     "SacroplastyFluoroscopy": views_of_a_patient,
+    "SacroplastyCementMonitor": cement_to_inject,
 }
 
 
