@@ -450,7 +450,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         from sacroplasty.procedure.injection_curves import axes_of
 
         samples = self.logic.samples()
-        width, height = max(self.ui.curvesLabel.width, 300), 132
+        width, height = max(self.ui.curvesLabel.width, 420), 132
         pixmap = qt.QPixmap(width, height)
         pixmap.fill(qt.QColor("white"))
         painter = qt.QPainter()

@@ -114,7 +114,7 @@ def kills(processes: int) -> bool:
             os.close(write)
             witness = os.fdopen(read, "rb")
             # A random number of lines later, so that the instant does not depend on how busy the machine is.
-            heard = [witness.readline() for _ in range(int(rng.integers(20, 1500)))]
+            heard = [witness.readline() for _ in range(int(rng.integers(20, 500)))]
             time.sleep(float(rng.uniform(0, 0.01)))
             os.kill(child, signal.SIGKILL)
             heard += witness.readlines()
