@@ -414,7 +414,9 @@ def test_trocar_is_withdrawn_and_the_next_depot_needs_a_start():
     said = replace(bench.facts("withdrawn"), withdrawn_mm=5.0)
     assert bench.tick(facts=said) == []
     assert (bench.state.phase, bench.state.withdrawn_mm) == ("armed", 5.0)
-    bench.after_flow_ml = 0.0
+    bench.after_flow_ml, bench.pump = 0.0, "withdrawing"
+    assert bench.tick("start") == [] and "relieves" in bench.state.reason
+    bench.pump = "holding"
     assert bench.tick("start") == ["run"]
     bench.run_to("holding")
     first, second = bench.state.depots
@@ -516,3 +518,17 @@ def test_the_last_run_is_finished_when_the_line_has_given_out_what_it_held():
     bench.after_flow_ml = 0.04
     bench.tick()
     assert bench.state.phase == "finished"
+
+
+def test_a_line_that_holds_back_much_is_no_pump_that_disobeys():
+    bench = Bench(Prescription("left", 3.0, mode="continuous"), after_flow_ml=0.0).started()
+    while bench.counter_ml < 2.5:
+        bench.tick()
+    bench.pump, bench.after_flow_ml = "holding", 0.5
+    assert bench.tick() == ["hold"], "the plunger has gone its way; half a milliliter is still in the line"
+    assert bench.state.phase == "holding"
+    other = Bench(Prescription("left", 3.0, mode="continuous"), after_flow_ml=0.0).started()
+    while other.counter_ml < 2.5:
+        other.tick()
+    other.pump = "holding"
+    assert other.tick() == ["stop"], "nothing explains what is missing"

@@ -25,19 +25,26 @@ LEFT = Prescription("left", 1.2, step_volume_ml=0.5, wait_s=1.0, rate_ml_s=0.25,
 RIGHT = replace(LEFT, side="right", mode="continuous")
 
 
-def played(folder: Path, faults: dict[str, tuple[float, float]], prescriptions: tuple[Prescription, ...] = (LEFT,)):
-    room = Room(2, folder, faults=faults, prescriptions=list(prescriptions), patience_s=12.0)
+def played(
+    folder: Path,
+    faults: dict[str, tuple[float, float]],
+    prescriptions: tuple[Prescription, ...] = (LEFT,),
+    patience_s: float = 12.0,
+):
+    room = Room(2, folder, faults=faults, prescriptions=list(prescriptions), patience_s=patience_s)
     truth = room.play()
     return truth, judge(truth, read_journal(room.path)), room
 
 
 def test_two_sides_are_given_as_planned_when_nothing_goes_wrong(tmp_path):
-    truth, verdict, room = played(tmp_path, {}, tuple(replace(one, rate_ml_s=0.1) for one in (LEFT, RIGHT)))
+    truth, verdict, room = played(tmp_path, {}, tuple(replace(one, rate_ml_s=0.1) for one in (LEFT, RIGHT)), 40.0)
     assert verdict.clean and truth.doubts == []
     assert [one.side for one in truth.prescriptions] == ["left", "right"]
     for one in truth.prescriptions:
-        assert truth.given_ml[one.side] == pytest.approx(one.planned_volume_ml, abs=0.1)
+        assert truth.given_ml[one.side] == pytest.approx(one.planned_volume_ml, abs=0.16)
     assert room.session.state.phase == "finished"
+    # One stop, when the line is moved to the other side.
+    assert truth.resets and [order for _, order, _, _ in truth.orders].count("reset") == 1
 
 
 @pytest.mark.parametrize("name", sorted(set(FAULTS) - {"disk full", "wrong buttons"}))

@@ -335,6 +335,8 @@ def _prepare(state: InjectionState, facts: InjectionFacts, decision: Decision, n
 def _armed(state: InjectionState, facts: InjectionFacts, decision: Decision, now: _Now) -> _Outcome:
     if _is_complete(state, facts):
         return _enter(state, "finished", now), []
+    if facts.pump_state is not None and facts.pump_state.value == "withdrawing":
+        return replace(state, reason="the pump still relieves the line"), []
     starts = facts.request == "start" if facts.held is None else facts.held
     if starts and decision.allowed:
         return _run(state, facts, now)
@@ -348,7 +350,7 @@ def _injecting(state: InjectionState, facts: InjectionFacts, decision: Decision,
     pump_state = facts.pump_state.value if facts.pump_state is not None else "unknown"
     obeyed_long_ago = now.device_s - state.device_since_s > _OBEY_S
     # The plunger has done its part; what the line's stretch still holds back comes out while the pump holds.
-    plunger_done = pump_state == "holding" and obeyed_long_ago and _is_mostly_given(state)
+    plunger_done = pump_state == "holding" and obeyed_long_ago and _is_mostly_given(state, facts)
     if plunger_done or state.given_ml >= state.step_until_ml - _VOLUME_TOLERANCE_ML:
         return _end_step(state, facts, now), [HOLD]
     if facts.request == "finish":
@@ -485,9 +487,9 @@ def _clock_fault(state: InjectionState, now: _Now) -> str:
     return ""
 
 
-def _is_mostly_given(state: InjectionState) -> bool:
-    """Whether no more is missing from this step than the line may hold back."""
-    return state.step_until_ml - state.given_ml <= 2 * _AFTER_FLOW_ML
+def _is_mostly_given(state: InjectionState, facts: InjectionFacts) -> bool:
+    """Whether no more is missing from this step than the line may hold back, by prediction or at least."""
+    return state.step_until_ml - state.given_ml <= 2 * _AFTER_FLOW_ML + _after_flow_ml(facts)
 
 
 def _too_much_ml(state: InjectionState) -> float:
