@@ -510,11 +510,11 @@ def test_cement_given_before_counts_to_plan_and_limits():
 
 def test_the_last_run_is_finished_when_the_line_has_given_out_what_it_held():
     bench = Bench(Prescription("left", 1.0, mode="continuous"), after_flow_ml=0.0).started()
-    bench.after_flow_ml = 0.3
+    bench.after_flow_ml = 0.15
     bench.run_to("holding")
     for _ in range(50):
         assert bench.tick() == []
-    assert bench.state.phase == "holding" and "0.30 mL is still to come" in bench.state.reason
+    assert bench.state.phase == "holding" and "0.15 mL is still to come" in bench.state.reason
     bench.after_flow_ml = 0.04
     bench.tick()
     assert bench.state.phase == "finished"
@@ -532,3 +532,15 @@ def test_a_line_that_holds_back_much_is_no_pump_that_disobeys():
         other.tick()
     other.pump = "holding"
     assert other.tick() == ["stop"], "nothing explains what is missing"
+
+
+def test_a_blocked_cannula_gets_no_further_step_and_is_stopped():
+    bench = Bench(Prescription("left", 3.0, wait_s=1.0), after_flow_ml=0.0).started()
+    bench.run_to("holding")
+    bench.after_flow_ml = 0.5
+    for _ in range(190):
+        assert bench.tick("continue") == []
+    assert "still to come" in bench.state.reason
+    for _ in range(15):
+        bench.tick()
+    assert bench.state.phase == "stopped" and "blocked" in bench.state.reason

@@ -375,8 +375,11 @@ def _holding(state: InjectionState, facts: InjectionFacts, decision: Decision, n
     complete = _is_complete(state, facts)
     if facts.request == "finish" or (complete and _is_settled(state, facts, now)):
         return _enter(state, "finished", now), []
-    if complete:
-        return replace(state, reason=f"{_after_flow_ml(facts):.2f} mL is still to come"), []
+    coming_ml, rested_s = _after_flow_ml(facts), now.procedure_s - state.since_s
+    if coming_ml > 2 * _AFTER_FLOW_ML and rested_s >= _SETTLE_S:
+        return _stop(state, f"{coming_ml:.1f} mL did not come out in {rested_s:.0f} s: is the cannula blocked?", now)
+    if complete or (coming_ml > 2 * _AFTER_FLOW_ML and not state.interrupted):
+        return replace(state, reason=f"{coming_ml:.2f} mL is still to come"), []
     if facts.request == "continue":
         state = replace(state, decided_s=now.procedure_s)
     # A step that was let go in the middle is the same step when it goes on.
@@ -504,7 +507,8 @@ def _is_complete(state: InjectionState, facts: InjectionFacts) -> bool:
 
 def _is_settled(state: InjectionState, facts: InjectionFacts, now: _Now) -> bool:
     """Whether the line has given out what it held back, as far as it is worth waiting for."""
-    return _after_flow_ml(facts) <= _SETTLED_ML or now.procedure_s - state.since_s >= _SETTLE_S
+    coming_ml, rested_s = _after_flow_ml(facts), now.procedure_s - state.since_s
+    return coming_ml <= _SETTLED_ML or (coming_ml <= 2 * _AFTER_FLOW_ML and rested_s >= _SETTLE_S)
 
 
 def _next_step_ml(state: InjectionState, facts: InjectionFacts) -> float:
