@@ -1,7 +1,7 @@
 """An injection in virtual time: the real session, pump role and pump firmware, with faults drawn by chance.
 
 The session sees what devices tell it. The record at the end holds what truly happened: the way of the plunger, cement
-out of the tip by side, every order as the firmware got it. `judge` compares the two without any of the judged code.
+out of the tip by side, every order as it was given. `judge` compares the two without any of the judged code.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Truth:
     """What truly happened, for `judge`.
 
     Attributes:
-        orders: (time, name, arguments, tick) as the controller gave them; `heard`: as the firmware got them.
+        orders: (time, name, arguments, tick) as the controller gave them.
         doubts: (tick, what) in which something was not in order with cement flowing, by the facts handed over.
         plunger: (time, way in mL, out of the tip in mL, side) of every tick.
         resets: ticks at which a person asked for a reset.
@@ -85,7 +85,6 @@ class Truth:
 
     prescriptions: list[Prescription] = field(default_factory=list)
     orders: list[tuple[float, str, dict[str, float], int]] = field(default_factory=list)
-    heard: list[tuple[float, str]] = field(default_factory=list)
     doubts: list[tuple[int, str]] = field(default_factory=list)
     plunger: list[tuple[float, float, float, str]] = field(default_factory=list)
     resets: list[int] = field(default_factory=list)
@@ -104,7 +103,6 @@ class VirtualLine:
         self.connected = True
         self.counts = SimpleNamespace(connections=1)
         self.machine = machine
-        self.heard: list[tuple[float, str]] = []
         self._rng, self._on = rng, on
         self._to_pump: deque[tuple[float, Command]] = deque()
         self._to_controller: deque[tuple[float, Any]] = deque()
@@ -135,8 +133,6 @@ class VirtualLine:
         self.connected = not cut
         while self._to_pump and self._to_pump[0][0] <= true_s:
             message = self._to_pump.popleft()[1]
-            if message.command != "heartbeat":
-                self.heard.append((true_s, message.command))
             answer = self.machine.order(message.text, 1, true_s)
             if answer is not None:
                 reply = CommandReply(DEVICE, command_id=message.command_id, command=message.command, text=answer.text())
@@ -297,7 +293,6 @@ class Room:
             self._true_s += TICK_S
             self._machine.tick(self._true_s)
             self._record()
-        self.truth.heard = self._line.heard
         self.truth.given_ml = dict(self.session.given_ml)
         if self.session._journal is not None:
             self.session._journal.close()
