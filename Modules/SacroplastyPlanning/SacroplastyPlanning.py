@@ -412,9 +412,9 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         return planning.LineClearance(slicer.mrmlScene, segmentation, ct, progress)
 
     def clearance(self, lineClearance, line, gauge):
-        from sacroplasty.planning.model import NEEDLES
+        from sacroplasty.planning.needles import needle
 
-        return lineClearance.of(line, NEEDLES[gauge].outer_diameter_mm)
+        return lineClearance.of(line, needle(gauge).outer_diameter_mm)
 
     def export(self, path):
         from sacroplasty.scene import planning

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..anatomy.model import Anatomy
 from ..image import Volume
-from ..planning.model import Needle
+from ..planning.needles import Needle
 from . import hydraulics
 from .aging import CementPreset
 from .grid import sample

@@ -22,7 +22,7 @@ NONE_ACCEPTABLE = 3
 @click.option("--side", type=click.Choice(["left", "right", "both"]), default="both", show_default=True)
 @click.option(
     "--technique",
-    type=click.Choice(["short-axis", "long-axis", "double-needle", "body"]),
+    type=click.Choice(["short-axis", "long-axis", "double-needle", "transiliac", "body-s1", "body-s2", "body-s3"]),
     default="short-axis",
     show_default=True,
 )
@@ -57,17 +57,18 @@ def command(
     """
     from ..anatomy.confirmation import confirm
     from ..anatomy.files import read_anatomy, read_segmented_ct
+    from ..planning.context import PlanningContext
     from ..planning.files import write_plan
-    from ..planning.model import NEEDLES
+    from ..planning.needles import needle
+    from ..planning.options import PlanOptions
     from ..planning.search import plan_trajectories
 
     anatomy = confirm(read_anatomy(folder), confirmed)
     ct = read_segmented_ct(folder, anatomy)
     sides = cast("tuple[Side, ...]", ("left", "right") if side == "both" or technique == "double-needle" else (side,))
     with progress("Searching trajectories") as update:
-        plan = plan_trajectories(
-            ct, anatomy, sides, cast("Technique", technique), NEEDLES[int(gauge)], margin_mm, progress=update
-        )
+        options = PlanOptions(cast("Technique", technique), needle(int(gauge)), margin_mm, max(margin_mm, 5.0))
+        plan = plan_trajectories(PlanningContext(ct, anatomy), sides, options, update)
     path = out or folder / "plan.json"
     write_plan(plan, path)
     best = {name: next((item for item in plan.trajectories if item.side == name), None) for name in sides}
@@ -109,7 +110,7 @@ def _summary(item: Trajectory) -> dict[str, object]:
 
 
 def _line(side: str, item: Trajectory | None, blocked: tuple[str, ...]) -> str:
-    from ..planning.search import SMALLEST_USUAL_ML
+    from ..planning.options import SMALLEST_USUAL_ML
 
     if blocked:
         return f"{side}: not planned: {'; '.join(blocked)}"

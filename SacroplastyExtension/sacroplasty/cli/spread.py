@@ -42,7 +42,7 @@ def command(
     from ..files import staged_directory
     from ..image import write_volume
     from ..planning.files import read_plan
-    from ..planning.model import NEEDLES
+    from ..planning.needles import needle
 
     for name, value in (("--volume", volume_ml), ("--rate", flow_ml_s)):
         if value is not None and not 0 < value <= 20:
@@ -61,14 +61,10 @@ def command(
     predictions = {}
     with progress("Predicting the spread") as update:
         for number, (side, item) in enumerate(best.items()):
-            needle = (
-                NEEDLES[int(gauge)]
-                if gauge
-                else min(NEEDLES.values(), key=lambda one: abs(one.outer_diameter_mm - item.outer_diameter_mm))
-            )
+            trocar = needle(int(gauge)) if gauge else item.needle
             volume = item.planned_volume_ml if volume_ml is None else volume_ml
             predictions[side] = predict_spread(
-                ct, anatomy, item.target, side, volume, needle, GENERIC_HIGH_VISCOSITY, flow_ml_s
+                ct, anatomy, item.target, side, volume, trocar, GENERIC_HIGH_VISCOSITY, flow_ml_s
             )
             update((number + 1) / len(best))
     tips: list[dict[str, Any]] = [

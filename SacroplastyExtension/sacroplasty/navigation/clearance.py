@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..anatomy.labels import SIDES
 from ..anatomy.model import Anatomy
-from ..geometry import FloatArray, invert_rigid, transform_points
+from ..geometry import FloatArray, transform_points
 from ..planning.model import Side
 
 #: Signed distances (n,) in mm of RAS points (n, 3) from a structure, negative inside.
@@ -47,18 +47,18 @@ class ShaftClearance:
         Raises:
             PlanError: when the anatomy lacks what even a plan cannot do without.
         """
-        from ..planning.structures import ViewField, forbidden_structures, view_along_foramina
+        from ..planning.structures import Structures, ViewField, view_along_foramina
 
         view = view_along_foramina(anatomy)
-        structures = forbidden_structures(anatomy, view, progress)
-        RASToView = invert_rigid(view.ViewToRAS)
+        progress(0.2)
+        structures = Structures(anatomy, view)
 
         def distance_of(field: ViewField) -> DistanceOf:
-            return lambda points_ras: field.at_view(transform_points(RASToView, points_ras))
+            return lambda points_ras: field.at_view(transform_points(view.RASToView, points_ras))
 
-        return ShaftClearance(
-            {name: distance_of(field) for name, field in structures.fields.items()}, structures.unknown
-        )
+        fields = structures.fields
+        progress(1.0)
+        return ShaftClearance({name: distance_of(field) for name, field in fields.items()}, structures.unknown)
 
     def distances_mm(
         self, tip_ras: ArrayLike, back_ras: ArrayLike, outer_diameter_mm: float, side: Side | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +16,20 @@ from ..anatomy.regions import border_joined
 from ..anatomy.surroundings import joint_space
 from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, rigid, transform_points, unit
-from ..image import Volume
+from ..image import Volume, box_around
+
+Mask = NDArray[np.bool_]
 
 STEP_MM = 1.0
-#: Rim of the working grid around the sacrum: to the sides and in front, behind (up to the iliac spines), and how far
-#: below the S4 foramina it ends [mm].
+#: Rim of the working grid around the sacrum: to the sides, in front and above, behind (up to the iliac spines), and how
+#: far below the S4 foramina it ends [mm].
 _RIM_MM, _BEHIND_MM, _BELOW_S4_MM = 10.0, 35.0, 25.0
+#: A way through the ilium starts outside of it: so much more of the sides then [mm].
+_WIDE_RIM_MM = 70.0
 #: Gaps in a sacrum label up to twice this are closed: osteoporotic alae hold negative HU, and labels have holes there.
-_LABEL_GAP_MM = 2.0
+_LABEL_GAP_MM = 2
 #: Larger distances decide nothing [mm].
-_REACH_MM = 30.0
+REACH_MM = 20.0
 #: Share of a label from which a grid point counts as inside; below one half it leans towards "too near".
 _OCCUPIED = 0.4
 
@@ -48,41 +54,59 @@ class SacrumView:
     left_mm: FloatArray
     back_mm: FloatArray
     up_mm: FloatArray
-    sacrum: NDArray[np.bool_]
+    sacrum: Mask
     front_surface_mm: FloatArray
     back_surface_mm: FloatArray
+
+    @property
+    def origin_mm(self) -> FloatArray:
+        """View coordinates of the first grid point."""
+        return np.array([self.left_mm[0], self.back_mm[0], self.up_mm[0]])
+
+    @cached_property
+    def RASToView(self) -> FloatArray:
+        return invert_rigid(self.ViewToRAS)
+
+    @cached_property
+    def back_continued_mm(self) -> FloatArray:
+        """[left, up] the back surface, beside the bone that of the nearest bone."""
+        from scipy import ndimage
+
+        known = np.isfinite(self.back_surface_mm)
+        nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+        return self.back_surface_mm[tuple(nearest)]
+
+    def sampled(self, mask: Volume) -> NDArray[np.float32]:
+        """Share of a mask at the grid points, interpolated linearly between voxel centres, 0 outside."""
+        return _on_grid(mask, self.ViewToRAS, [self.left_mm, self.back_mm, self.up_mm])
 
 
 class ViewField:
     """Signed distance in mm from a mask on the grid of a view, interpolated; beyond the grid, that at its border.
 
-    Exact up to 30 mm, which also stands for everything further away.
+    Exact up to 20 mm, which also stands for everything further away.
     """
 
     def __init__(self, view: SacrumView, values: NDArray[np.float32]) -> None:
         self.values = values
-        self._origin_mm = np.array([view.left_mm[0], view.back_mm[0], view.up_mm[0]])
+        self._origin_mm = view.origin_mm
 
     @classmethod
-    def of_mask(cls, view: SacrumView, mask: NDArray[np.bool_]) -> ViewField:
+    def of_mask(cls, view: SacrumView, mask: Mask) -> ViewField:
         """The field of a mask [left, back, up]."""
         from scipy.ndimage import distance_transform_edt
 
-        values = np.full(mask.shape, _REACH_MM, np.float32)
-        if mask.any():
-            margin = int(_REACH_MM / STEP_MM) + 1
-            used = [(index.min(), index.max() + 1) for index in np.nonzero(mask)]
-            box = tuple(slice(max(low - margin, 0), high + margin) for low, high in used)
+        values = np.full(mask.shape, REACH_MM, np.float32)
+        box = box_around(mask, int(REACH_MM / STEP_MM) + 1)
+        if box is not None:
             inside = mask[box]
             outer = distance_transform_edt(~inside) * STEP_MM - STEP_MM / 2
-            inner = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1] * STEP_MM - STEP_MM / 2
-            values[box] = np.where(inside, -inner, np.minimum(outer, _REACH_MM))
+            inner = np.zeros(inside.shape)
+            core = box_around(inside, 1)
+            assert core is not None
+            inner[core] = distance_transform_edt(np.pad(inside[core], 1))[1:-1, 1:-1, 1:-1] * STEP_MM - STEP_MM / 2
+            values[box] = np.where(inside, -inner, np.minimum(outer, REACH_MM))
         return cls(view, values)
-
-    @classmethod
-    def nearest(cls, view: SacrumView, fields: Iterable[ViewField]) -> ViewField:
-        """Distance from whichever structure is nearest."""
-        return cls(view, np.minimum.reduce([field.values for field in fields]))
 
     def at_view(self, points_mm: FloatArray) -> NDArray[np.float32]:
         """Distances (...) of view points (..., 3)."""
@@ -91,35 +115,138 @@ class ViewField:
         index = np.moveaxis((points_mm - self._origin_mm) / STEP_MM, -1, 0)
         return map_coordinates(self.values, index, order=1, mode="nearest")
 
+    def gradient_at_view(self, points_mm: FloatArray) -> FloatArray:
+        """Gradients (..., 3) of the distance at view points (..., 3), from 1 mm to both sides."""
+        shifts = STEP_MM * np.eye(3)
+        return np.stack(
+            [(self.at_view(points_mm + shift) - self.at_view(points_mm - shift)) / (2 * STEP_MM) for shift in shifts],
+            axis=-1,
+        ).astype(float)
 
-@dataclass(frozen=True)
+
 class Structures:
-    """Distance fields on the grid of a view, and the names of structures that are not known in this patient.
+    """Distance fields of everything a shaft must keep clear of, each computed when it is first asked for.
 
     Attributes:
-        fields: by name, `sacral_canal`, `foramen_s1_left` ..., `anterior_cortex`, `si_joint_left`, `hip_left` ..., and
-            `iliac_vessels` where the label map had them.
-        nerves: canal and foramina together.
-        everything: all fields together.
-        sacrum: negative inside the sacrum.
+        names: those that this patient has: `sacral_canal`, `foramen_s1_left` ..., `anterior_cortex`, `si_joint_left`,
+            `hip_left` ..., and `iliac_vessels` where the label map had them.
         unknown: names that `NEEDED` asks for and the anatomy does not have.
+        guard_mm: what the distances are short of those measured, so that the real ones are not smaller.
     """
 
-    fields: dict[str, ViewField]
-    nerves: ViewField
-    everything: ViewField
-    sacrum: ViewField
-    unknown: frozenset[str]
+    def __init__(self, anatomy: Anatomy, view: SacrumView, through_ilium: str | None = None) -> None:
+        """
+        Args:
+            through_ilium: side whose hip and sacroiliac joint may be passed, and the space lateral to them.
+
+        Raises:
+            PlanError: when neither canal nor foramina are known.
+        """
+        self.view = view
+        self.guard_mm = guard_mm(anatomy)
+        self._through = through_ilium
+        self._masks = _masks(anatomy, view)
+        if not any(name in NERVES for name in self._masks):
+            raise PlanError(
+                "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
+            )
+        self._fields: dict[str, ViewField] = {}
+        self._joints = {side: self._joint(side) for side in SIDES if f"hip_{side}" in self._masks}
+        present = [*self._masks, *(f"si_joint_{side}" for side, joint in self._joints.items() if joint.any())]
+        self.names = tuple(name for name in (*present, PRESACRAL) if name not in self._allowed())
+        needed = {name.format(side=side) for name in NEEDED for side in SIDES}
+        self.unknown = frozenset(needed - {*present, PRESACRAL})
+
+    def field(self, name: str) -> ViewField:
+        """The distance field of one structure, less the guard."""
+        if name not in self._fields:
+            self._fields[name] = self._guarded(self._mask(name))
+        return self._fields[name]
+
+    @property
+    def fields(self) -> dict[str, ViewField]:
+        """All of them by name."""
+        with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
+            return dict(zip(self.names, pool.map(self.field, self.names), strict=True))
+
+    @cached_property
+    def everything(self) -> ViewField:
+        """Distance from whichever structure is nearest, less the guard."""
+        union = np.zeros(self.view.sacrum.shape, bool)
+        for name in self.names:
+            union |= self._mask(name)
+        return self._guarded(union)
+
+    @cached_property
+    def nerves(self) -> ViewField:
+        """Distance from canal and foramina, less the guard."""
+        return self._guarded(np.logical_or.reduce([self._masks[name] for name in NERVES if name in self._masks]))
+
+    @cached_property
+    def outside(self) -> ViewField:
+        """Distance from all that is not sacral bone: positive inside the bone, canal and foramina being outside."""
+        inside = self._to_sacrum
+        return ViewField(self.view, -inside.values)
+
+    @cached_property
+    def _to_sacrum(self) -> ViewField:
+        return ViewField.of_mask(self.view, self.view.sacrum)
+
+    def _guarded(self, mask: Mask) -> ViewField:
+        field = ViewField.of_mask(self.view, mask)
+        field.values -= np.float32(self.guard_mm)
+        return field
+
+    def _allowed(self) -> tuple[str, ...]:
+        return () if self._through is None else (f"hip_{self._through}", f"si_joint_{self._through}")
+
+    def _mask(self, name: str) -> Mask:
+        if name == PRESACRAL:
+            return self._presacral
+        return self._joints[name.removeprefix("si_joint_")] if name.startswith("si_joint_") else self._masks[name]
+
+    def _joint(self, side: str) -> Mask:
+        hip = self._masks[f"hip_{side}"]
+        joint = np.zeros(hip.shape, bool)
+        box = box_around(hip, 4)
+        if box is not None:
+            to_hip = ViewField.of_mask(self.view, hip).values
+            joint[box] = joint_space(self._to_sacrum.values[box], to_hip[box])
+        return joint
+
+    @cached_property
+    def _presacral(self) -> Mask:
+        """In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
+
+        Beside its outline the back surface is continued: leaving over an edge counts as well.
+        """
+        view = self.view
+        ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
+        outside = ~view.sacrum & ahead
+        for mask in (*self._masks.values(), *self._joints.values()):
+            outside &= ~mask
+        if self._through is not None and f"hip_{self._through}" in self._masks:
+            hip = self._masks[f"hip_{self._through}"]
+            outward = hip if self._through == "left" else hip[::-1]
+            lateral = np.logical_or.accumulate(outward, axis=0)
+            outside &= ~(lateral if self._through == "left" else lateral[::-1])
+        return outside
 
 
-def view_along_foramina(anatomy: Anatomy) -> SacrumView:
+def guard_mm(anatomy: Anatomy) -> float:
+    """How far a measured distance may be above the real one [mm]."""
+    return 0.0
+
+
+def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
     """Resample the sacrum in the direction in which its foramina are seen through.
+
+    Args:
+        wide: with the ilia beside it.
 
     Raises:
         PlanError: when the anatomy has no pair of foramina to look along.
     """
-    from scipy import ndimage
-
     left = anatomy.SacrumToRAS[:3, 0]
     axes = [
         unit(foramen.posterior.center_ras - foramen.anterior.center_ras)
@@ -132,41 +259,87 @@ def view_along_foramina(anatomy: Anatomy) -> SacrumView:
     back = unit(back - (back @ left) * left)
     up = np.cross(left, back)
     ViewToRAS = rigid(np.column_stack([left, back, up]), anatomy.SacrumToRAS[:3, 3])
-    sacrum_ras = anatomy.bones.ras_of(np.argwhere(anatomy.bone("sacrum")))
-    if not len(sacrum_ras):
+    sacrum = anatomy.bones.like(anatomy.bone("sacrum"))
+    found = box_around(sacrum.voxels)
+    if found is None:
         raise PlanError("the anatomy has no sacrum; segment the CT again")
-    view = (sacrum_ras - ViewToRAS[:3, 3]) @ ViewToRAS[:3, :3]
+    inside = np.argwhere(sacrum.voxels[found]) + [part.start for part in found]
+    view = transform_points(invert_rigid(ViewToRAS), anatomy.bones.ras_of(inside))
     lowest = min(
         transform_points(invert_rigid(ViewToRAS), foramen.posterior.center_ras)[2]
         for foramen in anatomy.foramina.values()
     )
-    lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - _RIM_MM
-    upper = view.max(axis=0) + np.array([_RIM_MM, _BEHIND_MM, _RIM_MM])
+    side = _WIDE_RIM_MM if wide else _RIM_MM
+    lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - [side, _RIM_MM, _RIM_MM]
+    upper = view.max(axis=0) + np.array([side, _BEHIND_MM, _RIM_MM])
     axis = [np.arange(low, high, STEP_MM) for low, high in zip(lower, upper, strict=True)]
-    bone = _on_grid(anatomy.bones.like(anatomy.bone("sacrum")), ViewToRAS, axis) > 0.5
+    bone = _on_grid(sacrum, ViewToRAS, axis) > 0.5
     hollow = _on_grid(anatomy.regions.like(anatomy.canal_and_foramina()), ViewToRAS, axis) > 0.5
-    reach = int(_LABEL_GAP_MM / STEP_MM)
-    closed = ndimage.binary_closing(bone, ndimage.generate_binary_structure(3, 1), iterations=reach)
-    solid = ndimage.binary_fill_holes(closed | hollow) & ~hollow
+    solid = _filled(bone, hollow) & ~hollow
     hit = solid.any(axis=1)
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
     return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], solid, front, rear)
 
 
+def _filled(bone: Mask, hollow: Mask) -> Mask:
+    """Bone and its hollow with the gaps of its label closed and everything that they enclose."""
+    from scipy import ndimage
+
+    box = box_around(bone, _LABEL_GAP_MM + 1)
+    assert box is not None
+    part = np.pad(bone[box], _LABEL_GAP_MM)
+    closed = ~_grown(~_grown(part, _LABEL_GAP_MM), _LABEL_GAP_MM)
+    inner = (slice(_LABEL_GAP_MM, -_LABEL_GAP_MM),) * 3
+    filled = bone | hollow
+    filled[box] |= closed[inner]
+    # What hangs together with the first corner, which lies outside of everything, is no hole.
+    parts, _ = ndimage.label(~np.pad(filled, 1))
+    return (parts != parts[0, 0, 0])[1:-1, 1:-1, 1:-1]
+
+
+def _grown(mask: Mask, steps: int) -> Mask:
+    """The mask with its neighbours along the axes, so many times."""
+    for _ in range(steps):
+        grown = mask.copy()
+        for axis in range(3):
+            lower = tuple(slice(None, -1) if n == axis else slice(None) for n in range(3))
+            upper = tuple(slice(1, None) if n == axis else slice(None) for n in range(3))
+            grown[lower] |= mask[upper]
+            grown[upper] |= mask[lower]
+        mask = grown
+    return mask
+
+
+def _masks(anatomy: Anatomy, view: SacrumView) -> dict[str, Mask]:
+    """Canal, foramina, hips and vessels on the grid; what may be nerve or bone counts as the nerve beside it."""
+    nerves = border_joined(anatomy.regions)
+    wanted: list[tuple[str, Volume, Mask]] = [
+        (name, nerves, nerves.voxels == REGION_LABEL[name]) for name in NERVES if name in anatomy.confidence
+    ]
+    if VESSELS in anatomy.confidence:
+        wanted.append((VESSELS, anatomy.regions, anatomy.region(VESSELS)))
+    wanted += [
+        (f"hip_{side}", anatomy.bones, anatomy.bone(f"hip_{side}"))
+        for side in SIDES
+        if f"hip_{side}" in anatomy.confidence
+    ]
+    return {name: view.sampled(grid.like(mask)) >= _OCCUPIED for name, grid, mask in wanted if mask.any()}
+
+
 def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDArray[np.float32]:
     """Share of a mask on the grid of a view, interpolated linearly between voxel centres, 0 outside."""
-    from scipy import ndimage
+    import SimpleITK as sitk
 
     shape = tuple(len(axis) for axis in axes)
     result = np.zeros(shape, np.float32)
-    if not mask.voxels.any():
+    used = box_around(mask.voxels)
+    if used is None:
         return result
-    used = [(int(index.min()), int(index.max())) for index in np.nonzero(mask.voxels)]
-    crop = np.pad(mask.voxels[tuple(slice(low, high + 1) for low, high in used)], 1).astype(np.float32)
-    first = np.array([low for low, _ in used]) - 1
+    crop = np.pad(mask.voxels[used], 1).astype(np.float32)
+    first = np.array([part.start for part in used]) - 1
     # Only the part of the grid that the mask can reach.
-    ends = [(low - 1, high + 1) for low, high in used]
+    ends = [(part.start - 1, part.stop) for part in used]
     corners = mask.ras_of([[k, j, i] for k in ends[0] for j in ends[1] for i in ends[2]])
     origin = np.array([axis[0] for axis in axes])
     reached = (transform_points(invert_rigid(ViewToRAS), corners) - origin) / STEP_MM
@@ -174,74 +347,18 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
     high = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 1, 0, shape)
     if (high <= low).any():
         return result
-    RASToKJI = mask.RASToIJK[[2, 1, 0]]
-    matrix = RASToKJI[:, :3] @ ViewToRAS[:3, :3] * STEP_MM
-    start = transform_points(ViewToRAS, origin + low * STEP_MM)
-    offset = RASToKJI[:, :3] @ start + RASToKJI[:, 3] - first
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    result[box] = ndimage.affine_transform(crop, matrix, offset, output_shape=tuple(high - low), order=1, cval=0.0)
+    # Image axes of the crop are i, j, k; those of the result up, back, left, so that its array is [left, back, up].
+    RASToIJK = mask.RASToIJK
+    matrix = RASToIJK[:3, :3] @ ViewToRAS[:3, [2, 1, 0]] * STEP_MM
+    start = transform_points(RASToIJK, transform_points(ViewToRAS, origin + low * STEP_MM)) - first[::-1]
+    GridToCrop = sitk.AffineTransform(matrix.ravel().tolist(), start.tolist())
+    resampled = sitk.Resample(
+        sitk.GetImageFromArray(crop), [int(n) for n in (high - low)[::-1]], GridToCrop, sitk.sitkLinear
+    )
+    result[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = sitk.GetArrayFromImage(resampled)
     return result
 
 
-def forbidden_structures(
-    anatomy: Anatomy, view: SacrumView, progress: Callable[[float], None] = lambda fraction: None
-) -> Structures:
-    """Distance fields of everything a shaft must keep clear of.
-
-    Raises:
-        PlanError: when neither canal nor foramina are known.
-    """
-    from scipy import ndimage
-
-    axes = [view.left_mm, view.back_mm, view.up_mm]
-
-    def sampled(volume: Volume, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return _on_grid(volume.like(mask), view.ViewToRAS, axes) >= _OCCUPIED
-
-    masks: dict[str, NDArray[np.bool_]] = {}
-    # What may be nerve or bone counts as the canal or foramen beside it.
-    nerves = border_joined(anatomy.regions)
-    for name in NERVES:
-        mask = nerves.voxels == REGION_LABEL[name]
-        if name in anatomy.confidence and mask.any():
-            masks[name] = sampled(nerves, mask)
-    if not masks:
-        raise PlanError(
-            "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
-        )
-    progress(0.2)
-    hollow = np.logical_or.reduce(list(masks.values()))
-    if VESSELS in anatomy.confidence and anatomy.region(VESSELS).any():
-        masks[VESSELS] = sampled(anatomy.regions, anatomy.region(VESSELS))
-    for side in SIDES:
-        if f"hip_{side}" in anatomy.confidence and anatomy.bone(f"hip_{side}").any():
-            masks[f"hip_{side}"] = sampled(anatomy.bones, anatomy.bone(f"hip_{side}"))
-    # In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
-    # Beside its outline the back surface is continued from the nearest bone: leaving over an edge counts as well.
-    known = np.isfinite(view.back_surface_mm)
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    rear = view.back_surface_mm[tuple(nearest)]
-    outside = ~view.sacrum & (view.back_mm[None, :, None] < rear[:, None, :]) & ~hollow
-    sacrum = ViewField.of_mask(view, view.sacrum)
-    fields: dict[str, ViewField] = {}
-    for number, (name, mask) in enumerate(masks.items()):
-        fields[name] = ViewField.of_mask(view, mask)
-        progress(0.3 + 0.5 * number / len(masks))
-    for side in SIDES:
-        if f"hip_{side}" not in fields:
-            continue
-        outside &= ~masks[f"hip_{side}"]
-        joint = joint_space(sacrum.values, fields[f"hip_{side}"].values)
-        outside &= ~joint
-        if joint.any():
-            fields[f"si_joint_{side}"] = ViewField.of_mask(view, joint)
-    fields[PRESACRAL] = ViewField.of_mask(view, outside)
-    progress(1.0)
-    needed = {name.format(side=side) for name in NEEDED for side in SIDES}
-    return Structures(
-        fields=fields,
-        nerves=ViewField.nearest(view, (field for name, field in fields.items() if name in NERVES)),
-        everything=ViewField.nearest(view, fields.values()),
-        sacrum=sacrum,
-        unknown=frozenset(needed - set(fields)),
-    )
+def nearest_of(fields: Iterable[ViewField], points_mm: FloatArray) -> NDArray[np.float32]:
+    """Smallest distance (...) of view points (..., 3) from any of the fields."""
+    return np.minimum.reduce([field.at_view(points_mm) for field in fields])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
 from ..errors import PlanError
-from ..planning.model import NEEDLES, Plan, Side, Technique, Trajectory
+from ..planning.files import plan_from_record, plan_record
+from ..planning.model import Plan, Side, Technique, Trajectory
 from .anatomy import anatomy_of
 from .nodes import add_line, line_points, volume_of
 from .records import read_record, write_record
@@ -57,16 +57,16 @@ def plan(
     Raises:
         PlanError: when nothing can be searched; a plan without an accepted trajectory is no error but says why.
     """
+    from ..planning.context import PlanningContext
+    from ..planning.needles import needle
+    from ..planning.options import PlanOptions
     from ..planning.search import plan_trajectories
 
     if not sides:
         raise PlanError("choose at least one side to plan")
-    if gauge not in NEEDLES:
-        raise PlanError(f"there is no {gauge} G trocar here; choose {' or '.join(str(known) for known in NEEDLES)}")
-    anatomy = anatomy_of(scene, segmentation, ct_node)
-    result = plan_trajectories(
-        volume_of(ct_node), anatomy, tuple(sides), technique, NEEDLES[gauge], margin_mm, progress=progress
-    )
+    options = PlanOptions(technique, needle(gauge), margin_mm, max(margin_mm, PlanOptions.preferred_margin_mm))
+    context = PlanningContext(volume_of(ct_node), anatomy_of(scene, segmentation, ct_node))
+    result = plan_trajectories(context, tuple(sides), options, progress)
     show_plan(scene, result)
     return result
 
@@ -88,21 +88,13 @@ def show_plan(scene: vtkMRMLScene, plan: Plan) -> None:
         )
         line.SetAttribute(_INDEX, str(index))
         line.SetDisplayVisibility(best)
-    write_record(scene, RECORD_NAME, _record_of(plan))
+    write_record(scene, RECORD_NAME, plan_record(plan))
 
 
 def plan_of(scene: vtkMRMLScene) -> Plan | None:
     """The plan that the scene holds, or None."""
     record = read_record(scene, RECORD_NAME)
-    if record is None:
-        return None
-    return Plan(
-        tuple(_trajectory(item) for item in record["trajectories"]),
-        record["image_hash"],
-        {side: tuple(reasons) for side, reasons in record.get("blocked", {}).items()},
-        tuple(record.get("confirmed", ())),
-        tuple(record.get("notes", ())),
-    )
+    return None if record is None else plan_from_record(record)
 
 
 def trajectory_of(scene: vtkMRMLScene, line: vtkMRMLMarkupsLineNode | None) -> Trajectory:
@@ -244,12 +236,3 @@ def _lines(scene: vtkMRMLScene) -> dict[int, vtkMRMLMarkupsLineNode]:
         if node.GetAttribute(_INDEX) is not None:
             found[int(node.GetAttribute(_INDEX))] = node
     return found
-
-
-def _trajectory(item: dict[str, Any]) -> Trajectory:
-    points = {key: np.asarray(item[key], float) for key in ("entry_skin", "entry_bone", "target")}
-    return Trajectory(**{**item, **points, "reasons": tuple(item["reasons"])})
-
-
-def _record_of(plan: Plan) -> dict[str, Any]:
-    return {"coordinateSystem": "RAS", **asdict(plan)}
