@@ -1,0 +1,138 @@
+"""The true clearance of a trocar, from shapes that planning never sees: implicit surfaces of a synthetic patient.
+
+Nothing here uses the fields of the planner. Points are laid around the axis 0.5 mm apart; where a point lies within
+half a millimetre of a structure's surface, the distance of that surface from the axis is the point's own distance from
+the axis plus the structure's signed field there, which is exact to first order.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from anatomy_on_phantoms import case_of
+from numpy.typing import NDArray
+
+from sacroplasty.geometry import FloatArray, distance_to_segment, invert_rigid, perpendicular, transform_points, unit
+from sacroplasty.phantom.parameters import draw_parameters
+from sacroplasty.phantom.patient import Patient
+
+#: Points around the axis [mm], and how near to a surface they must lie to tell its distance.
+_STEP_MM, _SHELL_MM = 0.5, 0.5
+#: The back of the bone counts as left through the back down to so much below its surface [mm].
+_BACK_MM = 1.0
+
+
+def points_around(start: FloatArray, end: FloatArray, reach_mm: float) -> FloatArray:
+    """Points (n, 3) within a distance of the segment, about half a millimetre apart."""
+    axis = unit(end - start)
+    u = perpendicular(axis)
+    v = np.cross(axis, u)
+    across = np.arange(-reach_mm, reach_mm + 0.01, _STEP_MM)
+    along = np.arange(-reach_mm, np.linalg.norm(end - start) + reach_mm + 0.01, _STEP_MM)
+    a, b = (grid.ravel() for grid in np.meshgrid(across, across, indexing="ij"))
+    near = np.hypot(a, b) <= reach_mm
+    disc = a[near, None] * u + b[near, None] * v
+    points = (start + along[:, None, None] * axis + disc[None]).reshape(-1, 3)
+    return points[distance_to_segment(points, start, end) <= reach_mm]
+
+
+class PhantomTruth:
+    """The shapes of the synthetic patient of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.patient = Patient(draw_parameters(seed, 1.0), case_of(seed)["fracture"])
+        self.RASToSacrum = invert_rigid(self.patient.SacrumToRAS)
+        self._RASToPatient = invert_rigid(self.patient.PatientToRAS)
+
+    def envelope(self, points_ras: FloatArray) -> NDArray:
+        return self.patient.sacrum.envelope(*self._local(points_ras))
+
+    def fields(self, points_ras: FloatArray) -> dict[str, NDArray]:
+        """Signed fields (n,) in mm of RAS points (n, 3), exact near the surface: negative inside each structure."""
+        sacrum = self.patient.sacrum
+        x, y, z = self._local(points_ras)
+        curved = sacrum.curved(y, z)
+        envelope = sacrum.envelope(x, y, z, curved)
+        found = {"sacral_canal": sacrum.canal(x, y, z, curved)}
+        for name in sacrum.channels:
+            found[name] = np.maximum(sacrum.channel_field(name, x, y, z), envelope)
+        patient_points = transform_points(self._RASToPatient, points_ras).astype(np.float32).T
+        beside = np.full(len(x), np.inf, np.float32)
+        for number, (side, hip) in enumerate(self.patient.hips.items()):
+            gap = self.patient.parameters.si_joint_mm[number]
+            plate_points = hip.to_plate(*patient_points)
+            bone = hip.bone(plate_points, hip.plate(*plate_points), envelope, gap)
+            found[f"hip_{side}"] = bone
+            # Between both bones, as wide as the gap is.
+            found[f"si_joint_{side}"] = np.maximum(np.maximum(-envelope, bone - gap - 0.3), -bone)
+            beside = np.minimum(beside, bone - gap - 0.3)
+        ahead = self._depth(points_ras) < self._back_at(points_ras) - _BACK_MM
+        found["anterior_cortex"] = np.where(ahead & (beside > 0), -envelope, np.float32(99.0))
+        return found
+
+    def clearance_mm(
+        self, skin: FloatArray, target: FloatArray, radius_mm: float, reach_mm: float = 8.0
+    ) -> dict[str, float]:
+        """Distance of the shaft's surface from every structure; what is farther than the reach is left out."""
+        outwards = unit(skin - target)
+        # Further out than 90 mm from the tip there is skin only.
+        start = target + min(float(np.linalg.norm(skin - target)), 90.0) * outwards
+        points = points_around(target, start, radius_mm + reach_mm)
+        away = distance_to_segment(points, target, start)
+        result = {}
+        for name, field in self.fields(points).items():
+            near = np.abs(field) <= _SHELL_MM
+            if near.any():
+                result[name] = float((away[near] + field[near]).min()) - radius_mm
+        return result
+
+    def foramen_edge_mm(self, entry: FloatArray, side: str) -> float:
+        """How far an entry lies lateral to the true lateral edge of the S2 foramen."""
+        edge = self.patient.sacrum.channels[f"foramen_s2_{side}"].lateral_edge
+        return float(transform_points(self.RASToSacrum, entry)[0] - edge[0]) * (1 if side == "left" else -1)
+
+    def _local(self, points_ras: FloatArray) -> tuple[NDArray, NDArray, NDArray]:
+        x, y, z = transform_points(self.RASToSacrum, points_ras).astype(np.float32).T
+        return x, y, z
+
+    @cached_property
+    def _axes(self) -> FloatArray:
+        """Rows: left, back along the true foramina, up, in the sacrum's frame."""
+        channels = self.patient.sacrum.channels
+        ways = [unit(channel.posterior - channel.anterior) for name, channel in channels.items() if "s4" not in name]
+        back = np.mean(ways, axis=0)
+        back = unit(back - back[0] * np.array([1.0, 0, 0]))
+        return np.stack([[1.0, 0, 0], back, np.cross([1.0, 0, 0], back)])
+
+    def _depth(self, points_ras: FloatArray) -> FloatArray:
+        return transform_points(self.RASToSacrum, points_ras) @ self._axes[1]
+
+    def _back_at(self, points_ras: FloatArray) -> FloatArray:
+        """Depth of the back of the bone at the columns of points; beside the bone that of the nearest column."""
+        from scipy import ndimage
+
+        local = transform_points(self.RASToSacrum, points_ras) @ self._axes.T
+        index = np.stack([local[:, 0] + 75, local[:, 2] + 140])
+        return ndimage.map_coordinates(self._back, index, order=1, mode="nearest")
+
+    @cached_property
+    def _back(self) -> FloatArray:
+        """[left + 75, up + 140] depth of the back of the bone, on 1 mm."""
+        from scipy import ndimage
+
+        left, depth, up = np.arange(-75.0, 76.0), np.arange(60.0, -60.0, -1.0), np.arange(-140.0, 41.0)
+        surface = np.full((len(left), len(up)), np.nan)
+        for number, x in enumerate(left):
+            b, c = np.meshgrid(depth, up, indexing="ij")
+            local = np.stack([np.full(b.shape, x), b, c], axis=-1).reshape(-1, 3) @ self._axes
+            field = self.patient.sacrum.envelope(*local.astype(np.float32).T).reshape(b.shape)
+            enters = (field[:-1] > 0) & (field[1:] <= 0)
+            first = np.argmax(enters, axis=0)
+            column = np.arange(len(up))
+            share = field[first, column] / np.where(
+                enters.any(axis=0), field[first, column] - field[first + 1, column], 1.0
+            )
+            surface[number] = np.where(enters.any(axis=0), depth[first] - share, np.nan)
+        nearest = ndimage.distance_transform_edt(np.isnan(surface), return_distances=False, return_indices=True)
+        return surface[tuple(nearest)]
