@@ -13,7 +13,15 @@ import numpy as np
 from anatomy_on_phantoms import case_of
 from numpy.typing import NDArray
 
-from sacroplasty.geometry import FloatArray, distance_to_segment, invert_rigid, perpendicular, transform_points, unit
+from sacroplasty.geometry import (
+    FloatArray,
+    distance_to_segment,
+    invert_rigid,
+    perpendicular,
+    transform_points,
+    transform_vectors,
+    unit,
+)
 from sacroplasty.phantom.parameters import draw_parameters
 from sacroplasty.phantom.patient import Patient
 
@@ -21,6 +29,8 @@ from sacroplasty.phantom.patient import Patient
 _STEP_MM, _SHELL_MM = 0.5, 0.5
 #: The back of the bone counts as left through the back down to so much below its surface [mm].
 _BACK_MM = 1.0
+#: A surface whose normal has a larger part along the foramina is the back of the bone, through which trocars enter.
+_FACES_BACK = 0.2
 
 
 def points_around(start: FloatArray, end: FloatArray, reach_mm: float) -> FloatArray:
@@ -68,8 +78,15 @@ class PhantomTruth:
             found[f"si_joint_{side}"] = np.maximum(np.maximum(-envelope, bone - gap - 0.3), -bone)
             beside = np.minimum(beside, bone - gap - 0.3)
         ahead = self._depth(points_ras) < self._back_at(points_ras) - _BACK_MM
-        found["anterior_cortex"] = np.where(ahead & (beside > 0), -envelope, np.float32(99.0))
+        front = (np.abs(envelope) <= _SHELL_MM) & ahead & (beside > 0)
+        front[front] = self._slope_backwards(points_ras[front]) < _FACES_BACK
+        found["anterior_cortex"] = np.where(front, -envelope, np.float32(99.0))
         return found
+
+    def _slope_backwards(self, points_ras: FloatArray) -> NDArray:
+        """Component along the foramina of the normal of the bone's surface (n,)."""
+        step = 0.5 * transform_vectors(self.patient.SacrumToRAS, self._axes[1])
+        return self.envelope(points_ras + step) - self.envelope(points_ras - step)
 
     def clearance_mm(
         self, skin: FloatArray, target: FloatArray, radius_mm: float, reach_mm: float = 8.0

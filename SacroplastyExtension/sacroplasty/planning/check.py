@@ -24,6 +24,8 @@ from .uncertainty import breach_probability, pose_uncertainty
 _AIR_HU, _AIR_RUN_MM = -300.0, 8
 #: The shaft is looked at every so much when its distances are asked for [mm].
 _STEP_MM = 0.5
+#: A structure so far away is not reached by any error that is allowed to be stated [mm].
+_FAR_MM = 15.0
 #: One-sided 95 % of a normal distribution: what a stated system error adds to the margin, in standard deviations.
 _SD_95 = 1.645
 #: A shaft that may enter a structure more often than this is refused.
@@ -130,7 +132,7 @@ class _Measured:
         refused: list[tuple[float, str]] = []
         coarse = shaft[::3]
         for name in structures.names:
-            distance = structures.field(name).at_view(in_view).astype(float) - options.needle.radius_mm
+            distance = structures.distance_mm(name, in_view) - options.needle.radius_mm
             least = float(distance.min())
             self.clearance_mm[name] = least
             worst = int(np.argmin(distance - extra))
@@ -138,9 +140,11 @@ class _Measured:
                 also = f" and {extra[worst]:.1f} mm for the system error" if extra[worst] > 0 else ""
                 text = f"{name}: clearance {distance[worst]:.1f} mm, {options.margin_mm:.1f} mm{also} needed"
                 refused.append((least, text))
-            probability = breach_probability(
-                context.distance_of(name, options.technique, side), coarse, options.needle.radius_mm, uncertainty
-            )
+            probability = 0.0
+            if least < _FAR_MM:
+                probability = breach_probability(
+                    context.distance_of(name, options.technique, side), coarse, options.needle.radius_mm, uncertainty
+                )
             self.breach_probability[name] = round(probability, 6)
             if probability > LARGEST_BREACH_PROBABILITY:
                 text = (

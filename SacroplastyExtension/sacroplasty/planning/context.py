@@ -86,7 +86,7 @@ class PlanningContext:
         structures = self.structures(technique, side)
         points = transform_points(structures.view.RASToView, _points(back_ras, tip_ras)[1])
         found = {
-            name: float(structures.field(name).at_view(points).min()) - needle.radius_mm for name in structures.names
+            name: float(structures.distance_mm(name, points).min()) - needle.radius_mm for name in structures.names
         }
         found |= {name: float("-inf") for name in unknown_on(structures, side)}
         return dict(sorted(found.items(), key=lambda item: item[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..anatomy.regions import border_joined
 from ..anatomy.surroundings import joint_space
 from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, rigid, transform_points, unit
-from ..image import Volume, box_around
+from ..image import Volume, box_around, crop
 
 Mask = NDArray[np.bool_]
 
@@ -30,6 +30,9 @@ _WIDE_RIM_MM = 70.0
 _LABEL_GAP_MM = 2
 #: Larger distances decide nothing [mm].
 REACH_MM = 20.0
+#: So near to the bone it counts whether its surface faces the back [mm]: whether its normal has at least this part
+#: along the foramina.
+_BESIDE_MM, _FACES_BACK = 2.5, 0.25
 #: Share of a label from which a grid point counts as inside; below one half it leans towards "too near".
 _OCCUPIED = 0.4
 
@@ -92,20 +95,24 @@ class ViewField:
         self._origin_mm = view.origin_mm
 
     @classmethod
-    def of_mask(cls, view: SacrumView, mask: Mask) -> ViewField:
-        """The field of a mask [left, back, up]."""
+    def of_mask(cls, view: SacrumView, mask: Mask, depth: bool = True) -> ViewField:
+        """The field of a mask [left, back, up].
+
+        Args:
+            depth: whether distances inside of it are wanted; without them the inside has half a step below zero.
+        """
         from scipy.ndimage import distance_transform_edt
 
         values = np.full(mask.shape, REACH_MM, np.float32)
         box = box_around(mask, int(REACH_MM / STEP_MM) + 1)
         if box is not None:
-            inside = mask[box]
-            outer = distance_transform_edt(~inside) * STEP_MM - STEP_MM / 2
-            inner = np.zeros(inside.shape)
-            core = box_around(inside, 1)
-            assert core is not None
-            inner[core] = distance_transform_edt(np.pad(inside[core], 1))[1:-1, 1:-1, 1:-1] * STEP_MM - STEP_MM / 2
-            values[box] = np.where(inside, -inner, np.minimum(outer, REACH_MM))
+            outer = distance_transform_edt(~mask[box]) * STEP_MM - STEP_MM / 2
+            values[box] = np.minimum(outer, REACH_MM)
+        core = box_around(mask, 1) if depth else None
+        if core is not None:
+            inside = np.pad(mask[core], 1)
+            inner = distance_transform_edt(inside)[1:-1, 1:-1, 1:-1] * STEP_MM - STEP_MM / 2
+            values[core] = np.where(mask[core], -inner, values[core])
         return cls(view, values)
 
     def at_view(self, points_mm: FloatArray) -> NDArray[np.float32]:
@@ -142,6 +149,7 @@ class Structures:
         Raises:
             PlanError: when neither canal nor foramina are known.
         """
+        anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if through_ilium else _BEHIND_MM)
         self.view = view
         self.guard_mm = guard_mm(anatomy)
         self._through = through_ilium
@@ -151,6 +159,7 @@ class Structures:
                 "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
             )
         self._fields: dict[str, ViewField] = {}
+        self._extents: dict[str, tuple[FloatArray, FloatArray]] = {}
         self._joints = {side: self._joint(side) for side in SIDES if f"hip_{side}" in self._masks}
         present = [*self._masks, *(f"si_joint_{side}" for side, joint in self._joints.items() if joint.any())]
         self.names = tuple(name for name in (*present, PRESACRAL) if name not in self._allowed())
@@ -169,18 +178,36 @@ class Structures:
         with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
             return dict(zip(self.names, pool.map(self.field, self.names), strict=True))
 
+    def distance_mm(self, name: str, points_mm: FloatArray) -> FloatArray:
+        """Distances (n,) of view points (n, 3) from one structure; what is beyond reach needs no field."""
+        low, high = self._extent_mm(name)
+        off = np.maximum(np.maximum(low - points_mm.max(axis=0), points_mm.min(axis=0) - high), 0)
+        if name not in self._fields and np.linalg.norm(off) > REACH_MM:
+            return np.full(len(points_mm), REACH_MM - self.guard_mm)
+        return self.field(name).at_view(points_mm).astype(float)
+
+    def _extent_mm(self, name: str) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest view coordinates of a structure."""
+        if name not in self._extents:
+            box = box_around(self._mask(name))
+            ends = np.array([(part.start, part.stop) for part in box]) if box else np.full((3, 2), np.inf)
+            origin = self.view.origin_mm
+            self._extents[name] = origin + ends[:, 0] * STEP_MM, origin + ends[:, 1] * STEP_MM
+        return self._extents[name]
+
     @cached_property
     def everything(self) -> ViewField:
         """Distance from whichever structure is nearest, less the guard."""
         union = np.zeros(self.view.sacrum.shape, bool)
         for name in self.names:
             union |= self._mask(name)
-        return self._guarded(union)
+        return self._guarded(union, depth=False)
 
     @cached_property
     def nerves(self) -> ViewField:
         """Distance from canal and foramina, less the guard."""
-        return self._guarded(np.logical_or.reduce([self._masks[name] for name in NERVES if name in self._masks]))
+        union = np.logical_or.reduce([self._masks[name] for name in NERVES if name in self._masks])
+        return self._guarded(union, depth=False)
 
     @cached_property
     def outside(self) -> ViewField:
@@ -192,8 +219,8 @@ class Structures:
     def _to_sacrum(self) -> ViewField:
         return ViewField.of_mask(self.view, self.view.sacrum)
 
-    def _guarded(self, mask: Mask) -> ViewField:
-        field = ViewField.of_mask(self.view, mask)
+    def _guarded(self, mask: Mask, depth: bool = True) -> ViewField:
+        field = ViewField.of_mask(self.view, mask, depth)
         field.values -= np.float32(self.guard_mm)
         return field
 
@@ -206,13 +233,35 @@ class Structures:
         return self._joints[name.removeprefix("si_joint_")] if name.startswith("si_joint_") else self._masks[name]
 
     def _joint(self, side: str) -> Mask:
-        hip = self._masks[f"hip_{side}"]
+        from scipy.ndimage import distance_transform_edt
+
+        hip, sacrum = self._masks[f"hip_{side}"], self.view.sacrum
         joint = np.zeros(hip.shape, bool)
-        box = box_around(hip, 4)
-        if box is not None:
-            to_hip = ViewField.of_mask(self.view, hip).values
-            joint[box] = joint_space(self._to_sacrum.values[box], to_hip[box])
+        boxes = [box_around(mask, 5) for mask in (hip, sacrum)]
+        if boxes[0] is None or boxes[1] is None:
+            return joint
+        # Only where both are near.
+        box = tuple(
+            slice(max(a.start, b.start), max(min(a.stop, b.stop), max(a.start, b.start)))
+            for a, b in zip(*boxes, strict=True)
+        )
+        if hip[box].any() and sacrum[box].any():
+            away = [distance_transform_edt(~mask[box]) * STEP_MM - STEP_MM / 2 for mask in (sacrum, hip)]
+            joint[box] = joint_space(away[0], away[1]) & ~sacrum[box] & ~hip[box]
         return joint
+
+    @cached_property
+    def _beside_steep_bone(self) -> Mask:
+        """Next to bone whose surface does not face the back: its edges, where the back surface ends between columns."""
+        from scipy.ndimage import uniform_filter
+
+        distance = self._to_sacrum.values
+        near = np.zeros(distance.shape, bool)
+        box = box_around(self.view.sacrum, 4)
+        assert box is not None
+        part = uniform_filter(distance[box], 3)
+        near[box] = (distance[box] > 0) & (distance[box] <= _BESIDE_MM) & (np.gradient(part, axis=1) < _FACES_BACK)
+        return near
 
     @cached_property
     def _presacral(self) -> Mask:
@@ -222,7 +271,7 @@ class Structures:
         """
         view = self.view
         ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
-        outside = ~view.sacrum & ahead
+        outside = ~view.sacrum & (ahead | self._beside_steep_bone)
         for mask in (*self._masks.values(), *self._joints.values()):
             outside &= ~mask
         if self._through is not None and f"hip_{self._through}" in self._masks:
@@ -233,9 +282,28 @@ class Structures:
         return outside
 
 
+def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
+    """The anatomy with its label maps cut off so far around the sacrum: whole CTs take long to look through.
+
+    Raises:
+        PlanError: when there is no sacrum.
+    """
+    margin = np.ceil(margin_mm / anatomy.bones.spacing_mm[::-1]) + 1
+    box = box_around(anatomy.bone("sacrum"), margin)
+    if box is None:
+        raise PlanError("the anatomy has no sacrum; segment the CT again")
+    return replace(anatomy, bones=crop(anatomy.bones, box), regions=crop(anatomy.regions, box))
+
+
 def guard_mm(anatomy: Anatomy) -> float:
-    """How far a measured distance may be above the real one [mm]."""
-    return 0.0
+    """How far a measured distance may be above the real one [mm].
+
+    Of the grid: a structure has a grid point within half a cell's diagonal of each of its points, half a step of which
+    is taken off already. Of the label: the border between two voxels is known to a quarter of the largest voxel once
+    labels are interpolated linearly, half of the half voxel that it is off at most.
+    """
+    grid = STEP_MM * (np.sqrt(3) - 1) / 2
+    return float(grid + 0.25 * anatomy.bones.spacing_mm.max())
 
 
 def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
@@ -247,6 +315,7 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
     Raises:
         PlanError: when the anatomy has no pair of foramina to look along.
     """
+    anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if wide else _BEHIND_MM)
     left = anatomy.SacrumToRAS[:3, 0]
     axes = [
         unit(foramen.posterior.center_ras - foramen.anterior.center_ras)
@@ -260,11 +329,7 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
     up = np.cross(left, back)
     ViewToRAS = rigid(np.column_stack([left, back, up]), anatomy.SacrumToRAS[:3, 3])
     sacrum = anatomy.bones.like(anatomy.bone("sacrum"))
-    found = box_around(sacrum.voxels)
-    if found is None:
-        raise PlanError("the anatomy has no sacrum; segment the CT again")
-    inside = np.argwhere(sacrum.voxels[found]) + [part.start for part in found]
-    view = transform_points(invert_rigid(ViewToRAS), anatomy.bones.ras_of(inside))
+    view = transform_points(invert_rigid(ViewToRAS), anatomy.bones.ras_of(np.argwhere(sacrum.voxels)))
     lowest = min(
         transform_points(invert_rigid(ViewToRAS), foramen.posterior.center_ras)[2]
         for foramen in anatomy.foramina.values()
