@@ -29,6 +29,8 @@ from sacroplasty.phantom.patient import Patient
 _STEP_MM, _SHELL_MM = 0.5, 0.5
 #: The back of the bone counts as left through the back down to so much below its surface [mm].
 _BACK_MM = 1.0
+#: At its rim the joint opens; it counts as joint while the gap is wider than inside by no more than this [mm].
+_RIM_MM = 0.1
 #: A surface whose normal has a larger part along the foramina is the back of the bone, through which trocars enter.
 _FACES_BACK = 0.2
 
@@ -75,8 +77,8 @@ class PhantomTruth:
             bone = hip.bone(plate_points, hip.plate(*plate_points), envelope, gap)
             found[f"hip_{side}"] = bone
             # Between both bones, as wide as the gap is.
-            found[f"si_joint_{side}"] = np.maximum(np.maximum(-envelope, bone - gap - 0.3), -bone)
-            beside = np.minimum(beside, bone - gap - 0.3)
+            found[f"si_joint_{side}"] = np.maximum(np.maximum(-envelope, bone - gap - _RIM_MM), -bone)
+            beside = np.minimum(beside, bone - gap - _RIM_MM)
         ahead = self._depth(points_ras) < self._back_at(points_ras) - _BACK_MM
         front = (np.abs(envelope) <= _SHELL_MM) & ahead & (beside > 0)
         front[front] = self._slope_backwards(points_ras[front]) < _FACES_BACK

@@ -68,6 +68,10 @@ class Candidates:
     target: FloatArray
     penalty: FloatArray
 
+    def part(self, index: NDArray[np.int_]) -> Candidates:
+        """Those at the indices."""
+        return Candidates(self.entry[index], self.target[index], self.penalty[index])
+
 
 class Rules:
     """Where entries and targets of one side may lie and how far they are from what is published."""

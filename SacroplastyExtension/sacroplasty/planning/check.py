@@ -20,6 +20,7 @@ from .options import SMALLEST_USUAL_ML, PlanOptions
 from .structures import SacrumView
 from .uncertainty import breach_probability, pose_uncertainty
 
+SKIN_OUTSIDE = "the skin is outside the image: the path leaves the CT before it leaves the body"
 #: Air outside the body [HU], and how much of it in a row is no bowel gas or fold [mm].
 _AIR_HU, _AIR_RUN_MM = -300.0, 8
 #: The shaft is looked at every so much when its distances are asked for [mm].
@@ -73,7 +74,7 @@ def check_trajectory(
         entry_bone = tip
     skin = skin_point(context.ct, entry_bone, outwards)
     if skin is None:
-        reasons.append("the skin is outside the image: the path leaves the CT before it leaves the body")
+        reasons.append(SKIN_OUTSIDE)
         skin = start
     measured = _Measured(context, skin, tip, side, options)
     reasons += measured.reasons

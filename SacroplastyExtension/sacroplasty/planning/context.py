@@ -97,7 +97,7 @@ class PlanningContext:
         """The clearance at each point of a shaft, to color it."""
         structures = self.structures(technique, side)
         along, points = _points(back_ras, tip_ras)
-        values = structures.everything.at_view(transform_points(structures.view.RASToView, points)).astype(float)
+        values = structures.everything(side).at_view(transform_points(structures.view.RASToView, points)).astype(float)
         if unknown_on(structures, side):
             values = np.full(len(values), -np.inf)
         return ShaftProfile(along, points, values - needle.radius_mm)
@@ -105,8 +105,8 @@ class PlanningContext:
     def distance_of(self, name: str, technique: Technique, side: Side) -> Callable[[FloatArray], NDArray]:
         """The distance of RAS points (n, 3) from one structure, as a function."""
         structures = self.structures(technique, side)
-        field, RASToView = structures.field(name), structures.view.RASToView
-        return lambda points_ras: field.at_view(transform_points(RASToView, points_ras))
+        RASToView = structures.view.RASToView
+        return lambda points_ras: structures.distance_mm(name, transform_points(RASToView, points_ras))
 
     @cached_property
     def image_hash(self) -> str:

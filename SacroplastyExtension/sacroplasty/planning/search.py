@@ -17,7 +17,7 @@ from ..anatomy.fracture_reach import leak_risk_notes
 from ..errors import PlanError
 from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
 from .approaches import Candidates, Rules
-from .check import check_trajectory, refused
+from .check import SKIN_OUTSIDE, check_trajectory, refused
 from .context import PlanningContext
 from .depots import room_mm, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
@@ -27,10 +27,12 @@ from .uncertainty import pose_uncertainty
 
 #: Trajectories returned for each side, and how far apart their ends are at least [mm].
 _BEST, _DISTINCT_MM = 5, 4.0
-#: Of a side without an accepted trajectory, so many refused ones are shown.
-_REFUSED = 3
+#: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
+_REFUSED, _LOOKED_AT = 3, 4000
 #: The best pairs of the coarse search whose neighbours are tried, and how far those lie off [mm].
 _REFINED, _NEIGHBOR_MM = 16, 1.25
+#: Where along its way from target (0) to entry (1) a shaft is looked at first.
+_QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
 _BEHIND_MM = 60.0
 #: Cement is placed while the trocar is withdrawn this far [mm].
@@ -157,23 +159,33 @@ class _Search:
         needed = self.options.margin_mm + self.options.needle.radius_mm
         direction = candidates.entry - candidates.target
         length = np.linalg.norm(direction, axis=1)
-        direction = direction / length[:, None]
-        field, values = self.structures.everything, self.structures.everything.values
+        values = self.structures.everything(self.side).values
         origin, last = self.structures.view.origin_mm, np.array(values.shape) - 1
         slack = np.full(len(length), np.inf)
         alive = np.arange(len(length))
-        for share in (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7):
-            place = candidates.target[alive] + (share * length[alive])[:, None] * direction[alive]
+        for share in _QUICK_LOOK:
+            place = candidates.target[alive] + share * direction[alive]
             index = np.clip(np.rint((place - origin) / STEP_MM).astype(np.int32), 0, last)
             at = values[index[:, 0], index[:, 1], index[:, 2]] + STEP_MM * np.sqrt(3) / 2
             at = at - needed - self._extra_mm(share * length[alive])
             slack[alive] = np.minimum(slack[alive], at)
             alive = alive[at >= 0]
-        for start in range(0, len(alive), 2000):
-            part = alive[start : start + 2000]
-            steps = np.arange(0, float(length[part].max()) + _BEHIND_MM, 1.0)
-            along = np.minimum(steps, length[part][:, None] + _BEHIND_MM)
-            points = candidates.target[part][:, None] + along[..., None] * direction[part][:, None]
+        slack[alive] = self.exact_slack_mm(candidates.part(alive))
+        return slack
+
+    def exact_slack_mm(self, candidates: Candidates) -> FloatArray:
+        """The same for all of them, from points 1 mm apart."""
+        needed = self.options.margin_mm + self.options.needle.radius_mm
+        field = self.structures.everything(self.side)
+        slack = np.empty(len(candidates.entry))
+        for start in range(0, len(slack), 2000):
+            part = slice(start, start + 2000)
+            target = candidates.target[part]
+            direction = candidates.entry[part] - target
+            length = np.linalg.norm(direction, axis=1)
+            steps = np.arange(0, float(length.max()) + _BEHIND_MM, 1.0)
+            along = np.minimum(steps, length[:, None] + _BEHIND_MM)
+            points = target[:, None] + (along / length[:, None])[..., None] * direction[:, None]
             slack[part] = (field.at_view(points) - needed - self._extra_mm(along)).min(axis=1)
         return slack
 
@@ -237,10 +249,8 @@ def _plan_side(
 def _ranked(search: _Search, candidates: Candidates) -> _Ranked:
     slack = search.slack_mm(candidates)
     volume = np.zeros(len(slack))
-    fits = slack >= 0
-    volume[fits] = search.volume_ml(
-        Candidates(candidates.entry[fits], candidates.target[fits], candidates.penalty[fits])
-    )
+    fits = np.flatnonzero(slack >= 0)
+    volume[fits] = search.volume_ml(candidates.part(fits))
     return _Ranked(candidates, slack, volume, search.score(candidates, slack, volume))
 
 
@@ -252,13 +262,7 @@ def _keep_best(ranked: _Ranked, most: int = 3000) -> _Ranked:
 
 
 def _subset(ranked: _Ranked, index: NDArray[np.int_]) -> _Ranked:
-    items = ranked.candidates
-    return _Ranked(
-        Candidates(items.entry[index], items.target[index], items.penalty[index]),
-        ranked.slack[index],
-        ranked.volume_ml[index],
-        ranked.score[index],
-    )
+    return _Ranked(ranked.candidates.part(index), ranked.slack[index], ranked.volume_ml[index], ranked.score[index])
 
 
 def _joined(a: _Ranked, b: _Ranked) -> _Ranked:
@@ -332,12 +336,14 @@ def _apart(a: Trajectory, b: Trajectory, least_mm: float = _DISTINCT_MM) -> bool
 
 
 def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
-    order = np.argsort(-ranked.slack, kind="stable")
-    near = [
-        search.measured(ranked.candidates.entry[index], ranked.candidates.target[index])
-        for index in _distinct(ranked.candidates, order, most=2 * _REFUSED)
+    # What was rejected at a first look may be worse than that look said.
+    near = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
+    order = np.argsort(-search.exact_slack_mm(near), kind="stable")
+    measured = [
+        search.measured(near.entry[index], near.target[index]) for index in _distinct(near, order, most=4 * _REFUSED)
     ]
-    return sorted(near, key=lambda item: len(item.reasons))[:_REFUSED]
+    # Those that the structures refuse say more than those that leave the image.
+    return sorted(measured, key=lambda item: SKIN_OUTSIDE in item.reasons)[:_REFUSED]
 
 
 def _distinct(candidates: Candidates, order: NDArray[np.int_], most: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,8 @@ from ..geometry import FloatArray, invert_rigid, rigid, transform_points, unit
 from ..image import Volume, box_around, crop
 
 Mask = NDArray[np.bool_]
+#: How much of a structure is at each grid point: 1 inside, 0 outside, one half at its surface.
+Level = NDArray[np.float32]
 
 STEP_MM = 1.0
 #: Rim of the working grid around the sacrum: to the sides, in front and above, behind (up to the iliac spines), and how
@@ -30,11 +31,15 @@ _WIDE_RIM_MM = 70.0
 _LABEL_GAP_MM = 2
 #: Larger distances decide nothing [mm].
 REACH_MM = 20.0
-#: So near to the bone it counts whether its surface faces the back [mm]: whether its normal has at least this part
-#: along the foramina.
-_BESIDE_MM, _FACES_BACK = 2.5, 0.25
-#: Share of a label from which a grid point counts as inside; below one half it leans towards "too near".
-_OCCUPIED = 0.4
+#: So many steps beside the bone it counts whether its surface faces the back: whether its normal has at least this
+#: part along the foramina.
+_BESIDE_STEPS, _FACES_BACK = 2, 0.25
+#: What the grid of 1 mm adds to a distance at most, see `Doubt` [mm].
+_GRID_DOUBT_MM = 0.11
+#: Voxels whose sides differ by no more than this count as cubes.
+_CUBE = 1.2
+#: The surface of a structure lies at most so far outside of its outermost grid points [mm].
+_FARTHEST_SURFACE_MM = 1.0
 
 #: Structures without which nothing may be planned on a side; `{side}` is filled in.
 NEEDED = ("sacral_canal", *(f"foramen_{level}_{{side}}" for level in LEVELS), "si_joint_{side}", "hip_{side}")
@@ -49,7 +54,7 @@ class SacrumView:
     Attributes:
         ViewToRAS: rigid 4x4; x to the patient's left, y backwards along the foramina, z up; origin at the S1 endplate.
         left_mm, back_mm, up_mm: coordinates of the grid.
-        sacrum: the sacrum without holes in its label; canal and foramina are no part of it.
+        sacrum: level of the sacrum without holes in its label; canal and foramina are no part of it.
         front_surface_mm, back_surface_mm: [left, up] first and last sacral bone along y; NaN beside it.
     """
 
@@ -57,7 +62,7 @@ class SacrumView:
     left_mm: FloatArray
     back_mm: FloatArray
     up_mm: FloatArray
-    sacrum: Mask
+    sacrum: Level
     front_surface_mm: FloatArray
     back_surface_mm: FloatArray
 
@@ -79,13 +84,49 @@ class SacrumView:
         nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
         return self.back_surface_mm[tuple(nearest)]
 
-    def sampled(self, mask: Volume) -> NDArray[np.float32]:
-        """Share of a mask at the grid points, interpolated linearly between voxel centres, 0 outside."""
+    def sampled(self, mask: Volume) -> Level:
+        """The level of a mask at the grid points, interpolated linearly between voxel centres, 0 outside."""
         return _on_grid(mask, self.ViewToRAS, [self.left_mm, self.back_mm, self.up_mm])
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """How far a measured distance may be above the real one.
+
+    Of the grid: the point of a surface that is nearest lies up to half a face's diagonal beside the grid point that its
+    distance is read from, which at a clearance of 3 mm and a trocar of 3 mm adds 0.5 / (2 x 4.5) mm, and interpolation
+    in a field that bends as that of a rod adds as much again. Of the label: along each axis of the image the border
+    between two voxels is off by up to half of one, so a surface by the part of that along its normal.
+
+    Attributes:
+        half_voxels_mm: rows are the axes of the image in view coordinates, as long as half a voxel.
+    """
+
+    half_voxels_mm: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, view: SacrumView) -> Doubt:
+        """The doubt about labels on the grid of an anatomy."""
+        axes = view.RASToView[:3, :3] @ anatomy.bones.IJKToRAS[:3, :3] / 2
+        return cls(axes.T.astype(np.float32))
+
+    def along_mm(self, way: list[NDArray[np.float32]], length: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The doubt about surfaces whose normals point along the three parts of a way of a length."""
+        sizes = np.linalg.norm(self.half_voxels_mm, axis=1)
+        if sizes.max() <= _CUBE * sizes.min():
+            return np.float32(_GRID_DOUBT_MM + sizes.max())
+        most = np.zeros(length.shape, np.float32)
+        for axis in self.half_voxels_mm:
+            along = way[0] * axis[0]
+            along += way[1] * axis[1]
+            along += way[2] * axis[2]
+            np.maximum(most, np.abs(along, out=along), out=most)
+        most /= np.maximum(length, 1)
+        return most + np.float32(_GRID_DOUBT_MM)
+
+
 class ViewField:
-    """Signed distance in mm from a mask on the grid of a view, interpolated; beyond the grid, that at its border.
+    """Signed distance in mm from a structure on the grid of a view, interpolated; beyond the grid, that at its border.
 
     Exact up to 20 mm, which also stands for everything further away.
     """
@@ -95,24 +136,29 @@ class ViewField:
         self._origin_mm = view.origin_mm
 
     @classmethod
-    def of_mask(cls, view: SacrumView, mask: Mask, depth: bool = True) -> ViewField:
-        """The field of a mask [left, back, up].
+    def of_level(cls, view: SacrumView, level: Level, depth: bool = True, doubt: Doubt | None = None) -> ViewField:
+        """The field of a structure.
 
         Args:
-            depth: whether distances inside of it are wanted; without them the inside has half a step below zero.
+            doubt: what is taken off; nothing by default.
+            depth: whether distances inside of it are wanted; without them they are only below zero there.
         """
-        from scipy.ndimage import distance_transform_edt
-
+        mask = level >= 0.5
         values = np.full(mask.shape, REACH_MM, np.float32)
         box = box_around(mask, int(REACH_MM / STEP_MM) + 1)
         if box is not None:
-            outer = distance_transform_edt(~mask[box]) * STEP_MM - STEP_MM / 2
-            values[box] = np.minimum(outer, REACH_MM)
-        core = box_around(mask, 1) if depth else None
+            values[box] = np.minimum(_distances(level[box], doubt), REACH_MM)
+        if depth:
+            values = np.where(mask, -cls.depth_in(view, level).values, values)
+        return cls(view, values)
+
+    @classmethod
+    def depth_in(cls, view: SacrumView, level: Level) -> ViewField:
+        """How deep inside of a structure a point lies; minus half a step or less outside of it."""
+        values = np.full(level.shape, -STEP_MM / 2, np.float32)
+        core = box_around(level >= 0.5, 1)
         if core is not None:
-            inside = np.pad(mask[core], 1)
-            inner = distance_transform_edt(inside)[1:-1, 1:-1, 1:-1] * STEP_MM - STEP_MM / 2
-            values[core] = np.where(mask[core], -inner, values[core])
+            values[core] = _distances(1 - np.pad(level[core], 1))[1:-1, 1:-1, 1:-1]
         return cls(view, values)
 
     def at_view(self, points_mm: FloatArray) -> NDArray[np.float32]:
@@ -138,7 +184,7 @@ class Structures:
         names: those that this patient has: `sacral_canal`, `foramen_s1_left` ..., `anterior_cortex`, `si_joint_left`,
             `hip_left` ..., and `iliac_vessels` where the label map had them.
         unknown: names that `NEEDED` asks for and the anatomy does not have.
-        guard_mm: what the distances are short of those measured, so that the real ones are not smaller.
+        doubt: what the distances are short of those measured, so that the real ones are not smaller.
     """
 
     def __init__(self, anatomy: Anatomy, view: SacrumView, through_ilium: str | None = None) -> None:
@@ -151,25 +197,30 @@ class Structures:
         """
         anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if through_ilium else _BEHIND_MM)
         self.view = view
-        self.guard_mm = guard_mm(anatomy)
+        self.doubt = Doubt.of(anatomy, view)
         self._through = through_ilium
-        self._masks = _masks(anatomy, view)
-        if not any(name in NERVES for name in self._masks):
+        self._levels = _levels(anatomy, view)
+        if not any(name in NERVES for name in self._levels):
             raise PlanError(
                 "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
             )
         self._fields: dict[str, ViewField] = {}
+        self._deep: set[str] = set()
+        self._nearest: dict[str, ViewField] = {}
         self._extents: dict[str, tuple[FloatArray, FloatArray]] = {}
-        self._joints = {side: self._joint(side) for side in SIDES if f"hip_{side}" in self._masks}
-        present = [*self._masks, *(f"si_joint_{side}" for side, joint in self._joints.items() if joint.any())]
-        self.names = tuple(name for name in (*present, PRESACRAL) if name not in self._allowed())
+        for side in SIDES:
+            if f"hip_{side}" in self._levels and (joint := self._joint(side)).any():
+                self._levels[f"si_joint_{side}"] = joint
+        allowed = () if through_ilium is None else (f"hip_{through_ilium}", f"si_joint_{through_ilium}")
+        self.names = tuple(name for name in (*self._levels, PRESACRAL) if name not in allowed)
         needed = {name.format(side=side) for name in NEEDED for side in SIDES}
-        self.unknown = frozenset(needed - {*present, PRESACRAL})
+        self.unknown = frozenset(needed - set(self._levels))
 
     def field(self, name: str) -> ViewField:
         """The distance field of one structure, less the guard."""
-        if name not in self._fields:
-            self._fields[name] = self._guarded(self._mask(name))
+        if name not in self._deep:
+            self._fields[name] = self._guarded(self._level(name), depth=True)
+            self._deep.add(name)
         return self._fields[name]
 
     @property
@@ -182,62 +233,60 @@ class Structures:
         """Distances (n,) of view points (n, 3) from one structure; what is beyond reach needs no field."""
         low, high = self._extent_mm(name)
         off = np.maximum(np.maximum(low - points_mm.max(axis=0), points_mm.min(axis=0) - high), 0)
-        if name not in self._fields and np.linalg.norm(off) > REACH_MM:
-            return np.full(len(points_mm), REACH_MM - self.guard_mm)
-        return self.field(name).at_view(points_mm).astype(float)
+        if np.linalg.norm(off) > REACH_MM:
+            return np.full(len(points_mm), REACH_MM)
+        found = self._outer_field(name).at_view(points_mm)
+        # Depths are worth computing only for a shaft that is inside.
+        if found.min() <= 0:
+            found = self.field(name).at_view(points_mm)
+        return found.astype(float)
+
+    def _outer_field(self, name: str) -> ViewField:
+        if name not in self._fields:
+            self._fields[name] = self._guarded(self._level(name), depth=False)
+        return self._fields[name]
 
     def _extent_mm(self, name: str) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest view coordinates of a structure."""
         if name not in self._extents:
-            box = box_around(self._mask(name))
+            box = box_around(self._level(name) >= 0.5)
             ends = np.array([(part.start, part.stop) for part in box]) if box else np.full((3, 2), np.inf)
             origin = self.view.origin_mm
             self._extents[name] = origin + ends[:, 0] * STEP_MM, origin + ends[:, 1] * STEP_MM
         return self._extents[name]
 
-    @cached_property
-    def everything(self) -> ViewField:
-        """Distance from whichever structure is nearest, less the guard."""
-        union = np.zeros(self.view.sacrum.shape, bool)
-        for name in self.names:
-            union |= self._mask(name)
-        return self._guarded(union, depth=False)
+    def everything(self, side: str) -> ViewField:
+        """Distance from whichever structure is nearest, less the guard, without hip and joint of the other side."""
+        if side not in self._nearest:
+            far = [f"{name}_{other}" for other in SIDES if other != side for name in ("hip", "si_joint")]
+            self._nearest[side] = self._nearest_of([name for name in self.names if name not in far])
+        return self._nearest[side]
 
     @cached_property
     def nerves(self) -> ViewField:
         """Distance from canal and foramina, less the guard."""
-        union = np.logical_or.reduce([self._masks[name] for name in NERVES if name in self._masks])
-        return self._guarded(union, depth=False)
+        return self._nearest_of([name for name in self.names if name in NERVES])
 
     @cached_property
     def outside(self) -> ViewField:
         """Distance from all that is not sacral bone: positive inside the bone, canal and foramina being outside."""
-        inside = self._to_sacrum
-        return ViewField(self.view, -inside.values)
+        return ViewField.depth_in(self.view, self.view.sacrum)
 
-    @cached_property
-    def _to_sacrum(self) -> ViewField:
-        return ViewField.of_mask(self.view, self.view.sacrum)
+    def _nearest_of(self, names: list[str]) -> ViewField:
+        with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
+            fields = list(pool.map(self._outer_field, names))
+        return ViewField(self.view, np.minimum.reduce([field.values for field in fields]))
 
-    def _guarded(self, mask: Mask, depth: bool = True) -> ViewField:
-        field = ViewField.of_mask(self.view, mask, depth)
-        field.values -= np.float32(self.guard_mm)
-        return field
+    def _guarded(self, level: Level, depth: bool) -> ViewField:
+        return ViewField.of_level(self.view, level, depth, self.doubt)
 
-    def _allowed(self) -> tuple[str, ...]:
-        return () if self._through is None else (f"hip_{self._through}", f"si_joint_{self._through}")
+    def _level(self, name: str) -> Level:
+        return self._presacral if name == PRESACRAL else self._levels[name]
 
-    def _mask(self, name: str) -> Mask:
-        if name == PRESACRAL:
-            return self._presacral
-        return self._joints[name.removeprefix("si_joint_")] if name.startswith("si_joint_") else self._masks[name]
-
-    def _joint(self, side: str) -> Mask:
-        from scipy.ndimage import distance_transform_edt
-
-        hip, sacrum = self._masks[f"hip_{side}"], self.view.sacrum
-        joint = np.zeros(hip.shape, bool)
-        boxes = [box_around(mask, 5) for mask in (hip, sacrum)]
+    def _joint(self, side: str) -> Level:
+        hip, sacrum = self._levels[f"hip_{side}"], self.view.sacrum
+        joint = np.zeros(hip.shape, np.float32)
+        boxes = [box_around(level >= 0.5, 5) for level in (hip, sacrum)]
         if boxes[0] is None or boxes[1] is None:
             return joint
         # Only where both are near.
@@ -245,9 +294,11 @@ class Structures:
             slice(max(a.start, b.start), max(min(a.stop, b.stop), max(a.start, b.start)))
             for a, b in zip(*boxes, strict=True)
         )
-        if hip[box].any() and sacrum[box].any():
-            away = [distance_transform_edt(~mask[box]) * STEP_MM - STEP_MM / 2 for mask in (sacrum, hip)]
-            joint[box] = joint_space(away[0], away[1]) & ~sacrum[box] & ~hip[box]
+        if (hip[box] >= 0.5).any() and (sacrum[box] >= 0.5).any():
+            space = joint_space(_distances(sacrum[box]), _distances(hip[box]))
+            joint[box] = np.where(space, 1 - np.maximum(sacrum[box], hip[box]), 0)
+            # Within the space it is joint, however narrow.
+            joint[box] = np.where(space, np.maximum(joint[box], 0.5), joint[box])
         return joint
 
     @cached_property
@@ -255,31 +306,41 @@ class Structures:
         """Next to bone whose surface does not face the back: its edges, where the back surface ends between columns."""
         from scipy.ndimage import uniform_filter
 
-        distance = self._to_sacrum.values
-        near = np.zeros(distance.shape, bool)
-        box = box_around(self.view.sacrum, 4)
+        solid = self.view.sacrum >= 0.5
+        near = _grown(solid, _BESIDE_STEPS) & ~solid
+        near[0], near[-1] = False, False
+        near[:, 0], near[:, -1] = False, False
+        near[:, :, 0], near[:, :, -1] = False, False
+        blurred = np.zeros(solid.shape, np.float32)
+        box = box_around(solid, 5)
         assert box is not None
-        part = uniform_filter(distance[box], 3)
-        near[box] = (distance[box] > 0) & (distance[box] <= _BESIDE_MM) & (np.gradient(part, axis=1) < _FACES_BACK)
+        blurred[box] = uniform_filter(self.view.sacrum[box], 5)
+        place = np.nonzero(near)
+        slope = np.stack(
+            [_neighbor(blurred, place, axis, -1) - _neighbor(blurred, place, axis, 1) for axis in range(3)]
+        )
+        length = np.maximum(np.linalg.norm(slope, axis=0), 1e-6)
+        near[place] = slope[1] / length < _FACES_BACK
         return near
 
     @cached_property
-    def _presacral(self) -> Mask:
+    def _presacral(self) -> Level:
         """In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
 
         Beside its outline the back surface is continued: leaving over an edge counts as well.
         """
         view = self.view
         ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
-        outside = ~view.sacrum & (ahead | self._beside_steep_bone)
-        for mask in (*self._masks.values(), *self._joints.values()):
-            outside &= ~mask
-        if self._through is not None and f"hip_{self._through}" in self._masks:
-            hip = self._masks[f"hip_{self._through}"]
+        counts = ahead | self._beside_steep_bone
+        # What is named by another structure is that structure.
+        for level in self._levels.values():
+            counts &= level < 0.5
+        if self._through is not None and f"hip_{self._through}" in self._levels:
+            hip = self._levels[f"hip_{self._through}"] >= 0.5
             outward = hip if self._through == "left" else hip[::-1]
             lateral = np.logical_or.accumulate(outward, axis=0)
-            outside &= ~(lateral if self._through == "left" else lateral[::-1])
-        return outside
+            counts &= ~(lateral if self._through == "left" else lateral[::-1])
+        return np.where(counts, 1 - view.sacrum, np.float32(0))
 
 
 def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
@@ -293,17 +354,6 @@ def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
     if box is None:
         raise PlanError("the anatomy has no sacrum; segment the CT again")
     return replace(anatomy, bones=crop(anatomy.bones, box), regions=crop(anatomy.regions, box))
-
-
-def guard_mm(anatomy: Anatomy) -> float:
-    """How far a measured distance may be above the real one [mm].
-
-    Of the grid: a structure has a grid point within half a cell's diagonal of each of its points, half a step of which
-    is taken off already. Of the label: the border between two voxels is known to a quarter of the largest voxel once
-    labels are interpolated linearly, half of the half voxel that it is off at most.
-    """
-    grid = STEP_MM * (np.sqrt(3) - 1) / 2
-    return float(grid + 0.25 * anatomy.bones.spacing_mm.max())
 
 
 def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
@@ -329,7 +379,7 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
     up = np.cross(left, back)
     ViewToRAS = rigid(np.column_stack([left, back, up]), anatomy.SacrumToRAS[:3, 3])
     sacrum = anatomy.bones.like(anatomy.bone("sacrum"))
-    view = transform_points(invert_rigid(ViewToRAS), anatomy.bones.ras_of(np.argwhere(sacrum.voxels)))
+    view = transform_points(invert_rigid(ViewToRAS), anatomy.bones.ras_of(_column_ends(sacrum.voxels)))
     lowest = min(
         transform_points(invert_rigid(ViewToRAS), foramen.posterior.center_ras)[2]
         for foramen in anatomy.foramina.values()
@@ -338,13 +388,26 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
     lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - [side, _RIM_MM, _RIM_MM]
     upper = view.max(axis=0) + np.array([side, _BEHIND_MM, _RIM_MM])
     axis = [np.arange(low, high, STEP_MM) for low, high in zip(lower, upper, strict=True)]
-    bone = _on_grid(sacrum, ViewToRAS, axis) > 0.5
-    hollow = _on_grid(anatomy.regions.like(anatomy.canal_and_foramina()), ViewToRAS, axis) > 0.5
-    solid = _filled(bone, hollow) & ~hollow
+    bone = _on_grid(sacrum, ViewToRAS, axis)
+    hollow = _on_grid(anatomy.regions.like(anatomy.canal_and_foramina()), ViewToRAS, axis)
+    filled = _filled(bone >= 0.5, hollow >= 0.5)
+    # What was filled is bone; the surface keeps the place that the label gives it.
+    whole = np.where(_enclosed(filled), 1, np.maximum(bone + hollow, np.where(filled, np.float32(0.5), 0)))
+    level = np.minimum(whole, 1 - hollow).astype(np.float32)
+    solid = level >= 0.5
     hit = solid.any(axis=1)
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
-    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], solid, front, rear)
+    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear)
+
+
+def _column_ends(mask: Mask) -> NDArray[np.int_]:
+    """Indices (n, 3) of the first and last voxel of each column; what sticks out of a mask anywhere is among them."""
+    used = mask.any(axis=0)
+    first, last = np.argmax(mask, axis=0), mask.shape[0] - 1 - np.argmax(mask[::-1], axis=0)
+    rows, columns = np.nonzero(used)
+    ends = [np.column_stack([end[rows, columns], rows, columns]) for end in (first, last)]
+    return np.concatenate(ends)
 
 
 def _filled(bone: Mask, hollow: Mask) -> Mask:
@@ -376,7 +439,12 @@ def _grown(mask: Mask, steps: int) -> Mask:
     return mask
 
 
-def _masks(anatomy: Anatomy, view: SacrumView) -> dict[str, Mask]:
+def _enclosed(mask: Mask) -> Mask:
+    """Points of a mask whose six neighbours belong to it too."""
+    return ~_grown(~mask, 1)
+
+
+def _levels(anatomy: Anatomy, view: SacrumView) -> dict[str, Level]:
     """Canal, foramina, hips and vessels on the grid; what may be nerve or bone counts as the nerve beside it."""
     nerves = border_joined(anatomy.regions)
     wanted: list[tuple[str, Volume, Mask]] = [
@@ -389,11 +457,56 @@ def _masks(anatomy: Anatomy, view: SacrumView) -> dict[str, Mask]:
         for side in SIDES
         if f"hip_{side}" in anatomy.confidence
     ]
-    return {name: view.sampled(grid.like(mask)) >= _OCCUPIED for name, grid, mask in wanted if mask.any()}
+    return {name: view.sampled(grid.like(mask)) for name, grid, mask in wanted if mask.any()}
+
+
+def _distances(level: Level, doubt: Doubt | None = None) -> NDArray[np.float32]:
+    """Distance in mm of each grid point from a structure, whose surface lies where its level is one half.
+
+    The way to the nearest grid point inside, less how far the surface lies outside of that, less the doubt. Points
+    inside have minus that.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    mask = level >= 0.5
+    if not mask.any():
+        return np.full(mask.shape, REACH_MM, np.float32)
+    nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    way, squared = [], np.zeros(mask.shape, np.float32)
+    flat = np.zeros(mask.shape, np.int32)
+    for axis in range(3):
+        place = np.arange(mask.shape[axis], dtype=np.int32).reshape([-1 if n == axis else 1 for n in range(3)])
+        way.append((nearest[axis] - place).astype(np.float32))
+        squared += np.square(way[-1])
+        flat *= mask.shape[axis]
+        flat += nearest[axis]
+    steps = np.sqrt(squared)
+    distance = steps * np.float32(STEP_MM) - _surface_mm(level, mask).ravel()[flat]
+    return distance if doubt is None else distance - doubt.along_mm(way, steps)
+
+
+def _surface_mm(level: Level, mask: Mask) -> NDArray[np.float32]:
+    """How far outside of each outermost grid point of a structure its surface lies."""
+    beyond = np.zeros(mask.shape, np.float32)
+    place = np.nonzero(mask & _grown(~mask, 1))
+    own = level[place]
+    falls = np.zeros(len(own), np.float32)
+    for axis in range(3):
+        least = np.minimum(_neighbor(level, place, axis, -1), _neighbor(level, place, axis, 1))
+        falls += np.square(np.maximum(own - least, 0))
+    beyond[place] = np.minimum((own - 0.5) / np.maximum(np.sqrt(falls), 1e-3) * STEP_MM, _FARTHEST_SURFACE_MM)
+    return beyond
+
+
+def _neighbor(values: NDArray, place: tuple[NDArray, ...], axis: int, step: int) -> NDArray:
+    """Values at the neighbours of places along an axis; at the border the place's own."""
+    moved = list(place)
+    moved[axis] = np.clip(place[axis] + step, 0, values.shape[axis] - 1)
+    return values[tuple(moved)]
 
 
 def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDArray[np.float32]:
-    """Share of a mask on the grid of a view, interpolated linearly between voxel centres, 0 outside."""
+    """Level of a mask on the grid of a view, interpolated linearly between voxel centres, 0 outside."""
     import SimpleITK as sitk
 
     shape = tuple(len(axis) for axis in axes)
@@ -422,8 +535,3 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
     )
     result[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = sitk.GetArrayFromImage(resampled)
     return result
-
-
-def nearest_of(fields: Iterable[ViewField], points_mm: FloatArray) -> NDArray[np.float32]:
-    """Smallest distance (...) of view points (..., 3) from any of the fields."""
-    return np.minimum.reduce([field.at_view(points_mm) for field in fields])

@@ -2,9 +2,10 @@
 
 A rigid error x = (t, w) moves each point of the shaft, and with it the point's distance from a structure. To first
 order that distance is d + a.x with a from the gradient of the distance, so the shaft enters the structure where x lies
-beyond any of as many half spaces as the shaft has points. Their union is integrated by line sampling: exactly along the
-direction of the most probable breach, by a Sobol sequence across it. That converges for small probabilities too, where
-counting draws does not. `monte_carlo` counts draws and moves the shaft through the distances as they are.
+beyond any of as many half spaces as the shaft has points. The nearest of them gives the direction of the most probable
+breach. The probability is integrated by line sampling: exactly along that direction, by a Sobol sequence across it.
+That converges for small probabilities too, where counting draws does not. Where it matters, the place of the breach on
+each line is corrected by the distances themselves, since structures are no half spaces. `monte_carlo` counts draws.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from .pose_uncertainty import PoseUncertainty
 DistanceOf = Callable[[FloatArray], NDArray]
 
 #: Points of the Sobol sequence across the line, a power of two.
-_SOBOL_POINTS = 512
+_SOBOL_POINTS = 256
 #: The gradient is the mean slope over so many standard deviations to both sides, where the breach happens rather than
 #: where the shaft is planned.
 _REACH_SD = 1.5
-#: Below this nothing can be said: distributions of errors are not known so far out.
-SMALLEST_PROBABILITY = 1e-6
+#: Smaller probabilities stay to first order.
+_CORRECTED_FROM = 1e-3
+#: So far out there is no error, and points of the shaft so much farther away than the nearest add nothing [SD].
+_NEVER_SD, _NEAR_SD = 8.0, 4.0
 
 
 def pose_uncertainty(accuracy: Accuracy, target_ras: FloatArray) -> PoseUncertainty:
@@ -41,32 +44,63 @@ def pose_uncertainty(accuracy: Accuracy, target_ras: FloatArray) -> PoseUncertai
 def breach_probability(
     distance_of: DistanceOf, shaft_ras: FloatArray, radius_mm: float, uncertainty: PoseUncertainty
 ) -> float:
-    """Probability that any point of the shaft comes nearer to a structure than its radius, to first order.
+    """Probability that any point of the shaft comes nearer to a structure than its radius.
 
     Args:
         shaft_ras: points (n, 3) of the shaft's axis, 1 to 2 mm apart.
     """
-    distance, slope = _linearized(distance_of, shaft_ras, radius_mm, uncertainty)
+    moves = _moves(shaft_ras, uncertainty)
+    distance, slope = _linearized(distance_of, shaft_ras, moves)
+    distance = distance - radius_mm
     spread = np.linalg.norm(slope, axis=1)
-    if (distance <= 0).any() and not (spread > 0).any():
-        return 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
         sds_away = np.where(spread > 0, distance / spread, np.where(distance > 0, np.inf, -np.inf))
     worst = int(np.argmin(sds_away))
-    if sds_away[worst] > 8:
+    if not np.isfinite(sds_away[worst]):
+        return 0.0 if sds_away[worst] > 0 else 1.0
+    if sds_away[worst] > _NEVER_SD:
         return 0.0
-    along = unit(slope[worst])
-    across = _across(along) @ _normals()
-    # Along the line z = across + t * along every half space is a half line of t.
-    rate = slope @ along
-    offset = distance[:, None] + slope @ across
+    # Errors along this direction bring the worst point nearer.
+    along = -unit(slope[worst])
+    across = (_across(along) @ _normals()).T
+    rate, offset = slope @ along, distance[:, None] + slope @ across.T
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = -offset / rate[:, None]
-    below = np.where(rate[:, None] > 1e-12, crossing, -np.inf).max(axis=0)
-    above = np.where(rate[:, None] < -1e-12, crossing, np.inf).min(axis=0)
-    always = ((np.abs(rate)[:, None] <= 1e-12) & (offset < 0)).any(axis=0)
-    probability = np.where(always | (below >= above), 1.0, _normal_below(below) + _normal_below(-above))
-    return float(np.clip(probability.mean(), 0.0, 1.0))
+    beyond = np.where(rate[:, None] < -1e-9, crossing, np.inf).min(axis=0)
+    before = np.where(rate[:, None] > 1e-9, crossing, -np.inf).max(axis=0)
+    near = sds_away < sds_away[worst] + _NEAR_SD
+
+    def gap_mm(places: FloatArray) -> FloatArray:
+        """What is left between shaft and structure at a place on each line."""
+        error = across + places[:, None] * along
+        moved = shaft_ras[near] + np.einsum("ke,enc->knc", error, moves[:, near])
+        found = np.asarray(distance_of(moved.reshape(-1, 3)), float).reshape(len(places), -1)
+        return found.min(axis=1) - radius_mm
+
+    steepness = float(spread[worst])
+    probability = _normal_below(-_corrected(gap_mm, beyond, -steepness)) + _normal_below(
+        _corrected(gap_mm, before, steepness)
+    )
+    return float(np.clip(np.minimum(probability, 1.0).mean(), 0.0, 1.0))
+
+
+def _corrected(gap_mm: Callable[[FloatArray], FloatArray], place: FloatArray, slope: float) -> FloatArray:
+    """Where the gap on each line is nothing, from where it would be to first order: Newton's step, then a secant."""
+    if float(_normal_below(place if slope > 0 else -place).mean()) < _CORRECTED_FROM:
+        return place
+    first = np.clip(place, -_NEVER_SD, _NEVER_SD)
+    gap = gap_mm(first)
+    second = np.clip(first - gap / slope, -_NEVER_SD, _NEVER_SD)
+    for _ in range(2):
+        next_gap = gap_mm(second)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            secant = (next_gap - gap) / (second - first)
+        # A secant that is flat or points the wrong way is no slope.
+        usable = np.isfinite(secant) & (secant * slope > 0.1 * slope**2)
+        step = next_gap / np.where(usable, secant, slope)
+        first, gap = second, next_gap
+        second = np.clip(second - step, -_NEVER_SD, _NEVER_SD)
+    return second
 
 
 def monte_carlo(
@@ -90,20 +124,17 @@ def monte_carlo(
     return hits / draws
 
 
-def _linearized(
-    distance_of: DistanceOf, shaft_ras: FloatArray, radius_mm: float, uncertainty: PoseUncertainty
-) -> tuple[FloatArray, FloatArray]:
-    """Distance (n,) of the shaft's surface, and its slope (n, 6) in independent standard normal errors."""
+def _moves(shaft_ras: FloatArray, uncertainty: PoseUncertainty) -> FloatArray:
+    """Where each of six independent standard normal errors moves each point: (6, n, 3) in mm."""
     root = _root(uncertainty.covariance)
-    arm = shaft_ras - uncertainty.center_ras
-    # Where each of the six independent errors moves each point: (6, n, 3).
-    moves = root[:3].T[:, None, :] + np.cross(root[3:].T[:, None, :], arm[None])
+    return root[:3].T[:, None, :] + np.cross(root[3:].T[:, None, :], (shaft_ras - uncertainty.center_ras)[None])
+
+
+def _linearized(distance_of: DistanceOf, shaft_ras: FloatArray, moves: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Distance (n,) of the shaft's axis, and its slope (n, 6) in independent standard normal errors."""
     points = np.concatenate([shaft_ras[None], shaft_ras + _REACH_SD * moves, shaft_ras - _REACH_SD * moves])
     values = np.asarray(distance_of(points.reshape(-1, 3)), float).reshape(13, -1)
-    slope = (values[1:7] - values[7:]) / (2 * _REACH_SD)
-    # Distance from a curved surface is more on average than at the average place: half the trace of the curvature.
-    bend = (values[1:7] + values[7:] - 2 * values[0]).sum(axis=0) / (2 * _REACH_SD**2)
-    return values[0] + bend - radius_mm, slope.T
+    return values[0], ((values[1:7] - values[7:]) / (2 * _REACH_SD)).T
 
 
 def _root(covariance: FloatArray) -> FloatArray:
