@@ -29,8 +29,6 @@ from sacroplasty.phantom.patient import Patient
 _STEP_MM, _SHELL_MM = 0.5, 0.5
 #: The back of the bone counts as left through the back down to so much below its surface [mm].
 _BACK_MM = 1.0
-#: At its rim the joint opens; it counts as joint while the gap is wider than inside by no more than this [mm].
-_RIM_MM = 0.1
 #: A surface whose normal has a larger part along the foramina is the back of the bone, through which trocars enter.
 _FACES_BACK = 0.2
 
@@ -69,21 +67,44 @@ class PhantomTruth:
         found = {"sacral_canal": sacrum.canal(x, y, z, curved)}
         for name in sacrum.channels:
             found[name] = np.maximum(sacrum.channel_field(name, x, y, z), envelope)
-        patient_points = transform_points(self._RASToPatient, points_ras).astype(np.float32).T
-        beside = np.full(len(x), np.inf, np.float32)
-        for number, (side, hip) in enumerate(self.patient.hips.items()):
-            gap = self.patient.parameters.si_joint_mm[number]
-            plate_points = hip.to_plate(*patient_points)
-            bone = hip.bone(plate_points, hip.plate(*plate_points), envelope, gap)
-            found[f"hip_{side}"] = bone
-            # Between both bones, as wide as the gap is.
-            found[f"si_joint_{side}"] = np.maximum(np.maximum(-envelope, bone - gap - _RIM_MM), -bone)
-            beside = np.minimum(beside, bone - gap - _RIM_MM)
+        for number, side in enumerate(self.patient.hips):
+            found[f"hip_{side}"] = self._hip(points_ras, side, envelope)
+            found[f"si_joint_{side}"] = self._joint(points_ras, side, envelope, found[f"hip_{side}"], number)
+        beside = np.isfinite(found["si_joint_left"]) & (found["si_joint_left"] < 50)
+        beside |= found["si_joint_right"] < 50
         ahead = self._depth(points_ras) < self._back_at(points_ras) - _BACK_MM
-        front = (np.abs(envelope) <= _SHELL_MM) & ahead & (beside > 0)
+        front = (np.abs(envelope) <= _SHELL_MM) & ahead & ~beside
         front[front] = self._slope_backwards(points_ras[front]) < _FACES_BACK
         found["anterior_cortex"] = np.where(front, -envelope, np.float32(99.0))
         return found
+
+    def _hip(self, points_ras: FloatArray, side: str, envelope: NDArray) -> NDArray:
+        hip = self.patient.hips[side]
+        gap = self.patient.parameters.si_joint_mm[0 if side == "left" else 1]
+        plate_points = hip.to_plate(*transform_points(self._RASToPatient, points_ras).astype(np.float32).T)
+        return hip.bone(plate_points, hip.plate(*plate_points), envelope, gap)
+
+    def _joint(self, points_ras: FloatArray, side: str, envelope: NDArray, hip: NDArray, number: int) -> NDArray:
+        """The field of the joint: the sacrum's surface from which the hip is no farther than the joint is wide."""
+        from scipy.spatial import cKDTree
+
+        gap = self.patient.parameters.si_joint_mm[number]
+        joint = np.full(len(points_ras), np.float32(99.0))
+        surface = np.flatnonzero((np.abs(envelope) <= _SHELL_MM) & (hip < gap + _SHELL_MM + 2))
+        if not len(surface):
+            return joint
+        # Beyond its surface the hip's field is no distance: points of the hip itself, around this surface.
+        low, high = points_ras[surface].min(axis=0) - gap - 1, points_ras[surface].max(axis=0) + gap + 1
+        axes = [np.arange(a, b, _STEP_MM) for a, b in zip(low, high, strict=True)]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        inside = grid[self._hip(grid, side, self.envelope(grid)) <= 0]
+        if not len(inside):
+            return joint
+        away = cKDTree(inside).query(points_ras[surface], distance_upper_bound=gap + 2)[0]
+        # From the surface, not from the point beside it, and to the hip's own, not to the grid point inside of it.
+        near = away + envelope[surface] <= gap + _STEP_MM / 2
+        joint[surface[near]] = -envelope[surface[near]]
+        return joint
 
     def _slope_backwards(self, points_ras: FloatArray) -> NDArray:
         """Component along the foramina of the normal of the bone's surface (n,)."""

@@ -295,7 +295,10 @@ class Structures:
             for a, b in zip(*boxes, strict=True)
         )
         if (hip[box] >= 0.5).any() and (sacrum[box] >= 0.5).any():
-            space = joint_space(_distances(sacrum[box]), _distances(hip[box]))
+            # Either bone may be half a voxel nearer than its label.
+            half = np.linalg.norm(self.doubt.half_voxels_mm, axis=1).max()
+            away = [_distances(level[box]) for level in (sacrum, hip)]
+            space = joint_space(*(np.where(far > 0, np.maximum(far - half, 1e-3), far) for far in away))
             joint[box] = np.where(space, 1 - np.maximum(sacrum[box], hip[box]), 0)
             # Within the space it is joint, however narrow.
             joint[box] = np.where(space, np.maximum(joint[box], 0.5), joint[box])
