@@ -135,8 +135,8 @@ class Rules:
         else:
             entry = surface_point(self.view, entry[:, 0] + moves[:, 0], entry[:, 2] + moves[:, 1])
         target = target + moves[:, 2:]
-        kept = np.isfinite(entry).all(axis=1)
-        kept[kept] = self.in_target(target[kept])
+        kept = np.flatnonzero(np.isfinite(entry).all(axis=1))
+        kept = kept[self.in_target(target[kept])]
         return self.pairs(entry[kept], target[kept])
 
     def in_target(self, points: FloatArray) -> NDArray[np.bool_]:

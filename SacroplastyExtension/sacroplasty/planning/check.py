@@ -14,8 +14,8 @@ from ..errors import PlanError
 from ..geometry import FloatArray, angle_between_deg, invert_rigid, transform_points, transform_vectors, unit
 from ..image import Volume
 from .context import PlanningContext, unknown_on
-from .depots import CEMENT_MARGIN_MM, plan_depots, volume_cautions
-from .model import Balloon, Biopsy, Side, Source, Technique, Trajectory
+from .depots import CEMENT_MARGIN_MM, POROSITY, plan_depots, volume_cautions
+from .model import Balloon, Biopsy, Depot, Side, Source, Technique, Trajectory
 from .options import SMALLEST_USUAL_ML, PlanOptions
 from .structures import SacrumView
 from .uncertainty import breach_probability, pose_uncertainty
@@ -36,7 +36,7 @@ _STEEP_DEG = 30.0
 #: Entry rule of the published technique: lateral to the lateral edge of the S2 foramen [mm].
 ENTRY_LATERAL_MM = (15.0, 20.0)
 #: Bone below this holds fat in place of trabeculae [HU].
-_LOW_DENSITY_HU = 0.0
+LOW_DENSITY_HU = 0.0
 #: A balloon narrower than this makes no cavity [mm].
 _LEAST_BALLOON_MM = 6.0
 
@@ -78,7 +78,7 @@ def check_trajectory(
         skin = start
     measured = _Measured(context, skin, tip, side, options)
     reasons += measured.reasons
-    depots = ()
+    depots: tuple[Depot, ...] = ()
     if np.linalg.norm(entry_bone - tip) > 1.0:
         structures = context.structures(options.technique, side)
         depots = plan_depots(structures, entry_bone, tip, wanted_ml(context, side, options), options.limit_ml(sides))
@@ -86,6 +86,8 @@ def check_trajectory(
     lateral = lateral_to_s2_mm(context, entry_bone, side)
     biopsy, balloon = _biopsy(entry_bone, tip, options), _balloon(context, entry_bone, tip, side, options)
     cautions = _cautions(measured.clearance_mm, incidence, lateral, options)
+    if _view_is_feasible(outwards, options) is False:
+        cautions += ("no C-arm position looks down the axis",)
     if options.biopsy_throw_mm is not None and biopsy is None:
         cautions += (f"a biopsy of {options.biopsy_throw_mm:g} mm does not end inside the bone here",)
     if options.balloon is not None and balloon is None:
@@ -105,6 +107,7 @@ def check_trajectory(
         breach_probability=measured.breach_probability,
         incidence_deg=None if incidence is None else round(incidence, 1),
         low_density_mm=round(low_density_mm(context.ct, entry_bone, tip), 1),
+        view_feasible=_view_is_feasible(outwards, options),
         lateral_to_s2_mm=None if lateral is None else round(lateral, 1),
         cautions=(*cautions, *volume_cautions(depots, SMALLEST_USUAL_ML)),
         biopsy=biopsy,
@@ -234,20 +237,14 @@ def low_density_mm(ct: Volume, entry_ras: FloatArray, target_ras: FloatArray) ->
     hu = ndimage.map_coordinates(ct.voxels, ct.kji_of(points).T, order=1, output=np.float32, mode="nearest")
     # Noise of single voxels is no void.
     hu = ndimage.uniform_filter1d(hu, 5, mode="nearest")
-    return float((hu < _LOW_DENSITY_HU).mean() * length)
+    return float((hu < LOW_DENSITY_HU).mean() * length)
 
 
 def wanted_ml(context: PlanningContext, side: Side, options: PlanOptions) -> float:
     """Cement that void and fracture of an ala call for, at least the usual 3 mL."""
-    from .depots import POROSITY
-
     quality = context.anatomy.quality
     void = quality.bone.void_ml.get(f"ala_{side}", 0.0) if quality is not None else 0.0
-    gap = sum(
-        len(fracture.voxels_kji)
-        for fracture in context.anatomy.fractures
-        if _on_side(context, fracture.voxels_kji, side)
-    )
+    gap = sum(len(points) for points in fractures_on(context, side))
     return max(POROSITY * void + gap * context.ct.voxel_volume_ml, SMALLEST_USUAL_ML)
 
 
@@ -263,15 +260,24 @@ def mirrored(
     return check_trajectory(context, entry, target, other, options, sides)
 
 
+def _view_is_feasible(outwards: FloatArray, options: PlanOptions) -> bool | None:
+    """Down the axis, from either end."""
+    look = options.view_is_feasible
+    return None if look is None else bool(look(outwards) or look(-outwards))
+
+
 def refused(item: Trajectory, reasons: Sequence[str]) -> Trajectory:
     """The trajectory refused for these reasons too, each said once."""
     return replace(item, accepted=False, reasons=tuple(dict.fromkeys((*reasons, *item.reasons))))
 
 
-def _on_side(context: PlanningContext, voxels_kji: np.ndarray, side: Side) -> bool:
+def fractures_on(context: PlanningContext, side: Side) -> list[FloatArray]:
+    """RAS points (n, 3) of the voxels of each marked fracture that is on a side or in the middle."""
     from ..anatomy.fracture_reach import side_of
 
-    return side_of(context.anatomy.bones.ras_of(voxels_kji), context.anatomy) in (side, "central")
+    anatomy = context.anatomy
+    points = [anatomy.bones.ras_of(fracture.voxels_kji) for fracture in anatomy.fractures]
+    return [fracture for fracture in points if side_of(fracture, anatomy) in (side, "central")]
 
 
 def _cautions(

@@ -97,6 +97,7 @@ class Trajectory:
         breach_probability: by structure, that the real shaft enters it, for the plan's accuracy.
         incidence_deg: between the axis and the normal of the cortex at the entry.
         low_density_mm: length of the shaft in bone below 0 HU, where there is nothing to hold cement back.
+        view_feasible: whether a C-arm can look down the axis; None when nobody said what it can do.
         lateral_to_s2_mm: of the entry into the bone from the lateral edge of the S2 foramen, the published rule.
         cautions: limits that are preferred and not kept.
         merits: for which it is proposed.
@@ -117,6 +118,7 @@ class Trajectory:
     breach_probability: dict[str, float] = field(default_factory=dict)
     incidence_deg: float | None = None
     low_density_mm: float | None = None
+    view_feasible: bool | None = None
     lateral_to_s2_mm: float | None = None
     cautions: tuple[str, ...] = ()
     merits: tuple[Merit, ...] = ()

@@ -17,7 +17,7 @@ from ..anatomy.fracture_reach import leak_risk_notes
 from ..errors import PlanError
 from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
 from .approaches import Candidates, Rules
-from .check import SKIN_OUTSIDE, check_trajectory, refused
+from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
 from .context import PlanningContext
 from .depots import room_mm, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
@@ -27,6 +27,8 @@ from .uncertainty import pose_uncertainty
 
 #: Trajectories returned for each side, and how far apart their ends are at least [mm].
 _BEST, _DISTINCT_MM = 5, 4.0
+#: Of each ranking so many different ones are measured in full until one is accepted.
+_TRIED = 24
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
 _REFUSED, _LOOKED_AT = 3, 4000
 #: The best pairs of the coarse search whose neighbours are tried, and how far those lie off [mm].
@@ -37,6 +39,8 @@ _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 _BEHIND_MM = 60.0
 #: Cement is placed while the trocar is withdrawn this far [mm].
 _WITHDRAWAL_MM = 10.0
+#: The last part of the shaft, around which cement comes out [mm].
+_REACHED_MM = 16.0
 #: Two trocars at a time: shafts and hubs (handles) of this size must not touch [mm]; dimensions chosen, not measured.
 _SHAFT_GAP_MM, _HUB_GAP_MM = 10.0, 40.0
 #: One-sided 95 % of a normal distribution.
@@ -75,9 +79,7 @@ def plan_trajectories(
     for number, side in enumerate(sides):
         reasons = blocking_reasons(context.anatomy, side)
         try:
-            found[side] = _plan_side(
-                context, side, options, len(sides), lambda part, done=number: told((done + part) / len(sides))
-            )
+            found[side] = _plan_side(context, side, options, len(sides))
         except PlanError as error:
             # Half a sacrum is planned on the half that is there.
             if not reasons:
@@ -90,10 +92,14 @@ def plan_trajectories(
         told((number + 1) / len(sides))
     if options.technique == "double-needle":
         found = _pair(found)
+    return replace(plan_of(context, [item for side in found for item in found[side]], options), blocked=blocked)
+
+
+def plan_of(context: PlanningContext, trajectories: Sequence[Trajectory], options: PlanOptions) -> Plan:
+    """The plan that holds these trajectories, with all that they were judged by."""
     return Plan(
-        trajectories=tuple(trajectory for side in found for trajectory in found[side]),
+        trajectories=tuple(trajectories),
         image_hash=context.anatomy.image_hash,
-        blocked=blocked,
         confirmed=tuple(sorted(context.anatomy.confirmed)),
         notes=leak_risk_notes(context.anatomy),
         technique=options.technique,
@@ -149,6 +155,8 @@ class _Search:
         self.context, self.side, self.options, self.sides = context, side, options, sides
         self.rules = Rules(context, options.technique, side)
         self.structures: Structures = context.structures(options.technique, side)
+        fractures = fractures_on(context, side)
+        self._fracture_ras = np.concatenate(fractures) if fractures else None
 
     def slack_mm(self, candidates: Candidates) -> FloatArray:
         """What each shaft keeps from all structures together beyond what it must.
@@ -201,7 +209,30 @@ class _Search:
         # Up to the preferred margin more room is worth having.
         span = max(self.options.preferred_margin_mm - self.options.margin_mm, 0.5)
         score = np.minimum(slack, span) / span + 1.5 * np.minimum(volume_ml, 4.0) / 4.0 - candidates.penalty
+        fits = np.flatnonzero(slack >= 0)
+        score[fits] += self._reached(candidates.part(fits))
         return np.where(slack >= 0, score, -100 + slack)
+
+    def _reached(self, candidates: Candidates) -> FloatArray:
+        """What the last part of each shaft reaches: bone that holds fat in place of trabeculae, a marked fracture."""
+        from scipy.ndimage import map_coordinates
+        from scipy.spatial import cKDTree
+
+        if not len(candidates.entry):
+            return np.zeros(0)
+        outwards = candidates.entry - candidates.target
+        outwards = outwards / np.linalg.norm(outwards, axis=1)[:, None]
+        along = np.arange(0, _REACHED_MM, 2.0)
+        points = candidates.target[:, None] + along[:, None] * outwards[:, None]
+        ras = transform_points(self.structures.view.ViewToRAS, points)
+        ct = self.context.ct
+        hu = map_coordinates(ct.voxels, ct.kji_of(ras).reshape(-1, 3).T, order=1, output=np.float32, mode="nearest")
+        worth = 0.3 * (hu.reshape(points.shape[:2]) < LOW_DENSITY_HU).mean(axis=1)
+        if self._fracture_ras is not None:
+            away = cKDTree(self._fracture_ras).query(ras[:, ::2].reshape(-1, 3), distance_upper_bound=_REACHED_MM)[0]
+            nearest = np.minimum(away.reshape(len(ras), -1).min(axis=1), _REACHED_MM)
+            worth += 0.5 * (1 - nearest / _REACHED_MM)
+        return worth
 
     def volume_ml(self, candidates: Candidates) -> FloatArray:
         """Cement that fits around the last part of each path, at most the limit of one trocar."""
@@ -229,19 +260,14 @@ class _Ranked:
     score: FloatArray
 
 
-def _plan_side(
-    context: PlanningContext, side: Side, options: PlanOptions, sides: int, told: Callable[[float], None]
-) -> list[Trajectory]:
+def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides: int) -> list[Trajectory]:
     search = _Search(context, side, options, sides)
-    told(0.3)
     coarse = _ranked(search, search.rules.all_pairs())
-    told(0.6)
     best = _distinct(coarse.candidates, np.argsort(-coarse.score, kind="stable"), _REFINED)
     offsets = np.stack(np.meshgrid(*[[-_NEIGHBOR_MM, 0.0, _NEIGHBOR_MM]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
     fine = _ranked(
         search, search.rules.neighbors(coarse.candidates.entry[best], coarse.candidates.target[best], offsets)
     )
-    told(0.8)
     ranked = _joined(_keep_best(coarse), fine)
     return _chosen(search, ranked) or _least_bad(search, ranked)
 
@@ -294,11 +320,16 @@ def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     }
     found: list[Trajectory] = []
     for order in orders.values():
-        for index in _distinct(ranked.candidates, order, most=12):
+        # The first that is accepted; rather one whose axis a C-arm can look along.
+        hidden: list[Trajectory] = []
+        for index in _distinct(ranked.candidates, order, most=_TRIED):
             item = search.measured(ranked.candidates.entry[index], ranked.candidates.target[index])
-            if item.accepted:
+            if item.accepted and item.view_feasible is not False:
                 found.append(item)
                 break
+            hidden += [item] if item.accepted else []
+        else:
+            found += hidden[:1]
     for index in _distinct(ranked.candidates, orders[None], most=4 * _BEST):
         if len(found) >= _BEST + 3:
             break

@@ -114,7 +114,7 @@ class Doubt:
         """The doubt about surfaces whose normals point along the three parts of a way of a length."""
         sizes = np.linalg.norm(self.half_voxels_mm, axis=1)
         if sizes.max() <= _CUBE * sizes.min():
-            return np.float32(_GRID_DOUBT_MM + sizes.max())
+            return np.full(1, _GRID_DOUBT_MM + sizes.max(), np.float32)
         most = np.zeros(length.shape, np.float32)
         for axis in self.half_voxels_mm:
             along = way[0] * axis[0]
