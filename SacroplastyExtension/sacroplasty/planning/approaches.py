@@ -141,6 +141,8 @@ class Rules:
 
     def in_target(self, points: FloatArray) -> NDArray[np.bool_]:
         """Whether view points (n, 3) lie in the searched part of the target's region."""
+        if not len(points):
+            return np.zeros(0, bool)
         inside = sample_mask(self._target_region, transform_points(self.view.ViewToRAS, points)) > 0.5
         part, off_height = self._place(points)
         if self._technique.startswith("body"):

@@ -50,9 +50,9 @@ def breach_probability(
         shaft_ras: points (n, 3) of the shaft's axis, 1 to 2 mm apart.
     """
     moves = _moves(shaft_ras, uncertainty)
-    distance, slope = _linearized(distance_of, shaft_ras, moves)
+    distance, slope, fall = _linearized(distance_of, shaft_ras, moves)
     distance = distance - radius_mm
-    spread = np.linalg.norm(slope, axis=1)
+    spread = np.linalg.norm(fall, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         sds_away = np.where(spread > 0, distance / spread, np.where(distance > 0, np.inf, -np.inf))
     worst = int(np.argmin(sds_away))
@@ -60,14 +60,15 @@ def breach_probability(
         return 0.0 if sds_away[worst] > 0 else 1.0
     if sds_away[worst] > _NEVER_SD:
         return 0.0
-    # Errors along this direction bring the worst point nearer.
-    along = -unit(slope[worst])
+    # Errors along this direction bring the worst point nearer; against it another wall may be.
+    along = -unit(fall[worst])
     across = (_across(along) @ _normals()).T
-    rate, offset = slope @ along, distance[:, None] + slope @ across.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = -offset / rate[:, None]
-    beyond = np.where(rate[:, None] < -1e-9, crossing, np.inf).min(axis=0)
-    before = np.where(rate[:, None] > 1e-9, crossing, -np.inf).max(axis=0)
+    offset = distance[:, None] + slope @ across.T
+    step = _REACH_SD * np.einsum("e,enc->nc", along, moves)
+    beyond, before = (
+        _crossing(offset, (np.asarray(distance_of(shaft_ras + way), float) - radius_mm - distance) / _REACH_SD)
+        for way in (step, -step)
+    )
     near = sds_away < sds_away[worst] + _NEAR_SD
 
     def gap_mm(places: FloatArray) -> FloatArray:
@@ -79,9 +80,20 @@ def breach_probability(
 
     steepness = float(spread[worst])
     probability = _normal_below(-_corrected(gap_mm, beyond, -steepness)) + _normal_below(
-        _corrected(gap_mm, before, steepness)
+        _corrected(gap_mm, -before, steepness)
     )
     return float(np.clip(np.minimum(probability, 1.0).mean(), 0.0, 1.0))
+
+
+def _crossing(offset: FloatArray, rate: FloatArray) -> FloatArray:
+    """How far along each line (k,) the first point of the shaft is at the structure; infinity where none gets there.
+
+    Args:
+        offset: (n, k) distances of the points at the beginning of the lines.
+        rate: (n,) by which they change along the lines.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(rate[:, None] < -1e-9, -offset / rate[:, None], np.inf).min(axis=0)
 
 
 def _corrected(gap_mm: Callable[[FloatArray], FloatArray], place: FloatArray, slope: float) -> FloatArray:
@@ -130,11 +142,19 @@ def _moves(shaft_ras: FloatArray, uncertainty: PoseUncertainty) -> FloatArray:
     return root[:3].T[:, None, :] + np.cross(root[3:].T[:, None, :], (shaft_ras - uncertainty.center_ras)[None])
 
 
-def _linearized(distance_of: DistanceOf, shaft_ras: FloatArray, moves: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Distance (n,) of the shaft's axis, and its slope (n, 6) in independent standard normal errors."""
+def _linearized(
+    distance_of: DistanceOf, shaft_ras: FloatArray, moves: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Distance (n,) of the shaft's axis, its slope (n, 6) in independent standard normal errors, and its fall.
+
+    The fall is the slope towards the side that is nearer to the structure: between two walls the slope is nothing.
+    """
     points = np.concatenate([shaft_ras[None], shaft_ras + _REACH_SD * moves, shaft_ras - _REACH_SD * moves])
     values = np.asarray(distance_of(points.reshape(-1, 3)), float).reshape(13, -1)
-    return values[0], ((values[1:7] - values[7:]) / (2 * _REACH_SD)).T
+    ahead, behind = values[1:7], values[7:]
+    slope = (ahead - behind) / (2 * _REACH_SD)
+    fall = np.where(ahead < behind, np.minimum(ahead - values[0], 0), np.maximum(values[0] - behind, 0)) / _REACH_SD
+    return values[0], slope.T, fall.T
 
 
 def _root(covariance: FloatArray) -> FloatArray:
