@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..anatomy.labels import SIDES
 from ..anatomy.model import Anatomy
 from ..geometry import FloatArray, transform_points
+from ..image import Volume
 from ..planning.model import Side
 
 #: Signed distances (n,) in mm of RAS points (n, 3) from a structure, negative inside.
@@ -41,8 +42,13 @@ class ShaftClearance:
         self._unknown = tuple(sorted(unknown))
 
     @staticmethod
-    def of_anatomy(anatomy: Anatomy, progress: Callable[[float], None] = lambda fraction: None) -> ShaftClearance:
-        """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes some seconds.
+    def of_anatomy(
+        anatomy: Anatomy, progress: Callable[[float], None] = lambda fraction: None, ct: Volume | None = None
+    ) -> ShaftClearance:
+        """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes a second or two.
+
+        Args:
+            ct: that the anatomy was found in; with it, bone that no label claims is kept clear of, as in planning.
 
         Raises:
             PlanError: when the anatomy lacks what even a plan cannot do without.
@@ -51,7 +57,7 @@ class ShaftClearance:
 
         view = view_along_foramina(anatomy)
         progress(0.2)
-        structures = Structures(anatomy, view)
+        structures = Structures(anatomy, view, ct=ct)
 
         def distance_of(field: ViewField) -> DistanceOf:
             return lambda points_ras: field.at_view(transform_points(view.RASToView, points_ras))

@@ -73,7 +73,7 @@ class PlanningContext:
         """
         through = side if technique == "transiliac" else None
         if through not in self._structures:
-            self._structures[through] = Structures(self.anatomy, self.view(technique), through)
+            self._structures[through] = Structures(self.anatomy, self.view(technique), through, self.ct)
         return self._structures[through]
 
     def clearance_mm(

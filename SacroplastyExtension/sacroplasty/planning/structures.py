@@ -36,6 +36,10 @@ REACH_MM = 20.0
 _BESIDE_STEPS, _FACES_BACK = 2, 0.25
 #: What the grid of 1 mm adds to a distance at most, see `Doubt` [mm].
 _GRID_DOUBT_MM = 0.11
+#: Standard deviation of the point spread of a CT with a usual kernel [mm], half a voxel of 1.2 mm.
+_POINT_SPREAD_MM = 0.6
+#: Bone that no label claims counts as hip: from this density [HU], so far lateral [mm], in pieces of this size [mm3].
+_UNCLAIMED_HU, _UNCLAIMED_LATERAL_MM, _UNCLAIMED_MM3 = 250.0, 22.0, 200
 #: Voxels whose sides differ by no more than this count as cubes.
 _CUBE = 1.2
 #: The surface of a structure lies at most so far outside of its outermost grid points [mm].
@@ -96,10 +100,11 @@ class Doubt:
     Of the grid: the point of a surface that is nearest lies up to half a face's diagonal beside the grid point that its
     distance is read from, which at a clearance of 3 mm and a trocar of 3 mm adds 0.5 / (2 x 4.5) mm, and interpolation
     in a field that bends as that of a rod adds as much again. Of the label: along each axis of the image the border
-    between two voxels is off by up to half of one, so a surface by the part of that along its normal.
+    between two voxels is off by up to half of one, and the scanner's point spread leaves it open as well; a surface is
+    off by the part of both that lies along its normal.
 
     Attributes:
-        half_voxels_mm: rows are the axes of the image in view coordinates, as long as half a voxel.
+        half_voxels_mm: rows are the axes of the image in view coordinates, as long as the border is off along them.
     """
 
     half_voxels_mm: NDArray[np.float32]
@@ -107,8 +112,9 @@ class Doubt:
     @classmethod
     def of(cls, anatomy: Anatomy, view: SacrumView) -> Doubt:
         """The doubt about labels on the grid of an anatomy."""
-        axes = view.RASToView[:3, :3] @ anatomy.bones.IJKToRAS[:3, :3] / 2
-        return cls(axes.T.astype(np.float32))
+        axes = view.RASToView[:3, :3] @ anatomy.bones.IJKToRAS[:3, :3]
+        spacing = anatomy.bones.spacing_mm
+        return cls((axes / spacing * np.hypot(spacing / 2, _POINT_SPREAD_MM)).T.astype(np.float32))
 
     def along_mm(self, way: list[NDArray[np.float32]], length: NDArray[np.float32]) -> NDArray[np.float32]:
         """The doubt about surfaces whose normals point along the three parts of a way of a length."""
@@ -187,10 +193,13 @@ class Structures:
         doubt: what the distances are short of those measured, so that the real ones are not smaller.
     """
 
-    def __init__(self, anatomy: Anatomy, view: SacrumView, through_ilium: str | None = None) -> None:
+    def __init__(
+        self, anatomy: Anatomy, view: SacrumView, through_ilium: str | None = None, ct: Volume | None = None
+    ) -> None:
         """
         Args:
             through_ilium: side whose hip and sacroiliac joint may be passed, and the space lateral to them.
+            ct: in which bone is looked for that no label claims; without it there is none.
 
         Raises:
             PlanError: when neither canal nor foramina are known.
@@ -204,6 +213,8 @@ class Structures:
             raise PlanError(
                 "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
             )
+        if ct is not None:
+            self._claim_bone(anatomy, ct)
         self._fields: dict[str, ViewField] = {}
         self._deep: set[str] = set()
         self._nearest: dict[str, ViewField] = {}
@@ -282,6 +293,35 @@ class Structures:
 
     def _level(self, name: str) -> Level:
         return self._presacral if name == PRESACRAL else self._levels[name]
+
+    def _claim_bone(self, anatomy: Anatomy, ct: Volume) -> None:
+        """Add bone beside the sacrum that no label claims to the hip of its side: labels of hips may end too early."""
+        from scipy import ndimage
+
+        view = self.view
+        margin = np.ceil(_BEHIND_MM / ct.spacing_mm[::-1]) + 1
+        bones = view.sampled(anatomy.bones.like(anatomy.bones.voxels > 0)) >= 0.5
+        box = box_around(bones, 1)
+        if box is None:
+            return
+        origin = ct.kji_of(anatomy.bones.ras_of([[0, 0, 0]]))[0]
+        low = np.clip(np.round(origin - margin).astype(int), 0, ct.voxels.shape)
+        high = np.clip(np.round(origin + anatomy.bones.voxels.shape + margin).astype(int), 0, ct.voxels.shape)
+        near = crop(ct, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
+        density = ndimage.uniform_filter(_on_grid(near, view.ViewToRAS, [view.left_mm, view.back_mm, view.up_mm]), 3)
+        unclaimed = (density >= _UNCLAIMED_HU) & ~_grown(bones | (view.sacrum >= 0.5), 2)
+        for side, sign in (("left", 1.0), ("right", -1.0)):
+            name = f"hip_{side}"
+            beside = unclaimed & (sign * view.left_mm > _UNCLAIMED_LATERAL_MM)[:, None, None]
+            if name not in self._levels or not beside.any():
+                continue
+            parts, _ = ndimage.label(beside)
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            large = (sizes * STEP_MM**3 >= _UNCLAIMED_MM3)[parts]
+            # Back to the label's surface, from which it was kept away.
+            reached = _grown(large, 2) & (density >= _UNCLAIMED_HU) & ~(view.sacrum >= 0.5)
+            self._levels[name] = np.maximum(self._levels[name], reached.astype(np.float32))
 
     def _joint(self, side: str) -> Level:
         hip, sacrum = self._levels[f"hip_{side}"], self.view.sacrum

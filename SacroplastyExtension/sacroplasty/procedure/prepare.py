@@ -35,7 +35,7 @@ def prepare(case: Case, progress: Callable[[float], None]) -> Preparation:
         reasons = blocking_reasons(case.anatomy, side)
         if reasons:
             raise PlanError(f"the {side} must not be treated: {'; '.join(reasons)}")
-    clearance = ShaftClearance.of_anatomy(case.anatomy, lambda done: progress(0.7 * done))
+    clearance = ShaftClearance.of_anatomy(case.anatomy, lambda done: progress(0.7 * done), case.ct)
     zones: dict[Side, Zones] = {}
     for number, (side, trajectory) in enumerate(case.targets.items(), start=1):
         zones[side] = make_zones(case.anatomy, trajectory.target, (side,))
