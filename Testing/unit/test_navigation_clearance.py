@@ -68,9 +68,9 @@ def clearance(anatomy: Anatomy) -> ShaftClearance:
 def test_the_shaft_keeps_its_distances_from_everything(clearance: ShaftClearance) -> None:
     distances = clearance.distances_mm([-36, -9, 20], [-36, -60, 20], 3.0, "left")
     # The foramen's lateral wall is at -24, the hip at -54, the front of the sacrum at 0, the canal at -6.
-    # Distances keep a guard of a half a voxel, and end at 20 mm.
+    # Distances keep a guard against labels and grid, and end at 20 mm.
     for name, truth in (("foramen_s1_left", 12), ("hip_left", 18), ("anterior_cortex", 9), ("sacral_canal", 28.5)):
-        assert min(truth, 19) - 1.5 - 1.8 < distances[name] <= truth - 1.5, name
+        assert min(truth, 19) - 1.5 - 2.2 < distances[name] <= truth - 1.5, name
     assert distances["foramen_s1_right"] > 18
 
 
