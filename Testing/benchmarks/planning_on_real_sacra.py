@@ -69,6 +69,22 @@ def read_surface(patient: str, name: str) -> Surface:
     return Surface(np.concatenate(points), np.concatenate(directions))
 
 
+def without_cut(surface: Surface) -> Surface:
+    """The surface without the plane through S3 at which the atlas ends, which is no cortex.
+
+    Of all planes that face down, it is the one on which most of the lowest points lie.
+    """
+    angles = np.radians(np.arange(0, 81, 1.0))
+    planes = [np.array([0.0, -np.sin(angle), -np.cos(angle)]) for angle in angles]
+    down = max(
+        planes, key=lambda plane: np.count_nonzero(surface.points @ plane > (surface.points @ plane).max() - 0.8)
+    )
+    below = surface.points @ down - (surface.points @ down).max()
+    # It leans a little to the side.
+    kept = (below < -1.5) & ~((below < 0) & (below > -8.0) & (surface.normals @ down > 0.9))
+    return Surface(surface.points[kept], surface.normals[kept])
+
+
 def true_clearance_mm(item: Trajectory, sacrum: Surface, hips: list[cKDTree], back: FloatArray) -> dict[str, float]:
     """Distance of the shaft's surface from what it must not touch."""
     outwards = unit(item.entry_skin - item.target)
@@ -116,7 +132,8 @@ def main() -> None:
             refused.update({"segmentation": 2})
             print(f"| {patient} | both | refused: {error} | | |", flush=True)
             continue
-        sacrum = read_surface(patient, "sacrum")
+        whole = read_surface(patient, "sacrum")
+        sacrum = without_cut(whole)
         hips = [cKDTree(read_surface(patient, f"hip_{side}").points) for side in SIDES]
         back = axis_of_foramina(anatomy)
         for side in SIDES:
@@ -133,7 +150,7 @@ def main() -> None:
             least: list[tuple[float, str]] = []
             for item in accepted:
                 clearance = true_clearance_mm(item, sacrum, hips, back)
-                if not in_mesh(item.target, sacrum):
+                if not in_mesh(item.target, whole):
                     clearance["target not in the bone"] = -1.0
                 least.append(min((distance, name) for name, distance in clearance.items()))
             real += [distance for distance, _ in least]
