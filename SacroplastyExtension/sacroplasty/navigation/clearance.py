@@ -43,12 +43,16 @@ class ShaftClearance:
 
     @staticmethod
     def of_anatomy(
-        anatomy: Anatomy, progress: Callable[[float], None] = lambda fraction: None, ct: Volume | None = None
+        anatomy: Anatomy,
+        progress: Callable[[float], None] = lambda fraction: None,
+        ct: Volume | None = None,
+        exact_labels: bool = False,
     ) -> ShaftClearance:
         """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes a second or two.
 
         Args:
             ct: that the anatomy was found in; with it, bone that no label claims is kept clear of, as in planning.
+            exact_labels: whether the labels are the patient, as in a simulation.
 
         Raises:
             PlanError: when the anatomy lacks what even a plan cannot do without.
@@ -57,7 +61,7 @@ class ShaftClearance:
 
         view = view_along_foramina(anatomy)
         progress(0.2)
-        structures = Structures(anatomy, view, ct=ct)
+        structures = Structures(anatomy, view, ct=ct, exact_labels=exact_labels)
 
         def distance_of(field: ViewField) -> DistanceOf:
             return lambda points_ras: field.at_view(transform_points(view.RASToView, points_ras))

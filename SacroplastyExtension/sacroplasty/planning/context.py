@@ -43,14 +43,20 @@ class PlanningContext:
         frame_of_reference: DICOM frame of reference UID of the CT, where it has one.
     """
 
-    def __init__(self, ct: Volume, anatomy: Anatomy, frame_of_reference: str | None = None) -> None:
+    def __init__(
+        self, ct: Volume, anatomy: Anatomy, frame_of_reference: str | None = None, exact_labels: bool = False
+    ) -> None:
         """
+        Args:
+            exact_labels: whether the labels are the patient, as in a simulation; in a real one they never are.
+
         Raises:
             PlanError: when the anatomy was found in another CT.
         """
         if ct.content_hash() != anatomy.image_hash:
             raise PlanError("the anatomy belongs to another CT; segment this CT and plan again")
         self.ct, self.anatomy, self.frame_of_reference = ct, anatomy, frame_of_reference
+        self._exact_labels = exact_labels
         self._views: dict[bool, SacrumView] = {}
         self._structures: dict[str | None, Structures] = {}
 
@@ -73,7 +79,9 @@ class PlanningContext:
         """
         through = side if technique == "transiliac" else None
         if through not in self._structures:
-            self._structures[through] = Structures(self.anatomy, self.view(technique), through, self.ct)
+            self._structures[through] = Structures(
+                self.anatomy, self.view(technique), through, self.ct, self._exact_labels
+            )
         return self._structures[through]
 
     def clearance_mm(

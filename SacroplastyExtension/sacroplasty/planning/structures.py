@@ -194,19 +194,25 @@ class Structures:
     """
 
     def __init__(
-        self, anatomy: Anatomy, view: SacrumView, through_ilium: str | None = None, ct: Volume | None = None
+        self,
+        anatomy: Anatomy,
+        view: SacrumView,
+        through_ilium: str | None = None,
+        ct: Volume | None = None,
+        exact_labels: bool = False,
     ) -> None:
         """
         Args:
             through_ilium: side whose hip and sacroiliac joint may be passed, and the space lateral to them.
             ct: in which bone is looked for that no label claims; without it there is none.
+            exact_labels: whether the labels are the patient, as in a simulation: nothing is open about them then.
 
         Raises:
             PlanError: when neither canal nor foramina are known.
         """
         anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if through_ilium else _BEHIND_MM)
         self.view = view
-        self.doubt = Doubt.of(anatomy, view)
+        self.doubt = Doubt(np.zeros((3, 3), np.float32)) if exact_labels else Doubt.of(anatomy, view)
         self._through = through_ilium
         self._levels = _levels(anatomy, view)
         if not any(name in NERVES for name in self._levels):

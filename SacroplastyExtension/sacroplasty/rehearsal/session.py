@@ -64,11 +64,15 @@ def rehearse_case(
     unsure = to_confirm(anatomy, events.sides)
     anatomy = confirm(anatomy, unsure)
     plan = plan_trajectories(
-        PlanningContext(image, anatomy), events.sides, progress=partial(display, "plan", "Searching trajectories")
+        PlanningContext(image, anatomy, exact_labels=True),
+        events.sides,
+        progress=partial(display, "plan", "Searching trajectories"),
     )
     case = Case(image, anatomy, plan, choose_targets(plan, events))
     landmarks = touchable(anatomy.landmarks)
-    preparation = prepare(case, partial(display, "preparation", "Distances and zones around the targets"))
+    preparation = prepare(
+        case, partial(display, "preparation", "Distances and zones around the targets"), exact_labels=True
+    )
     with staged_directory(out) as stage, tempfile.TemporaryDirectory(prefix="sacroplasty-world-") as place:
         world = make_world(Path(place), case, landmarks, events, seed)
         with Journal(stage / "journal.jsonl") as journal:
