@@ -14,6 +14,7 @@ from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.cli.plan import command
 from sacroplasty.errors import PlanError
 from sacroplasty.geometry import distance_to_segment, invert_rigid, transform_points
+from sacroplasty.navigation.clearance import ShaftClearance
 from sacroplasty.planning.check import check_trajectory, mirrored
 from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.depots import POROSITY, plan_depots, sphere_radius_mm
@@ -162,6 +163,30 @@ def test_missing_structures_are_in_the_way_of_drawn_lines_too(context: PlanningC
     item = check_trajectory(blind, *GOOD, "left")
     assert not item.accepted and any("foramen_s3_left: not found" in reason for reason in item.reasons)
     assert blind.clearance_mm(*GOOD, needle(11), "left")["foramen_s3_left"] == -np.inf
+
+
+def test_bone_that_no_label_claims_counts_as_hip(
+    context: PlanningContext, truth: SimpleSacrum, anatomy: Anatomy
+) -> None:
+    z = transform_points(
+        invert_rigid(SACRUM_TO_RAS), truth.ct.ras_of(np.indices(truth.bones.voxels.shape).reshape(3, -1).T)
+    )
+    lost = (z[:, 2] < -15).reshape(truth.bones.voxels.shape) & (anatomy.bones.voxels == 3)
+    cut = replace(anatomy, bones=anatomy.bones.like(np.where(lost, 0, anatomy.bones.voxels).astype(np.uint8)))
+    whole = context.clearance_mm(*GOOD, needle(11), "left")
+    found = PlanningContext(truth.ct, cut).clearance_mm(*GOOD, needle(11), "left")
+    # The label ends above the line; what is left of the hip there is seen in the CT.
+    assert found["hip_left"] == pytest.approx(whole["hip_left"], abs=1.0)
+    assert found["si_joint_left"] == pytest.approx(whole["si_joint_left"], abs=1.5)
+    blind = ShaftClearance.of_anatomy(cut).distances_mm(GOOD[1], GOOD[0], 3.048, "left")
+    assert blind["hip_left"] > whole["hip_left"] + 3
+
+
+def test_labels_that_are_the_patient_leave_nothing_open(context: PlanningContext, anatomy: Anatomy) -> None:
+    exact = PlanningContext(context.ct, anatomy, exact_labels=True).clearance_mm(*GOOD, needle(11), "left")
+    usual = context.clearance_mm(*GOOD, needle(11), "left")
+    # Half a voxel of 2 mm and the point spread, as squares.
+    assert exact["foramen_s2_left"] - usual["foramen_s2_left"] == pytest.approx(np.hypot(1.0, 0.6), abs=0.01)
 
 
 def test_low_confidence_blocks_a_drawn_line_until_it_is_confirmed(context: PlanningContext, anatomy: Anatomy) -> None:
