@@ -97,12 +97,14 @@ def _save(window: vtk.vtkRenderWindow, path: Path) -> None:
     _write_png(path, grabber.GetOutputPort())
 
 
-def save_gray_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write a grey image (rows, columns), top row first, as PNG, whole or not at all."""
+def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a grey image (rows, columns) or a color one (rows, columns, 3), top row first, whole or not at all."""
+    rows, columns = pixels.shape[:2]
     image = vtk.vtkImageData()
-    image.SetDimensions(pixels.shape[1], pixels.shape[0], 1)
+    image.SetDimensions(columns, rows, 1)
     # VTK's first row is the bottom one.
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(pixels[::-1]).ravel(), deep=True))
+    values = np.ascontiguousarray(pixels[::-1]).reshape(rows * columns, -1)
+    image.GetPointData().SetScalars(numpy_to_vtk(values, deep=True))
     source = vtk.vtkTrivialProducer()
     source.SetOutput(image)
     _write_png(path, source.GetOutputPort())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import vtk
@@ -14,8 +13,8 @@ from slicer import vtkMRMLColorTableNode, vtkMRMLMarkupsLineNode, vtkMRMLModelNo
 
 from ..anatomy.colors import color_of
 from ..geometry import FloatArray, perpendicular, unit
-if TYPE_CHECKING:
-    from ..planning.model import Depot
+from ..planning.depots import sphere_radius_mm
+from ..planning.model import Depot
 from .nodes import add_model, first_node
 
 #: Arrays of a shaft's points, as they are found in the Models module too.
@@ -91,16 +90,12 @@ def show_margin(
     return node
 
 
-def show_cement(line: vtkMRMLMarkupsLineNode, depots: Iterable[Depot], bone_share: float) -> vtkMRMLModelNode | None:
-    """Show each depot of a line as the sphere that its volume fills between the trabeculae; None without any cement.
-
-    Args:
-        bone_share: share of cancellous bone that is no pore and that cement cannot fill.
-    """
+def show_cement(line: vtkMRMLMarkupsLineNode, depots: Iterable[Depot]) -> vtkMRMLModelNode | None:
+    """Show each depot of a line as the sphere of its volume; None without any cement."""
     append = vtk.vtkAppendPolyData()
     count = 0
     for depot in depots:
-        radius_mm = sphere_radius_mm(depot.volume_ml, bone_share)
+        radius_mm = sphere_radius_mm(depot.volume_ml)
         if radius_mm > 0:
             sphere = vtk.vtkSphereSource()
             sphere.SetCenter(*depot.position_ras)
@@ -121,17 +116,12 @@ def show_cement(line: vtkMRMLMarkupsLineNode, depots: Iterable[Depot], bone_shar
     return node
 
 
-def sphere_radius_mm(volume_ml: float, bone_share: float) -> float:
-    """Radius of the sphere of cancellous bone whose pores hold this much cement."""
-    return float(np.cbrt(max(volume_ml, 0.0) * 1000 / (1 - bone_share) * 3 / (4 * np.pi)))
-
-
-def show_models(line: vtkMRMLMarkupsLineNode, visible: bool, margin: bool = False) -> None:
-    """Show or hide a line's models; its safety margin on its own."""
-    for role in _ROLES:
+def show_models(line: vtkMRMLMarkupsLineNode, visible: bool, margin: bool = False, cement: bool = True) -> None:
+    """Show or hide a line's models; where they are shown, its safety margin and its cement on their own."""
+    for role, wanted in ((_SHAFT, True), (_MARGIN, margin), (_CEMENT, cement)):
         node = line.GetNodeReference(role)
         if node is not None and node.GetDisplayNode() is not None:
-            node.GetDisplayNode().SetVisibility(visible and (margin or role != _MARGIN))
+            node.GetDisplayNode().SetVisibility(visible and wanted)
 
 
 def remove_models(line: vtkMRMLMarkupsLineNode) -> None:
