@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
@@ -38,6 +39,7 @@ LimitName = Literal["ala", "total"]
 _USUAL_ML: dict[LimitName, float] = {"ala": LARGEST_PER_ALA_ML, "total": LARGEST_TOTAL_ML}
 #: A trajectory with its line; None for one that gets a line when it comes into the scene.
 _Pair = tuple[Trajectory, vtkMRMLMarkupsLineNode | None]
+_Ends = tuple[ArrayLike, ArrayLike]
 _Nodes = tuple[vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode]
 Progress = Callable[[float], None]
 
@@ -168,20 +170,20 @@ class PlanDesk:
 
     # One trajectory
 
-    def add(self, entry_ras: FloatArray, target_ras: FloatArray, options: PlanOptions, source: Source = "manual") -> int:
-        """Check a line that a person drew and make it part of the plan, accepted or not. Returns its number.
+    def add(self, ends: Sequence[_Ends], options: PlanOptions, source: Source = "manual") -> int:
+        """Check lines that a person drew or brought along and make them part of the plan, accepted or not.
+
+        Args:
+            ends: entry and target of each, RAS.
+
+        Returns:
+            The number of the first.
 
         Raises:
-            PlanError: when it cannot be measured.
+            PlanError: when one of them cannot be measured; then none is added.
         """
-        return self.add_all([(entry_ras, target_ras)], options, source)
-
-    def add_all(
-        self, ends: Sequence[tuple[FloatArray, FloatArray]], options: PlanOptions, source: Source = "manual"
-    ) -> int:
-        """Check several lines at once; one change for undo. Returns the number of the first."""
         context, (pairs, plan) = self.context(), self._judged(options)
-        sides = [_side_of(context, entry) for entry, _ in ends]
+        sides = [_side_of(context, np.asarray(entry, float)) for entry, _ in ends]
         share = len({*sides, *(item.side for item, _ in pairs)})
         made = [
             check_trajectory(context, entry, target, side, options, share, source)
