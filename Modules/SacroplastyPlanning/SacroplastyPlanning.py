@@ -3,6 +3,7 @@ import enum
 import importlib.util
 import math
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -30,6 +31,8 @@ if importlib.util.find_spec("sacroplasty") is None:
 NEAREST_COLUMN = 2
 #: So far beyond the tip the views along a trocar can go: what lies ahead matters too.
 BEYOND_TIP_MM = 20.0
+#: Clearance from which figures say no more than that it is far [mm].
+FAR_MM = 15.0
 
 #
 # SacroplastyPlanning
@@ -363,7 +366,12 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             except SacroplastyError as error:
                 refusal = f"✘ {error}"
         self.showPlan(selected)
-        self.ui.messageLabel.text = refusal
+        self.showMessage(refusal)
+
+    def showMessage(self, text):
+        """Why the last change was refused; nothing takes no room."""
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.visible = bool(text)
 
     # Compare
 
@@ -383,7 +391,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         if rows:
             table.selectRow(min(selected, len(rows) - 1))
         table.blockSignals(False)
-        self.ui.messageLabel.text = ""
+        self.showMessage("")
         self.ui.exportButton.enabled = bool(rows)
         self.onTrajectorySelected()
         self.showStatus()
@@ -806,7 +814,17 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         return anatomy.readable(name)
 
     def millimeters(self, distance):
-        return f"{distance:.1f}" if math.isfinite(distance) else _("not known")
+        """A clearance; far away nobody needs to know how far."""
+        if not math.isfinite(distance):
+            return _("not known")
+        return f"{distance:.1f}" if distance < FAR_MM else f"> {FAR_MM:.0f}"
+
+    def withReadableNames(self, text, row):
+        """A sentence of the engine with its names of structures as people read them."""
+        names = sorted(row.trajectory.clearance_mm, key=len, reverse=True)
+        if not names:
+            return text
+        return re.sub("|".join(map(re.escape, names)), lambda found: self.readable(found.group()), text)
 
     def sortedClearance(self, row):
         return dict(sorted(row.trajectory.clearance_mm.items(), key=lambda item: item[1]))
@@ -816,7 +834,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         if not row.nearest:
             return "–"
         name = self.readable(row.nearest).removesuffix(f" {row.trajectory.side}")
-        return f"{self.millimeters(row.nearest_mm)} {name}"
+        return _("{distance} mm {structure}").format(distance=self.millimeters(row.nearest_mm), structure=name)
 
     def rowTexts(self, row):
         """What the table says of a trajectory, column by column."""
@@ -865,12 +883,12 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         lines = [self.techniqueText(row)]
         if row.is_moved:
             lines.append(_("⚠ This line was moved and not checked since. Press Check again, or Undo to put it back."))
-        lines += [f"✘ {reason}" for reason in trajectory.reasons]
-        lines += [f"⚠ {caution}" for caution in trajectory.cautions]
-        for depot in trajectory.depots:
-            text = f"{depot.volume_ml:.1f} mL" + (f": {depot.note}" if depot.note else "")
-            if len(trajectory.depots) > 1 or depot.note:
-                lines.append(text)
+        lines += [f"✘ {self.withReadableNames(reason, row)}" for reason in trajectory.reasons]
+        lines += [f"⚠ {self.withReadableNames(caution, row)}" for caution in trajectory.cautions]
+        for number, depot in enumerate(trajectory.depots, start=1):
+            text = _("Cement {number}: {volume} mL").format(number=number, volume=f"{depot.volume_ml:.1f}")
+            if depot.note or number > 1:
+                lines.append(f"{text}, {depot.note}" if depot.note else text)
         if trajectory.balloon is not None:
             lines.append(_("Balloon of {diameter} mm").format(diameter=f"{trajectory.balloon.diameter_mm:.0f}"))
         return "\n".join(lines)
@@ -966,6 +984,6 @@ class SacroplastyPlanningTest(ScriptedLoadableModuleTest):
         clearance = logic.live(index).clearance_mm
         # The canal ends half a voxel beyond its last centre at 20 mm; 11 G has a radius of 1.524 mm.
         self.assertAlmostEqual(clearance["sacral_canal"], 30.0 - 20.5 - 1.524, delta=0.6)
-        self.assertEqual(clearance["foramen_s1_left"], float("-inf"))
+        self.assertEqual(clearance["foramen_s1_right"], float("-inf"))
         self.assertFalse(logic.rows()[index].trajectory.accepted)
         self.delayDisplay(_("Test passed"))

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from desktop.test_fluoroscopy import found
-from sacroplasty.planning.context import PlanningContext
-from sacroplasty.planning.model import Plan
-from sacroplasty.planning.search import plan_trajectories
 from sacroplasty.scene import anatomy, nodes, planning
-
-
-@cache
-def searched() -> Plan:
-    """The plan; searched once."""
-    return plan_trajectories(PlanningContext(*found()))
+from scene.planned_sacrum import searched, segmented
 
 
 def planned_case(scene):
     """CT, segmentation and plan of it."""
-    ct, result = found()
+    ct, found = segmented()
     ct_node = nodes.add_volume(scene, ct, "CT")
-    segmentation = anatomy.show_anatomy(scene, result, ct_node)
+    segmentation = anatomy.show_anatomy(scene, found, ct_node)
     planning.show_plan(scene, searched())
     return ct_node, segmentation
