@@ -461,14 +461,16 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
     def guideAlong(self, tip, line, ct=None, segmentation=None, progress=None):
         """Follow a tip along a planned line; with CT and segmentation, the clearance of the shaft is known too."""
-        from sacroplasty.scene import navigation, planning
+        from sacroplasty.navigation.clearance import ShaftClearance
+        from sacroplasty.scene import anatomy, navigation, planning
 
         self.stopGuiding()
         clearance = None
         if ct and segmentation:
             key = planning.clearance_key(segmentation, ct)
             if self._clearanceOf != key:
-                self._clearance = planning.LineClearance(slicer.mrmlScene, segmentation, ct, progress).shaft
+                known = anatomy.anatomy_of(slicer.mrmlScene, segmentation, ct)
+                self._clearance = ShaftClearance.of_anatomy(known, progress or (lambda fraction: None))
                 self._clearanceOf = key
             clearance = self._clearance
         self._guide = navigation.Guide(slicer.mrmlScene, tip, line, time.monotonic, clearance)

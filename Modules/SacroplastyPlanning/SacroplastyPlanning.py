@@ -376,7 +376,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
     # Compare
 
     def showPlan(self, selected=None):
-        """Fill the table of trajectories from the scene, and select one: the given one, else the same line as before."""
+        """Fill the table of trajectories and select one: the given one, else the same line as before."""
         rows = self.logic.rows()
         if selected is None:
             same = [number for number, row in enumerate(rows) if row.line is not None and row.line is self._line]
@@ -432,7 +432,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def onTrajectorySelected(self):
         """Show the selected trajectory, unlock it if asked for, and follow it."""
-        index, row = self.selected()
+        row = self.selected()[1]
         for button in (self.ui.moveButton, self.ui.snapButton, self.ui.mirrorButton, self.ui.deleteButton):
             button.enabled = row is not None
         for widget in (self.ui.volumeButton, self.ui.alongButton, self.ui.standardButton, self.ui.nearestButton):

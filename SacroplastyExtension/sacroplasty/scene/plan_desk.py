@@ -27,7 +27,7 @@ from ..planning.search import nearest_accepted, plan_trajectories
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import anatomy_of
 from .nodes import first_node, line_points, volume_of
-from .planning import chosen, is_at, plan_lines, plan_of, set_visible, trajectory_rows, update_plan
+from .planning import chosen, clearance_key, is_at, plan_lines, plan_of, set_visible, trajectory_rows, update_plan
 from .trocar_models import show_margin, show_shaft
 
 #: Steps that undo can take back.
@@ -77,9 +77,7 @@ class PlanDesk:
 
     # The patient
 
-    def choose(
-        self, ct_node: vtkMRMLScalarVolumeNode | None, segmentation: vtkMRMLSegmentationNode | None
-    ) -> None:
+    def choose(self, ct_node: vtkMRMLScalarVolumeNode | None, segmentation: vtkMRMLSegmentationNode | None) -> None:
         """Say on which CT and segmentation to work."""
         self._nodes = (ct_node, segmentation) if ct_node is not None and segmentation is not None else None
 
@@ -107,20 +105,9 @@ class PlanDesk:
         """Changes whenever what was computed on CT and segmentation may no longer hold."""
         assert self._nodes is not None
         ct_node, segmentation = self._nodes
-        segments = segmentation.GetSegmentation()
-        edited = []
-        for number in range(segments.GetNumberOfSegments()):
-            voxels = segments.GetNthSegment(number).GetRepresentation("Binary labelmap")
-            edited.append(0 if voxels is None else voxels.GetMTime())
-        image = ct_node.GetImageData()
         record = first_node(self._scene, "vtkMRMLTextNode", ANATOMY_RECORD)
-        return (
-            segmentation.GetID(),
-            tuple(edited),
-            ct_node.GetID(),
-            0 if image is None else image.GetMTime(),
-            "" if record is None else record.GetText(),
-        )
+        # What a person confirmed stands in the record.
+        return (*clearance_key(segmentation, ct_node), "" if record is None else record.GetText())
 
     # The whole plan
 

@@ -28,6 +28,8 @@ _PANEL = (_COLUMNS - 2 * _EDGE - 2 * _GAP) // 3
 #: What a panel down the trocar shows, and how much more than the trocar those along it [mm].
 _DOWN_MM, _AROUND_MM = 70.0, 30.0
 _AIR_HU = -1024.0
+#: From here on a distance is only called far [mm].
+_FAR_MM = 15.0
 #: Width of a drawn line [pixels].
 _LINE = 2.0
 _INK, _PALE, _PAPER = (0.10, 0.12, 0.14), (0.45, 0.48, 0.50), (1.0, 1.0, 1.0)
@@ -37,6 +39,23 @@ _OUTLINED = ("hip", "l5", "sacrum", "foramen", "sacral_canal")
 
 Color = tuple[float, float, float]
 Implicit = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A square picture of the CT: its middle, what points to the right and up in it, and how wide it is."""
+
+    caption: str
+    center_ras: FloatArray
+    right: FloatArray
+    up: FloatArray
+    width_mm: float
+
+    @property
+    def points_ras(self) -> FloatArray:
+        """(rows, columns, 3) of its pixels."""
+        offset = (np.arange(_PANEL) - (_PANEL - 1) / 2) * self.width_mm / _PANEL
+        return self.center_ras + offset[None, :, None] * self.right - offset[:, None, None] * self.up
 
 
 @dataclass(frozen=True)
@@ -69,8 +88,8 @@ class PlanPage:
     @cached_property
     def _masks(self) -> dict[str, Volume]:
         """What is outlined, each as a mask of 0 and 1 no larger than it must be; what is spared first comes last."""
-        masks = {}
-        for labels, label_of in ((self.context.anatomy.bones, BONE_LABEL), (self.context.anatomy.regions, REGION_LABEL)):
+        masks, anatomy = {}, self.context.anatomy
+        for labels, label_of in ((anatomy.bones, BONE_LABEL), (anatomy.regions, REGION_LABEL)):
             for name in label_of:
                 mask = labels.voxels == label_of[name]
                 box = box_around(mask, 2)
@@ -90,18 +109,17 @@ class PlanPage:
         middle = (trajectory.entry_skin + trajectory.target) / 2
         wide = trajectory.length_mm + _AROUND_MM
         depth = float((trajectory.entry_skin - nearest_at) @ axes.outwards)
-        panels = (
-            (f"Down the trocar, {depth:.0f} mm deep: nearest", nearest_at, axes.right, axes.up, _DOWN_MM, ("L", "R", "S")),
-            ("Along it, seen from below", middle, -axes.right, -axes.outwards, wide, ("R", "L", "")),
-            ("Along it, seen from the left", middle, axes.outwards, axes.up, wide, ("", "skin", "S")),
+        planes = (
+            _Plane(f"Down the trocar, {depth:.0f} mm deep: nearest", nearest_at, axes.right, axes.up, _DOWN_MM),
+            _Plane("Along it, from below", middle, -axes.right, -axes.outwards, wide),
+            _Plane("Along it, from the side", middle, axes.outwards, axes.up, wide),
         )
-        for number, (caption, center, right, up, width_mm, marks) in enumerate(panels):
+        for number, plane in enumerate(planes):
             left = _EDGE + number * (_PANEL + _GAP)
-            picture = self._panel(trajectory, shaft, center, right, up, width_mm)
-            sheet.put(left, top, picture)
-            sheet.line(left + 8, top + 6, caption, 17, color=_PAPER, background=(0.0, 0.0, 0.0))
-            sheet.marks(left, top, marks)
-            sheet.scale(left, top, _PANEL / width_mm)
+            sheet.put(left, top, self._picture(trajectory, shaft, plane))
+            sheet.line(left + 8, top + 6, plane.caption, 17, color=_PAPER, background=(0.0, 0.0, 0.0))
+            sheet.marks(left, top, [_letter(way) for way in (-plane.right, plane.right, plane.up)])
+            sheet.scale(left, top, _PANEL / plane.width_mm)
         top += _PANEL + 12
         columns = (_facts(trajectory), _distances(trajectory, self.plan), _warnings(trajectory))
         ends = []
@@ -121,26 +139,16 @@ class PlanPage:
                 f"{accuracy.tool_sd_mm:.1f} mm and {accuracy.tool_sd_deg:.1f}° tool (standard deviations)"
             ),
             *(f"Side {side} blocked: {'; '.join(reasons)}" for side, reasons in plan.blocked.items()),
-            *(f"Limit of volume changed ({item.what}): {item.limit_ml:.1f} mL. {item.reason}" for item in plan.overrides),
+            *(f"Limit of volume ({item.what}) is {item.limit_ml:.1f} mL: {item.reason}" for item in plan.overrides),
             *(f"Note: {note}" for note in plan.notes),
             *([f"Confirmed by a person: {', '.join(map(readable, plan.confirmed))}"] if plan.confirmed else []),
             f"CT {plan.image_hash[:16]}",
         ]
         sheet.lines(_EDGE, top, [(text, _INK) for text in lines], _COLUMNS - 2 * _EDGE)
 
-    def _panel(
-        self,
-        trajectory: Trajectory,
-        shaft: ShaftProfile,
-        center: FloatArray,
-        right: FloatArray,
-        up: FloatArray,
-        width_mm: float,
-    ) -> NDArray[np.floating]:
+    def _picture(self, trajectory: Trajectory, shaft: ShaftProfile, plane: _Plane) -> NDArray[np.floating]:
         """The CT in a plane (rows, columns, 3), with outlines of structures, cement, safety margin and shaft."""
-        pixel_mm = width_mm / _PANEL
-        offset = (np.arange(_PANEL) - (_PANEL - 1) / 2) * pixel_mm
-        points = center + offset[None, :, None] * right - offset[:, None, None] * up
+        points = plane.points_ras
         window, level = BONE_WINDOW_HU
         gray = np.clip((_sampled(self.context.ct, points, _AIR_HU) - level) / window + 0.5, 0, 1)
         picture = np.repeat(gray[..., None], 3, axis=2)
@@ -162,6 +170,12 @@ class PlanPage:
         colors = np.array([VERDICT_COLORS[number] for number in range(len(VERDICT_COLORS))])[verdict]
         _outline(picture, axis - radius, colors)
         return picture
+
+
+def _letter(direction: FloatArray) -> str:
+    """The side of the patient that a direction points to most."""
+    axis = int(np.argmax(np.abs(direction)))
+    return "RAS"[axis] if direction[axis] > 0 else "LPI"[axis]
 
 
 def _family(name: str) -> str:
@@ -198,9 +212,8 @@ def _facts(trajectory: Trajectory) -> list[Line]:
         f"Skin to target {trajectory.length_mm:.0f} mm",
         f"Cement {trajectory.planned_volume_ml:.1f} mL",
         *(
-            f"   {depot.volume_ml:.1f} mL, {np.linalg.norm(depot.position_ras - trajectory.target):.0f} mm from the target"
-            + (f": {depot.note}" if depot.note else "")
-            for depot in trajectory.depots
+            f"{number}. {depot.volume_ml:.1f} mL" + (f": {depot.note}" if depot.note else " at the target")
+            for number, depot in enumerate(trajectory.depots, start=1)
         ),
     ]
     if trajectory.incidence_deg is not None:
@@ -220,9 +233,10 @@ def _facts(trajectory: Trajectory) -> list[Line]:
 
 def _distances(trajectory: Trajectory, plan: Plan) -> list[Line]:
     lines: list[Line] = []
-    for name, distance in sorted(trajectory.clearance_mm.items(), key=lambda item: item[1])[:7]:
+    for name, distance in sorted(trajectory.clearance_mm.items(), key=lambda item: item[1])[:6]:
         risk = trajectory.breach_probability.get(name)
-        text = f"{distance:.1f} mm to {readable(name)}"
+        text = f"{distance:.1f} mm" if distance < _FAR_MM else f"more than {_FAR_MM:.0f} mm"
+        text += f" to {readable(name)}"
         text += "" if risk is None else f", risk {percent(risk)}"
         verdict = int(verdicts(distance, plan.margin_mm, plan.preferred_margin_mm))
         lines.append((text, VERDICT_COLORS[TOO_NEAR] if verdict == TOO_NEAR else _INK))
@@ -277,13 +291,12 @@ class _Sheet:
             top = self.line(left, top, text, size, color)
         return top
 
-    def marks(self, left: int, top: int, marks: tuple[str, str, str]) -> None:
-        """What lies to the left, right and top of a panel."""
+    def marks(self, left: int, top: int, letters: Sequence[str]) -> None:
+        """Letters for what lies to the left, right and top of a picture."""
         middle = top + _PANEL // 2 - 10
-        places = ((left + 8, middle), (left + _PANEL - 12 - 11 * len(marks[1]), middle), (left + _PANEL // 2, top + 30))
-        for text, (column, row) in zip(marks, places, strict=True):
-            if text:
-                self.line(column, row, text, 18, color=_PAPER, bold=True)
+        places = ((left + 8, middle), (left + _PANEL - 22, middle), (left + _PANEL // 2 - 6, top + 30))
+        for letter, (column, row) in zip(letters, places, strict=True):
+            self.line(column, row, letter, 18, color=_PAPER, bold=True)
 
     def scale(self, left: int, top: int, pixels_per_mm: float) -> None:
         """A bar of 10 mm."""
@@ -302,7 +315,6 @@ def _rendered(text: str, size: int, bold: bool) -> NDArray[np.floating]:
     style.SetFontSize(size)
     style.SetBold(bold)
     image, used = vtk.vtkImageData(), [0, 0]
-    # A letter of full height keeps all lines on one base; its own columns are cut off again.
     if not text or not vtk.vtkTextRenderer.GetInstance().RenderString(style, text, image, used, 72):
         return np.zeros((size, 1))
     columns, rows, _ = image.GetDimensions()

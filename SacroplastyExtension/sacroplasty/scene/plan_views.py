@@ -51,7 +51,7 @@ def show_along_trocar(scene: vtkMRMLScene, entry_ras: ArrayLike, target_ras: Arr
     """Turn the slice views of the standard layouts to a trocar, through the point at a depth from its entry.
 
     Green looks down the trocar as from its hub. Red holds the trocar and its right-left direction, seen from below as
-    an axial slice is. Yellow holds the trocar and its up-down direction. Views that a layout does not have are left out.
+    an axial slice is. Yellow holds the trocar and its up-down direction. Views that a layout lacks are left out.
     """
     axes = TrocarAxes.of(entry_ras, target_ras)
     point = np.asarray(entry_ras, float) - depth_mm * axes.outwards

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScene
+from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
 from ..errors import PlanError
 from ..planning.files import plan_from_record, plan_record
@@ -161,6 +161,17 @@ def is_at(line: vtkMRMLMarkupsLineNode, trajectory: Trajectory) -> bool:
         return False
     ends = zip(line_points(line), (trajectory.entry_skin, trajectory.target), strict=True)
     return all(float(np.linalg.norm(now - planned)) <= _SAME_PLACE_MM for now, planned in ends)
+
+
+def clearance_key(segmentation: vtkMRMLSegmentationNode, ct_node: vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
+    """Changes whenever distances that were computed on these nodes may no longer hold: a segment was corrected, ..."""
+    segments = segmentation.GetSegmentation()
+    edited = []
+    for number in range(segments.GetNumberOfSegments()):
+        voxels = segments.GetNthSegment(number).GetRepresentation("Binary labelmap")
+        edited.append(0 if voxels is None else voxels.GetMTime())
+    image = ct_node.GetImageData()
+    return segmentation.GetID(), tuple(edited), ct_node.GetID(), 0 if image is None else image.GetMTime()
 
 
 def set_visible(line: vtkMRMLMarkupsLineNode, visible: bool, margin: bool = False, cement: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Planned trocars as models: the shaft in its true width, colored by its clearance, its safety margin, and its cement."""
+"""Planned trocars as models: shaft in its true width, colored by its clearance, safety margin, and cement."""
 
 from __future__ import annotations
 
