@@ -3,7 +3,6 @@ import enum
 import importlib.util
 import math
 import os
-import re
 import sys
 from typing import Annotated
 
@@ -819,12 +818,11 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             return _("not known")
         return f"{distance:.1f}" if distance < FAR_MM else f"> {FAR_MM:.0f}"
 
-    def withReadableNames(self, text, row):
+    def inWords(self, text, row):
         """A sentence of the engine with its names of structures as people read them."""
-        names = sorted(row.trajectory.clearance_mm, key=len, reverse=True)
-        if not names:
-            return text
-        return re.sub("|".join(map(re.escape, names)), lambda found: self.readable(found.group()), text)
+        from sacroplasty.scene import planning
+
+        return planning.in_words(text, row.trajectory)
 
     def sortedClearance(self, row):
         return dict(sorted(row.trajectory.clearance_mm.items(), key=lambda item: item[1]))
@@ -883,8 +881,8 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         lines = [self.techniqueText(row)]
         if row.is_moved:
             lines.append(_("⚠ This line was moved and not checked since. Press Check again, or Undo to put it back."))
-        lines += [f"✘ {self.withReadableNames(reason, row)}" for reason in trajectory.reasons]
-        lines += [f"⚠ {self.withReadableNames(caution, row)}" for caution in trajectory.cautions]
+        lines += [f"✘ {self.inWords(reason, row)}" for reason in trajectory.reasons]
+        lines += [f"⚠ {self.inWords(caution, row)}" for caution in trajectory.cautions]
         for number, depot in enumerate(trajectory.depots, start=1):
             text = _("Cement {number}: {volume} mL").format(number=number, volume=f"{depot.volume_ml:.1f}")
             if depot.note or number > 1:

@@ -290,10 +290,11 @@ class PlanDesk:
 
     def live(self, index: int) -> LiveReading | None:
         """Clearance of a line where it is now, drawn along its shaft; None while the distances are not known."""
-        if not self.is_ready:
+        line = plan_lines(self._scene).get(index)
+        if line is None or not self.is_ready:
             return None
-        item, line = self._pairs()[index]
-        return self._draw(self._plan(), item, line)
+        plan = self._plan()
+        return self._draw(plan, plan.trajectories[index], line)
 
     def lock_all(self) -> None:
         """No line can be dragged any more."""

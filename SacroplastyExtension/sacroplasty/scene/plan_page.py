@@ -19,6 +19,7 @@ from ..planning.model import Plan, Trajectory
 from .anatomy import readable
 from .pictures import BONE_WINDOW_HU
 from .plan_views import TrocarAxes
+from .planning import in_words
 from .trocar_models import NEAR, TOO_NEAR, VERDICT_COLORS, verdicts
 
 #: A4 upright at 150 dots an inch.
@@ -235,7 +236,7 @@ def _distances(trajectory: Trajectory, plan: Plan) -> list[Line]:
     lines: list[Line] = []
     for name, distance in sorted(trajectory.clearance_mm.items(), key=lambda item: item[1])[:6]:
         risk = trajectory.breach_probability.get(name)
-        text = f"{distance:.1f} mm" if distance < _FAR_MM else f"more than {_FAR_MM:.0f} mm"
+        text = f"{distance:.1f} mm" if distance < _FAR_MM else f"> {_FAR_MM:.0f} mm"
         text += f" to {readable(name)}"
         text += "" if risk is None else f", risk {percent(risk)}"
         verdict = int(verdicts(distance, plan.margin_mm, plan.preferred_margin_mm))
@@ -244,8 +245,9 @@ def _distances(trajectory: Trajectory, plan: Plan) -> list[Line]:
 
 
 def _warnings(trajectory: Trajectory) -> list[Line]:
-    lines: list[Line] = [(f"Refused: {reason}", VERDICT_COLORS[TOO_NEAR]) for reason in trajectory.reasons]
-    return [*lines, *((f"Caution: {caution}", _INK) for caution in trajectory.cautions)]
+    refused = [f"Refused: {in_words(reason, trajectory)}" for reason in trajectory.reasons]
+    cautions = [f"Caution: {in_words(caution, trajectory)}" for caution in trajectory.cautions]
+    return [*((line, VERDICT_COLORS[TOO_NEAR]) for line in refused), *((line, _INK) for line in cautions)]
 
 
 def percent(probability: float) -> str:

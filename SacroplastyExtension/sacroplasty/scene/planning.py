@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLScene
 from ..errors import PlanError
 from ..planning.files import plan_from_record, plan_record
 from ..planning.model import Plan, Side, Trajectory
+from .anatomy import readable
 from .nodes import add_line, line_points, move_line
 from .records import read_record, write_record
 from .trocar_models import remove_models, show_cement, show_models
@@ -153,6 +155,12 @@ def index_of(line: vtkMRMLMarkupsLineNode | None) -> int | None:
     """Number of the trajectory that a line shows; None for a line that is none of the plan's."""
     index = line.GetAttribute(_INDEX) if line is not None else None
     return None if index is None else int(index)
+
+
+def in_words(text: str, trajectory: Trajectory) -> str:
+    """A sentence of the engine with the names of structures as a person reads them."""
+    names = sorted(trajectory.clearance_mm, key=len, reverse=True)
+    return re.sub("|".join(names), lambda found: readable(found.group()), text) if names else text
 
 
 def is_at(line: vtkMRMLMarkupsLineNode, trajectory: Trajectory) -> bool:
