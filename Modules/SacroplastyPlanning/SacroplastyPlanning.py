@@ -419,7 +419,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self.ui.planButton.enabled = False
         self.ui.optionsLabel.visible = bool(self.ui.optionsLabel.text)
         self.ui.statusLabel.text = self.logic.statusText()
-        self.ui.checkButton.enabled = differs
+        self.ui.checkButton.enabled = differs or any(row.is_moved for row in self.logic.rows())
         self.ui.checkLabel.visible = differs
         self.ui.undoButton.enabled = self.logic.canUndo()
 
@@ -907,6 +907,10 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
                 lines.append(text)
             elif ofSide:
                 lines.append(_("✘ {side}: no accepted trajectory. Select one to see why.").format(side=name))
+        gaps = self.desk().gaps_of_both_mm()
+        if gaps is not None:
+            text = _("⚠ Not both at a time: shafts {shafts} mm, hubs {hubs} mm apart")
+            lines.append(text.format(shafts=f"{gaps[0]:.0f}", hubs=f"{gaps[1]:.0f}"))
         return "\n".join(lines)
 
     def clearanceText(self, clearance):

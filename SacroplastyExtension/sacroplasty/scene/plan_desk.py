@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
+from ..anatomy.labels import SIDES
 from ..errors import PlanError
 from ..geometry import FloatArray
 from ..planning.check import check_trajectory, mirrored
@@ -23,7 +24,7 @@ from ..planning.depots import plan_depots
 from ..planning.files import check_same_image
 from ..planning.model import Plan, Side, Source, Trajectory, VolumeOverride
 from ..planning.options import LARGEST_PER_ALA_ML, LARGEST_TOTAL_ML, PlanOptions
-from ..planning.search import nearest_accepted, plan_trajectories
+from ..planning.search import gaps_mm, leave_room, nearest_accepted, plan_trajectories, with_merits
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import anatomy_of
 from .nodes import first_node, line_points, volume_of
@@ -272,6 +273,12 @@ class PlanDesk:
         reason = "; ".join(dict.fromkeys(override.reason for override in overrides))
         return (_limit_ml(overrides, "ala"), _limit_ml(overrides, "total")), reason
 
+    def gaps_of_both_mm(self) -> tuple[float, float] | None:
+        """Distance between shafts and between hubs when both sides are treated and that is too near; else None."""
+        plan = plan_of(self._scene)
+        used = list(chosen(plan).values()) if plan is not None else []
+        return gaps_mm(*used) if len(used) == 2 and not leave_room(*used) else None
+
     # In the views
 
     def select(
@@ -352,11 +359,13 @@ class PlanDesk:
         context, checked = self.context(), list[_Pair]()
         for item, line in pairs:
             share, own = _share(pairs, item.side), _own(options, item)
-            ends = (item.entry_skin, item.target) if line is None or is_at(line, item) else line_points(line)
-            found = check_trajectory(context, *ends, item.side, own, share, item.source)
-            if np.array_equal(ends[1], item.target) and 0 < item.planned_volume_ml <= own.limit_ml(share):
-                found = replace(found, depots=item.depots)
-            checked.append((replace(found, merits=item.merits), line))
+            if line is not None and not is_at(line, item):
+                found = check_trajectory(context, *line_points(line), item.side, own, share, "manual")
+            else:
+                found = check_trajectory(context, item.entry_skin, item.target, item.side, own, share, item.source)
+                if 0 < item.planned_volume_ml <= own.limit_ml(share):
+                    found = replace(found, depots=item.depots)
+            checked.append((found, line))
         return checked
 
     def _replace(self, pairs: list[_Pair], plan: Plan, index: int, item: Trajectory) -> int:
@@ -371,8 +380,8 @@ class PlanDesk:
             ids = [lines[number].GetID() if number in lines else "" for number in range(len(before.trajectories))]
             self._steps = [*self._steps[1 - _STEPS :], _Step(before, tuple(ids))]
         ordered = sorted(pairs, key=lambda pair: pair[0].side)
-        plan = replace(plan, trajectories=tuple(item for item, _ in ordered))
-        update_plan(self._scene, plan, [line for _, line in ordered])
+        trajectories = _with_merits([item for item, _ in ordered])
+        update_plan(self._scene, replace(plan, trajectories=trajectories), [line for _, line in ordered])
 
     def _show_best(self) -> None:
         """Only the trajectory by which each side is treated."""
@@ -397,6 +406,16 @@ class PlanDesk:
 def _rules(judged: Plan | PlanOptions) -> dict[str, Any]:
     """What a trajectory is judged by, beside its own technique and trocar."""
     return {name: getattr(judged, name) for name in ("margin_mm", "preferred_margin_mm", "accuracy", "overrides")}
+
+
+def _with_merits(items: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
+    """Trajectories, ordered by sides, with what the accepted ones of each side are the best in."""
+    result: list[Trajectory] = []
+    for side in SIDES:
+        of_side = [item for item in items if item.side == side]
+        best = iter(with_merits([item for item in of_side if item.accepted]))
+        result += [next(best) if item.accepted else replace(item, merits=()) for item in of_side]
+    return tuple(result)
 
 
 def _own(options: PlanOptions, item: Trajectory) -> PlanOptions:
