@@ -797,13 +797,13 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         from sacroplasty.scene import plan_files
 
         today = datetime.date.today().isoformat()
-        plan_files.export_plan(slicer.mrmlScene, folder, self.desk().context(), today)
+        plan_files.export_plan(slicer.mrmlScene, folder, self.desk(), today)
 
     def importFile(self, path, options):
         """Add the trajectories of a plan, or lines made elsewhere. Gives the number of the first."""
         from sacroplasty.scene import plan_files
 
-        return plan_files.import_file(self.desk(), path, options)
+        return plan_files.import_file(slicer.mrmlScene, path, self.desk(), options)
 
     # Texts
 

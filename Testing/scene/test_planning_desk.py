@@ -305,7 +305,7 @@ def test_what_a_line_is_best_in_follows_every_change(scene, planned):
 def test_two_trocars_whose_hands_would_meet_are_told_of(scene, planned):
     assert planned.gaps_of_both_mm() is None
     left, right = planning.chosen(planning.plan_of(scene)).values()
-    beside = replace(right, entry_skin=left.entry_skin + [5.0, 0, 0])
+    beside = replace(right, entry_skin=left.entry_skin + np.array([5.0, 0, 0]))
     planning.show_plan(scene, replace(searched(), trajectories=(left, beside)))
     _, hubs_mm = planned.gaps_of_both_mm()
     assert hubs_mm < 40.0

@@ -83,6 +83,11 @@ class PlanDesk:
         self._nodes = (ct_node, segmentation) if ct_node is not None and segmentation is not None else None
 
     @property
+    def name(self) -> str:
+        """Of the CT."""
+        return "" if self._nodes is None else str(self._nodes[0].GetName())
+
+    @property
     def is_ready(self) -> bool:
         """Whether the distances of this patient are known, and still belong to CT and segmentation."""
         return self._context is not None and self._nodes is not None and self._context_of == self._state()
@@ -179,6 +184,17 @@ class PlanDesk:
         ]
         self._change([*pairs, *((item, None) for item in made)], plan)
         return self._number_of(made[0])
+
+    def bring(self, items: Sequence[Trajectory], options: PlanOptions) -> int:
+        """Make trajectories of another plan part of this one, each checked by its own technique and trocar.
+
+        Returns:
+            The number of the first.
+        """
+        brought = self._checked([(replace(item, source="imported"), None) for item in items], options)
+        pairs, plan = self._judged(options)
+        self._change([*pairs, *brought], plan)
+        return self._number_of(brought[0][0])
 
     def move(self, index: int, options: PlanOptions) -> int:
         """Check a line where a person has put it; it starts at the skin then. Returns its number."""
