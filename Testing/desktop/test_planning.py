@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -260,6 +262,26 @@ def test_a_saved_case_comes_back_with_its_table_colors_locks_and_reasons(desktop
     assert page._parameterNode.limitReason == "wide void" and not page.ui.checkButton.enabled
     assert all(row.line.GetLocked() for row in rows(page))
     assert rows(page)[0].line.GetNodeReference("sacroplastyShaft").GetDisplayNode().GetScalarVisibility()
+
+
+def test_a_plan_is_exported_and_imported_without_the_packages_that_slicer_lacks(page, tmp_path, monkeypatch):
+    for package in ("click", "fastjsonschema", "pyigtl", "rich", "trame_slicer"):
+        monkeypatch.setitem(sys.modules, package, None)
+    page.ui.exportButton.click()
+    assert page.ui.exportLabel.text == "✘ choose a folder for the plan first"
+    page.ui.exportPathLineEdit.currentPath = str(tmp_path / "plan")
+    page.ui.exportButton.click()
+    assert page.ui.exportLabel.text.startswith("✔ Written to ")
+    names = {path.name for path in (tmp_path / "plan").iterdir()}
+    assert names == {"plan.json", "plan.csv", "plan.png", "lines", "trocars"}
+    before = len(rows(page))
+    page.ui.importPathLineEdit.currentPath = str(tmp_path / "plan" / "plan.json")
+    page.ui.importButton.click()
+    assert page.ui.exportLabel.text == "✘ all its trajectories are in the plan already"
+    page.ui.deleteButton.click()
+    page.ui.importButton.click()
+    assert page.ui.exportLabel.text == "✔ Read and checked on this CT." and len(rows(page)) == before
+    assert selected_row(page).trajectory.source == "imported"
 
 
 def test_planning_with_a_person_at_cancel_keeps_the_old_plan(desktop, page, monkeypatch):

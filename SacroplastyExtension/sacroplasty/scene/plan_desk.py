@@ -189,10 +189,16 @@ class PlanDesk:
         """Make trajectories of another plan part of this one, each checked by its own technique and trocar.
 
         Returns:
-            The number of the first.
+            The number of the first that was not there yet.
+
+        Raises:
+            PlanError: when all of them were.
         """
-        brought = self._checked([(replace(item, source="imported"), None) for item in items], options)
         pairs, plan = self._judged(options)
+        new = [item for item in items if not any(_is_same(item, known) for known, _ in pairs)]
+        if not new:
+            raise PlanError("all its trajectories are in the plan already")
+        brought = self._checked([(replace(item, source="imported"), None) for item in new], options)
         self._change([*pairs, *brought], plan)
         return self._number_of(brought[0][0])
 
@@ -404,8 +410,7 @@ class PlanDesk:
         plan = self._plan()
         best = list(chosen(plan).values())
         for item, line in self._pairs():
-            # Read anew, a plan is equal but not the same.
-            is_best = any(np.array_equal(item.target, one.target) and item.side == one.side for one in best)
+            is_best = any(_is_same(item, one) for one in best)
             if is_best and self.is_ready:
                 self._draw(plan, item, line)
             set_visible(line, is_best)
@@ -413,10 +418,15 @@ class PlanDesk:
     def _number_of(self, item: Trajectory) -> int:
         """Where a trajectory has come to stand."""
         for number, (other, _) in enumerate(self._pairs()):
-            same = other.side == item.side and np.array_equal(other.entry_skin, item.entry_skin)
-            if same and np.array_equal(other.target, item.target):
+            if _is_same(other, item):
                 return number
         raise PlanError("the trajectory is not in the plan")
+
+
+def _is_same(a: Trajectory, b: Trajectory) -> bool:
+    """Whether two trajectories lead the same way; read anew, they are equal but not the same object."""
+    ends = np.allclose(a.entry_skin, b.entry_skin, atol=1e-3) and np.allclose(a.target, b.target, atol=1e-3)
+    return bool(ends and a.side == b.side)
 
 
 def _rules(judged: Plan | PlanOptions) -> dict[str, Any]:
