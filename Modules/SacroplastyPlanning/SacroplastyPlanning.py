@@ -803,7 +803,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         """Add the trajectories of a plan, or lines made elsewhere. Gives the number of the first."""
         from sacroplasty.scene import plan_files
 
-        return plan_files.import_file(slicer.mrmlScene, path, self.desk(), options)
+        return plan_files.import_file(path, self.desk(), options)
 
     # Texts
 

@@ -67,22 +67,26 @@ class Photographer:
         self,
         path: Path,
         volume: vtkMRMLScalarVolumeNode,
-        orientation: str,
+        orientation: str | vtk.vtkMatrix4x4,
         through_ras: ArrayLike,
         width_mm: float = 220.0,
     ) -> None:
         """Save one slice of a CT, with everything that shows in slices, as PNG.
 
         Args:
-            orientation: "Axial", "Coronal" or "Sagittal".
+            orientation: "Axial", "Coronal" or "Sagittal", or the SliceToRAS matrix of a slice node.
             through_ras: the point in the middle of the picture.
         """
         display = volume.GetDisplayNode()
         display.AutoWindowLevelOff()
         display.SetWindowLevel(*BONE_WINDOW_HU)
         self._slice.set_background_volume_id(volume.GetID())
-        self._slice.set_orientation(orientation)
         node = self._slice.get_view_node()
+        if isinstance(orientation, str):
+            self._slice.set_orientation(orientation)
+        else:
+            node.GetSliceToRAS().DeepCopy(orientation)
+            node.UpdateMatrices()
         columns, rows, _ = node.GetDimensions()
         node.SetFieldOfView(width_mm, width_mm * rows / columns, node.GetFieldOfView()[2])
         node.JumpSliceByCentering(*np.asarray(through_ras, float))

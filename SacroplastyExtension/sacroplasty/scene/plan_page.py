@@ -79,7 +79,7 @@ class PlanPage:
         """The page as RGB (rows, columns, 3), top row first."""
         sheet = _Sheet()
         top = sheet.line(_EDGE, _EDGE, self.title, 34, bold=True)
-        top = sheet.line(_EDGE, top + 4, f"Trocar plan of {self.date}", 20, color=_PALE)
+        top = sheet.line(_EDGE, top + 4, f"Printed on {self.date}", 20, color=_PALE)
         top = sheet.line(_EDGE, top + 2, "Research software, not a medical device.", 20, bold=True)
         for trajectory in self.trajectories:
             top = self._draw_side(sheet, top + 22, trajectory)
