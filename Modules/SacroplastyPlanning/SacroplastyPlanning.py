@@ -677,6 +677,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         from sacroplasty.planning.model import Accuracy
         from sacroplasty.planning.options import BalloonSize, PlanOptions
         from sacroplasty.scene.plan_desk import limit_overrides
+        from sacroplasty.xray.reach import read_range
 
         known = {needle.name: needle for needle in needles.catalogue()}
         return PlanOptions(
@@ -688,6 +689,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             overrides=limit_overrides(*limitsMl, limitReason),
             balloon=None if balloon is None else BalloonSize(*balloon),
             biopsy_throw_mm=biopsyThrowMm,
+            view_is_feasible=read_range().contains,
         )
 
     def plan(self, sides, options, progress=None):

@@ -88,7 +88,9 @@ def test_the_shaft_has_its_colors_in_3d_and_its_true_width_in_slices(host, scene
     item = planning.trajectory_rows(scene)[0].trajectory
     SacrumToRAS = desk.context().anatomy.SacrumToRAS
     left, back, up = SacrumToRAS[:3, :3].T
-    photographer = Photographer(host, (900, 700))
+    # 0.1 mm a pixel in slices either way.
+    columns, rows = (900, 700) if RENEWED else (450, 350)
+    photographer = Photographer(host, (columns, rows))
     middle = SacrumToRAS[:3, 3] - 45 * up + 15 * back
     photographer.three_d(picture_folder / "trocars-3d.png", middle, back + 0.3 * left + 0.1 * up, up, 190)
     seen = pixels(picture_folder / "trocars-3d.png")
@@ -106,11 +108,11 @@ def test_the_shaft_has_its_colors_in_3d_and_its_true_width_in_slices(host, scene
     seen = []
     for visible in (False, True):
         planning.set_visible(line, visible, margin=True)
-        photographer.slice(picture_folder / "probe-eye.png", ct_node, green.GetSliceToRAS(), place, 90)
+        photographer.slice(picture_folder / "probe-eye.png", ct_node, green.GetSliceToRAS(), place, columns / 10)
         seen.append(pixels(picture_folder / "probe-eye.png"))
     drawn = np.argwhere(np.abs(seen[1] - seen[0]).max(axis=2) > 40)
-    from_axis = np.linalg.norm(drawn - [349.5, 449.5], axis=1)
-    # 90 mm in 900 pixels: the rim of the trocar at 15 pixels, that of its safety margin of 3 mm at 45.
+    from_axis = np.linalg.norm(drawn - [(rows - 1) / 2, (columns - 1) / 2], axis=1)
+    # The rim of the trocar at 15 pixels, that of its safety margin of 3 mm at 45.
     trocar, margin = from_axis[from_axis < 30], from_axis[(from_axis > 30) & (from_axis < 60)]
     assert len(trocar) > 50 and 12 < trocar.min() and trocar.max() < 19
     assert len(margin) > 100 and 42 < margin.min() and margin.max() < 49

@@ -25,6 +25,7 @@ from ..planning.files import check_same_image
 from ..planning.model import Plan, Side, Source, Trajectory, VolumeOverride
 from ..planning.options import LARGEST_PER_ALA_ML, LARGEST_TOTAL_ML, PlanOptions
 from ..planning.search import gaps_mm, leave_room, nearest_accepted, plan_trajectories, with_merits
+from ..planning.search import plan_of as plan_holding
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import anatomy_of
 from .nodes import first_node, line_points, volume_of
@@ -351,8 +352,7 @@ class PlanDesk:
         """
         plan = plan_of(self._scene)
         if plan is None:
-            context = self.context()
-            return Plan((), context.image_hash, confirmed=tuple(sorted(context.anatomy.confirmed)))
+            return plan_holding(self.context(), (), PlanOptions())
         if self._context is not None and self.is_ready:
             context = self._context
             check_same_image(plan, context.image_hash, context.frame_of_reference, "the plan of this scene")
