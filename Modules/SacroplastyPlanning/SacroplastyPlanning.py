@@ -523,7 +523,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self.setCell(table, number, 1, self.logic.millimeters(distance))
         text, color = self.logic.clearanceText(clearance)
         self.ui.clearanceLabel.text = text
-        self.ui.clearanceLabel.styleSheet = f"font-size: 20pt; font-weight: bold; color: {color};"
+        self.ui.clearanceLabel.styleSheet = f"font-size: 18pt; font-weight: bold; color: {color};"
 
     def onSnapButton(self):
         self.do(lambda: self.logic.snap(self.selected()[0], self.options()))
@@ -829,12 +829,9 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
     def sortedClearance(self, row):
         return dict(sorted(row.trajectory.clearance_mm.items(), key=lambda item: item[1]))
 
-    def nearestText(self, row):
+    def nearestName(self, row):
         """The nearest structure without the side that the row has anyway."""
-        if not row.nearest:
-            return "–"
-        name = self.readable(row.nearest).removesuffix(f" {row.trajectory.side}")
-        return _("{distance} mm {structure}").format(distance=self.millimeters(row.nearest_mm), structure=name)
+        return self.readable(row.nearest).removesuffix(f" {row.trajectory.side}") if row.nearest else "–"
 
     def rowTexts(self, row):
         """What the table says of a trajectory, column by column."""
@@ -845,14 +842,14 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             symbol = "✘"
         else:
             symbol = "★" if row.is_chosen else "✔"
-        merits = {"safest": _("safety"), "best-filling": _("filling"), "shortest": _("length")}
+        merits = {"safest": _("safe"), "best-filling": _("filling"), "shortest": _("short")}
         side = _("Left") if trajectory.side == "left" else _("Right")
         drawn = {"search": "", "manual": " ✎", "imported": " ⇩"}[trajectory.source]
         tilt, breach = trajectory.incidence_deg, row.riskiest_breach
         return (
             symbol,
             f"{side} {row.name.rsplit(' ', 1)[-1]}{drawn}",
-            _("moved: check again") if row.is_moved else self.nearestText(row),
+            _("moved: check again") if row.is_moved else f"{self.millimeters(row.nearest_mm)} {self.nearestName(row)}",
             f"{trajectory.length_mm:.0f}",
             "–" if tilt is None else f"{tilt:.0f}°",
             f"{trajectory.planned_volume_ml:.1f}",
@@ -903,8 +900,11 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             ofSide = [row for row in rows if row.trajectory.side == side]
             used = next((row for row in ofSide if row.is_chosen), None)
             if used is not None and not used.is_moved:
-                text = _("✔ {side}: {nearest}, {volume} mL").format(
-                    side=name, nearest=self.nearestText(used), volume=f"{used.trajectory.planned_volume_ml:.1f}"
+                text = _("✔ {side}: {distance} mm to {structure}, {volume} mL").format(
+                    side=name,
+                    distance=self.millimeters(used.nearest_mm),
+                    structure=self.nearestName(used),
+                    volume=f"{used.trajectory.planned_volume_ml:.1f}",
                 )
                 lines.append(text)
             elif ofSide:

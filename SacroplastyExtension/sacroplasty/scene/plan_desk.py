@@ -358,7 +358,7 @@ class PlanDesk:
             check_same_image(plan, context.image_hash, context.frame_of_reference, "the plan of this scene")
         return plan
 
-    def _pairs(self) -> list[_Pair]:
+    def _pairs(self) -> list[tuple[Trajectory, vtkMRMLMarkupsLineNode]]:
         """Trajectories with their lines, in the plan's order."""
         plan, lines = plan_of(self._scene), plan_lines(self._scene)
         trajectories = plan.trajectories if plan is not None else ()
@@ -369,7 +369,7 @@ class PlanDesk:
             lines = plan_lines(self._scene)
         return [(item, lines[number]) for number, item in enumerate(trajectories)]
 
-    def _judged(self, options: PlanOptions) -> tuple[list[_Pair], Plan]:
+    def _judged(self, options: PlanOptions) -> tuple[Sequence[_Pair], Plan]:
         """Trajectories and plan by these rules: checked again when they were judged by others."""
         pairs, plan = self._pairs(), self._plan()
         if _rules(plan) == _rules(options):
@@ -390,7 +390,7 @@ class PlanDesk:
             checked.append((found, line))
         return checked
 
-    def _replace(self, pairs: list[_Pair], plan: Plan, index: int, item: Trajectory) -> int:
+    def _replace(self, pairs: Sequence[_Pair], plan: Plan, index: int, item: Trajectory) -> int:
         self._change([*pairs[:index], (item, pairs[index][1]), *pairs[index + 1 :]], plan)
         return self._number_of(item)
 
