@@ -867,7 +867,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         return f"{label}, {row.trajectory.needle.name}"
 
     def toolTip(self, row):
-        lines = [self.techniqueText(row)]
+        lines = [self.techniqueText(row), f"{self.millimeters(row.nearest_mm)} mm, {self.nearestName(row)}"]
         probabilities = sorted(row.trajectory.breach_probability.items(), key=lambda item: -item[1])
         for name, probability in probabilities[:3]:
             text = _("Probability of entering {structure}: {percent}")

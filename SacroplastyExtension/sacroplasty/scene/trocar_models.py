@@ -84,6 +84,8 @@ def show_margin(
     mesh = _tube_of(node, len(np.asarray(points_ras)))
     _move_tube(mesh, np.asarray(points_ras, float), diameter_mm / 2 + margin_mm)
     mesh.Modified()
+    # It says something only together with its line, so it does not stand in lists of models.
+    node.SetHideFromEditors(True)
     display = node.GetDisplayNode()
     display.SetColor(*VERDICT_COLORS[NEAR])
     display.SetVisibility3D(False)
