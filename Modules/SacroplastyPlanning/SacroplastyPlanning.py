@@ -947,7 +947,7 @@ class SacroplastyPlanningTest(ScriptedLoadableModuleTest):
         self.test_ClearanceOfALine()
 
     def test_ClearanceOfALine(self):
-        """A line beside a canal of known place has the clearance that a ruler gives."""
+        """A line beside a canal of known place has no more clearance than a ruler gives, and little less."""
         import numpy as np
 
         from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
@@ -986,8 +986,11 @@ class SacroplastyPlanningTest(ScriptedLoadableModuleTest):
         options = logic.options("short-axis", "11G diamond 150 mm", 0.0, 0.0, 3.0, 5.0)
         index = logic.add(([30.0, 25.0, 60.0], [30.0, 25.0, 40.0]), options)
         clearance = logic.live(index).clearance_mm
-        # The canal ends half a voxel beyond its last centre at 20 mm; 11 G has a radius of 1.524 mm.
-        self.assertAlmostEqual(clearance["sacral_canal"], 30.0 - 20.5 - 1.524, delta=0.6)
+        # The canal ends half a voxel beyond its last centre at 20 mm; 11 G has a radius of 1.524 mm. Planning takes off
+        # what labels and grid leave open, and must never add to it.
+        ruler = 30.0 - 20.5 - 1.524
+        self.assertLess(clearance["sacral_canal"], ruler + 0.3)
+        self.assertGreater(clearance["sacral_canal"], ruler - 4.0)
         self.assertEqual(clearance["foramen_s1_right"], float("-inf"))
         self.assertFalse(logic.rows()[index].trajectory.accepted)
         self.delayDisplay(_("Test passed"))

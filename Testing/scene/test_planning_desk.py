@@ -235,6 +235,15 @@ def test_a_plan_of_another_ct_is_not_worked_on(scene, desk):
         desk.add([SAFE], OPTIONS)
 
 
+def test_a_search_takes_no_lines_over_from_a_plan_of_another_ct(scene, desk, monkeypatch):
+    monkeypatch.setattr(plan_desk, "plan_trajectories", lambda context, sides, options, progress: searched())
+    foreign = replace(searched().trajectories[0], source="manual")
+    planning.show_plan(scene, replace(searched(), trajectories=(foreign,), image_hash="0" * 64))
+    desk.search(("left", "right"), OPTIONS)
+    assert {row.trajectory.source for row in rows(scene)} == {"search"}
+    assert planning.plan_of(scene).image_hash == context().image_hash
+
+
 def test_without_a_patient_nothing_is_checked(scene):
     desk = plan_desk.PlanDesk(scene)
     desk.choose(None, None)

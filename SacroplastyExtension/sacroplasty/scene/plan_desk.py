@@ -127,7 +127,9 @@ class PlanDesk:
         if not sides:
             raise PlanError("choose at least one side to plan")
         context = self.context()
-        drawn = [pair for pair in self._pairs() if pair[0].source != "search"]
+        before = plan_of(self._scene)
+        is_same_ct = before is not None and before.image_hash == context.image_hash
+        drawn = [pair for pair in self._pairs() if pair[0].source != "search" and is_same_ct]
         found = plan_trajectories(context, tuple(sides), options, progress)
         self._change([*((item, None) for item in found.trajectories), *self._checked(drawn, options)], found)
         self._show_best()
