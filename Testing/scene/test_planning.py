@@ -8,6 +8,7 @@ import vtk
 
 from sacroplasty.scene import nodes
 from sacroplasty.scene import planning as scene_planning
+from sacroplasty.scene.records import write_record
 from scene.simple_case import make_ct, make_plan
 
 
@@ -59,3 +60,11 @@ def test_a_line_that_was_moved_is_known_to_be(scene, plan):
     line = scene_planning.trajectory_rows(scene)[0].line
     line.SetNthControlPointPositionWorld(1, vtk.vtkVector3d(0, 0, 0))
     assert [row.is_moved for row in scene_planning.trajectory_rows(scene)] == [True, False, False]
+
+
+def test_a_plan_of_an_older_version_is_none_and_gives_way_to_a_new_one(scene, plan):
+    write_record(scene, scene_planning.RECORD_NAME, {"image_hash": plan.image_hash, "trajectories": [{"side": "left"}]})
+    assert scene_planning.plan_of(scene) is None and scene_planning.trajectory_rows(scene) == []
+    scene_planning.show_plan(scene, plan)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == len(plan.trajectories)
+    assert len(scene_planning.trajectory_rows(scene)) == len(plan.trajectories)

@@ -83,9 +83,12 @@ def update_plan(scene: vtkMRMLScene, plan: Plan, lines: Sequence[vtkMRMLMarkupsL
 
 
 def plan_of(scene: vtkMRMLScene) -> Plan | None:
-    """The plan that the scene holds, or None."""
+    """The plan that the scene holds, or None; one of an older version of the program is none, and is planned again."""
     record = read_record(scene, RECORD_NAME)
-    return None if record is None else plan_from_record(record)
+    try:
+        return None if record is None else plan_from_record(record)
+    except (KeyError, TypeError):
+        return None
 
 
 def trajectory_of(scene: vtkMRMLScene, line: vtkMRMLMarkupsLineNode | None) -> Trajectory:
