@@ -235,6 +235,7 @@ def test_views_follow_the_trocar_only_when_asked_and_as_deep_as_the_slider_says(
     shaft = context().profile(item.entry_skin, item.target, item.needle, item.side)
     nearest = item.length_mm - shaft.along_mm[np.argmin(shaft.clearance_mm)]
     assert page.ui.depthSlider.value == pytest.approx(nearest, abs=0.6)
+    desktop.scene.RemoveNode(green)
 
 
 def test_what_is_drawn_of_the_selected_trajectory_can_be_chosen(page):

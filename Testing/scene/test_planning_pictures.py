@@ -111,6 +111,7 @@ def test_the_shaft_has_its_colors_in_3d_and_its_true_width_in_slices(host, scene
         planning.set_visible(line, visible, margin=True)
         photographer.slice(picture_folder / "probe-eye.png", ct_node, green.GetSliceToRAS(), place, columns / 10)
         seen.append(pixels(picture_folder / "probe-eye.png"))
+    scene.RemoveNode(green)
     drawn = np.argwhere(np.abs(seen[1] - seen[0]).max(axis=2) > 40)
     from_axis = np.linalg.norm(drawn - [(rows - 1) / 2, (columns - 1) / 2], axis=1)
     # The rim of the trocar at 15 pixels, that of its safety margin of 3 mm at 45.

@@ -26,7 +26,10 @@ def slices(scene):
         made[name] = scene.AddNode(node)
         made[name].SetDefaultOrientation(orientation)
         made[name].SetOrientationToDefault()
-    return made
+    yield made
+    # Clearing a scene leaves views in it.
+    for node in made.values():
+        scene.RemoveNode(node)
 
 
 def matrix(node):

@@ -194,9 +194,10 @@ def check_planning():
     if interaction.GetCurrentInteractionMode() == interaction.Place or widget._drawn is not None:
         raise RuntimeError("points of the new trajectory would still be placed")
     green = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeGreen")
-    if green is not None:
+    if green is not None and green.HasSliceOrientationPreset(green.GetDefaultOrientation()):
         from sacroplasty.scene import plan_views
 
+        plan_views.show_standard_planes(slicer.mrmlScene, [0.0, 0.0, 0.0])
         before = slicer.util.arrayFromVTKMatrix(green.GetSliceToRAS())[:3, :3]
         plan_views.show_along_trocar(slicer.mrmlScene, [30.0, -120.0, 20.0], [30.0, -40.0, 0.0], 10.0)
         plan_views.show_standard_planes(slicer.mrmlScene, [30.0, -40.0, 0.0])
