@@ -26,9 +26,9 @@ from .usage import qualified, read_form
 from .widgets import widget_class
 
 if sys.version_info < (3, 12):
-    # PySide6 6.12 drops one reference to None in every call that returns nothing, and now and then one to True or False.
-    # From Python 3.12 on they are immortal; before, they would be freed after some ten thousand calls. So many spare
-    # references make them as good as immortal.
+    # PySide6 6.12 drops one reference to None in every call that returns nothing; True and False are lost now and then
+    # too. From Python 3.12 on they are immortal; before, they would be freed after some ten thousand calls. So many
+    # spare references make them as good as immortal.
     for constant in (None, True, False):
         ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
