@@ -16,14 +16,15 @@ ENTRY, TARGET = np.array([-38.0, -60.0, -20.0]), np.array([-34.0, -10.0, -4.0])
 @pytest.fixture
 def slices(scene):
     """The three slice nodes of Slicer's standard layouts, turned as Slicer turns them."""
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
     made = {}
     for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
-        node = slicer.vtkMRMLSliceNode()
+        node = scene.CreateNodeByClass("vtkMRMLSliceNode")
+        node.UnRegister(None)
         node.SetName(name)
         node.SetLayoutName(name)
         node.SetSingletonTag(name)
         made[name] = scene.AddNode(node)
-        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
         made[name].SetDefaultOrientation(orientation)
         made[name].SetOrientationToDefault()
     yield made
