@@ -29,6 +29,10 @@ class CalibrationError(SacroplastyError):
     """A calibration or registration is refused; the message gives the reason."""
 
 
+class PoorRegistrationError(CalibrationError):
+    """The points are in order, but the registration that they give is not good enough to guide by."""
+
+
 class DeviceError(SacroplastyError):
     """A device cannot be reached, or breaks its protocol."""
 

@@ -17,12 +17,12 @@ import numpy as np
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.cement.grid import sample
 from sacroplasty.cement.monitor import Frame, SpreadMonitor
-from sacroplasty.cement.spread import Invasion, invade, resistance_from_hu
 from sacroplasty.cement.zones import Zones, cancellous_bone, make_zones
 from sacroplasty.errors import PlanError
 from sacroplasty.geometry import rigid, rotation_about
 from sacroplasty.image import Volume
 from sacroplasty.phantom.make import Phantom, make_phantom
+from sacroplasty.simulation.invasion import Filling, fill_from, resistance_from_hu
 from sacroplasty.xray.detector import automatic_air_level, expose
 from sacroplasty.xray.geometry import CArm, XrayGeometry
 from sacroplasty.xray.project import CEMENT_PER_MM, attenuation_from_hu, line_integrals
@@ -42,7 +42,7 @@ class Scene:
     anatomy: Anatomy
     side: str
     tip: np.ndarray
-    invasion: Invasion
+    invasion: Filling
     zones: Zones
     nominal: dict[str, XrayGeometry]
     true: dict[str, XrayGeometry]
@@ -87,7 +87,7 @@ def make_scene(phantom: Phantom, side: str, seed: int) -> Scene:
         anatomy=anatomy,
         side=side,
         tip=tip,
-        invasion=invade(tip, region, resistance),
+        invasion=fill_from(tip, region, resistance),
         zones=make_zones(anatomy, tip, (side,), half_size_mm=30.0, spacing_mm=1.0),
         nominal=nominal,
         true=true,

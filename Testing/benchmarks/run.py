@@ -19,12 +19,18 @@ QUICK = {
     "anatomy_on_phantoms": ["1"],
     "bone_segmentation": ["--quick"],
     "cement_monitor": ["1"],
+    "cement_physics": ["3"],
     "device_defects": ["half-open", "run-after-stop"],
     "fracture_suggestions": ["200", "1"],
+    "guidance_latency": ["3"],
     "landmarks_on_phantoms": ["8"],
     "link_comparison": ["--quick"],
     "link_soak": ["20"],
+    "bone_surface": ["1"],
     "navigation": ["20"],
+    "navigation_chain": ["20"],
+    "navigation_error_model": ["100"],
+    "navigation_surface": ["1", "--draws", "1"],
     "seed_correction": ["1"],
     "mri_registration": ["1"],
     "planning_on_phantoms": ["1"],
@@ -52,6 +58,7 @@ PARTS = {
     "pseudo_ct",
     "run",
     "segmentation_metrics",
+    "true_bones",
 }
 
 

@@ -69,7 +69,8 @@ def test_cement_on_the_second_ct_is_measured_around_the_recorded_tip(desktop, pl
     widget._parameterNode.after = after
     widget.ui.verifyButton.click()
     assert "no trocar was recorded" in widget.ui.verificationLabel.text
-    navigation.show_trocar(planned, "left", PlacedTrocar(tip, tip - np.array([0, 80, 0]), 0.8, 1.0, 1.5), 3.048)
+    trajectory = planning.plan_of(planned).trajectories[0]
+    navigation.show_trocar(planned, "left", PlacedTrocar(tip, tip - np.array([0, 80, 0]), 0.8, 1.0, 1.5), trajectory)
     widget.ui.verifyButton.click()
     assert widget.ui.verificationLabel.text.startswith("Left: Planned")
     total = sum(sum(zones.values()) for zones in widget.logic.measuredCement().values())

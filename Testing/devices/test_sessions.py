@@ -405,3 +405,16 @@ def test_fluoroscopy_of_a_session_is_what_the_monitor_reads(tmp_path, until):
         fluoroscopy_of(read_session(empty))
     with pytest.raises(CalibrationError, match="no poses"):
         tracker_sequence(read_session(empty))
+
+
+def test_two_tools_with_one_name_become_no_sequence(tmp_path: Path) -> None:
+    here, there = (
+        encode(Transform("StylusToTracker", rigid(np.eye(3), [x, 0, 900]), timestamp_s=5.0, metadata=OK))
+        for x in (0, 80)
+    )
+    path = tmp_path / "two.session"
+    path.write_bytes(
+        pack_head(["Tracker", "Second"], 0.0) + pack_entry(RECEIVED, 0, 1.0, here) + pack_entry(RECEIVED, 1, 1.0, there)
+    )
+    with pytest.raises(CalibrationError, match="two poses of StylusToTracker at one time: two tools have one name"):
+        tracker_sequence(read_session(path))

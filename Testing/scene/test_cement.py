@@ -14,6 +14,7 @@ from sacroplasty.devices.pump import PumpReading
 from sacroplasty.devices.pump_protocol import Answer, PumpState
 from sacroplasty.errors import AnatomyError
 from sacroplasty.scene import anatomy, cement, nodes, planning
+from sacroplasty.scene.in_use import mark
 from sacroplasty.scene.navigation import REGISTRATION_NAME
 from sacroplasty.scene.records import write_record
 from sacroplasty.xray.geometry import CArm
@@ -83,7 +84,9 @@ def devices():
 @pytest.fixture
 def desk(scene, devices):
     planning.show_plan(scene, make_plan(make_ct()))
-    write_record(scene, REGISTRATION_NAME, {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}})
+    registration = {"error_mm": 1.0, "residuals_mm": {}}
+    write_record(scene, REGISTRATION_NAME, registration)
+    mark(scene, REGISTRATION_NAME, registration)
     made = cement.CementDesk(scene, devices, 0.0, 1000.0)
     made.mix(0.0, 1000.0)
     return made

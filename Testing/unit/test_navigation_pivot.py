@@ -9,36 +9,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pivoting import PIVOT, TIP, pivoting, write_recording
 from sacroplasty.cli import pivot as pivot_command
 from sacroplasty.errors import CalibrationError
 from sacroplasty.geometry import invert_rigid, rigid, rotation_about
 from sacroplasty.navigation.pivot import calibrate_pivot
 from sacroplasty.navigation.plus_sequence import read_sequence
 
-TIP = np.array([3.0, -1.5, 180.0])
-PIVOT = np.array([40.0, 25.0, -60.0])
 TRACKING_DATA = Path(__file__).parents[3] / "shared" / "data" / "tracking"
-
-
-def pivoting(
-    rng: np.random.Generator,
-    count: int = 300,
-    tilt_deg: float = 35.0,
-    roll_deg: float = 20.0,
-    noise_mm: float = 0.1,
-    noise_deg: float = 0.02,
-) -> np.ndarray:
-    """StylusToReference of a tool that circles about its resting tip."""
-    poses = []
-    for number in range(count):
-        turn = 2 * np.pi * number / 100
-        tilt = tilt_deg * (0.6 + 0.4 * np.sin(number / 37))
-        rotation = rotation_about([np.cos(turn), np.sin(turn), 0], tilt) @ rotation_about(
-            [0, 0, 1], roll_deg * np.sin(turn)
-        )
-        rotation = rotation_about(rng.normal(size=3), rng.normal() * noise_deg) @ rotation
-        poses.append(rigid(rotation, PIVOT - rotation @ TIP + rng.normal(size=3) * noise_mm))
-    return np.array(poses)
 
 
 def test_without_noise_the_tip_is_exact() -> None:
@@ -136,21 +114,12 @@ def test_bad_data_are_refused_in_words() -> None:
         calibrate_pivot(np.full_like(poses, np.nan))
     scaled = poses.copy()
     scaled[17, :3, :3] *= 1.1
-    with pytest.raises(CalibrationError, match="pose 17 is not rigid"):
+    with pytest.raises(CalibrationError, match="pose 17 of the tool is not rigid"):
         calibrate_pivot(scaled)
     with pytest.raises(CalibrationError, match="left-handed"):
         calibrate_pivot(np.diag([1.0, 1, -1, 1]) @ poses)
     with pytest.raises(CalibrationError, match="shape"):
         calibrate_pivot(np.eye(4))
-
-
-def write_recording(path: Path, frames: list[dict[str, object]]) -> None:
-    lines = ["ObjectType = Image", "NDims = 3", f"DimSize = 0 0 {len(frames)}"]
-    for number, frame in enumerate(frames):
-        for key, value in frame.items():
-            text = " ".join(f"{item:.6g}" for item in np.ravel(value)) if isinstance(value, np.ndarray) else value
-            lines.append(f"Seq_Frame{number:04d}_{key} = {text}")
-    path.write_bytes(("\n".join([*lines, "ElementDataFile = LOCAL"]) + "\n").encode() + b"\x00\xff\n\x80")
 
 
 def test_a_recording_is_calibrated_relative_to_its_reference(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,18 +21,34 @@ def local_grid(center_ras: ArrayLike, half_size_mm: float, spacing_mm: float) ->
 
 def sample(volume: Volume, grid: Volume, outside: float = 0.0, nearest: bool = False) -> NDArray:
     """Values of `volume` at the voxel centres of `grid`, linearly interpolated (float32) or of the nearest voxel."""
-    from scipy.ndimage import map_coordinates
+    from scipy.ndimage import affine_transform
 
-    axes = np.indices(grid.voxels.shape, dtype=np.float64).reshape(3, -1).T
-    coordinates = volume.kji_of(grid.ras_of(axes)).T
-    voxels = volume.voxels if nearest else volume.voxels.astype(np.float32)
-    values = map_coordinates(voxels, coordinates, order=0 if nearest else 1, cval=outside, prefilter=False)
-    return values.reshape(grid.voxels.shape)
+    if volume.same_grid(grid, tolerance_mm=1e-6):
+        return volume.voxels if nearest else volume.voxels.astype(np.float32)
+    # Indices of the volume from those of the grid, both in array order k, j, i.
+    IJKToIJK = volume.RASToIJK @ grid.IJKToRAS
+    matrix, offset = IJKToIJK[2::-1, 2::-1], IJKToIJK[2::-1, 3]
+    corners = np.array(list(product(*((0, size - 1) for size in grid.voxels.shape)))) @ matrix.T + offset
+    # Only the part of the image around the grid is converted: a CT is a hundred times as large.
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, volume.voxels.shape)
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2, 0, volume.voxels.shape)
+    if (low >= high).any():
+        return np.full(grid.voxels.shape, outside, volume.voxels.dtype if nearest else np.float32)
+    voxels = volume.voxels[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
+    return affine_transform(
+        voxels if nearest else voxels.astype(np.float32),
+        matrix,
+        offset - low,
+        grid.voxels.shape,
+        order=0 if nearest else 1,
+        cval=outside,
+        prefilter=False,
+    )
 
 
 def sample_mask(volume: Volume, grid: Volume) -> NDArray[np.bool_]:
     """A mask on another grid; the surface runs where the interpolated mask falls below one half."""
-    return sample(volume.like(volume.voxels.astype(np.float32)), grid) >= 0.5
+    return sample(volume, grid) >= 0.5
 
 
 def grid_points(grid: Volume) -> FloatArray:

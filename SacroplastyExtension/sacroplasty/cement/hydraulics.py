@@ -24,29 +24,6 @@ def cannula_pressure_kpa(
     return 2 * consistency_pa_sn * length_mm / (inner_diameter_mm / 2) * shear**flow_index / 1000
 
 
-def cannula_flow_ml_s(
-    pressure_kpa: float, consistency_pa_sn: float, flow_index: float, inner_diameter_mm: float, length_mm: float
-) -> float:
-    """Flow in mL/s that a pressure drives through the cannula: the inverse of `cannula_pressure_kpa`."""
-    _check_positive(consistency_pa_sn=consistency_pa_sn, length_mm=length_mm)
-    at_unit_flow = cannula_pressure_kpa(1.0, consistency_pa_sn, flow_index, inner_diameter_mm, length_mm)
-    return (pressure_kpa / at_unit_flow) ** (1 / flow_index)
-
-
-def consistency_from_pressure_pa_sn(
-    pressure_kpa: float, flow_ml_s: float, flow_index: float, inner_diameter_mm: float, length_mm: float
-) -> float:
-    """K in Pa s^n of the cement that needs this pressure at this flow; NaN at standstill, which tells nothing."""
-    if not flow_ml_s > 0:
-        return math.nan
-    return pressure_kpa / cannula_pressure_kpa(flow_ml_s, 1.0, flow_index, inner_diameter_mm, length_mm)
-
-
-def bore_volume_ml(inner_diameter_mm: float, length_mm: float) -> float:
-    """Cement that stays in the cannula."""
-    return math.pi * (inner_diameter_mm / 2) ** 2 * length_mm / 1000
-
-
 def plunger_force_n(pressure_kpa: float, syringe_diameter_mm: float) -> float:
     """Force on the plunger of a syringe of this bore that makes this pressure, friction left aside."""
     return pressure_kpa * math.pi * (syringe_diameter_mm / 2) ** 2 / 1000

@@ -21,6 +21,7 @@ _COMMANDS = {
     "plan": "plan",
     "xray": "xray",
     "pivot": "pivot",
+    "register": "register",
     "simulate": "simulate",
     "session": "session",
     "spread": "spread",

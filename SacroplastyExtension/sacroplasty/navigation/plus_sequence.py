@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from ..errors import CalibrationError
 from ..files import atomic_file
 from ..geometry import FloatArray
+from .pose_checks import check_roles, valid_poses
 
 _ELEMENT_TYPES: dict[Any, str] = {np.uint8: "MET_UCHAR", np.uint16: "MET_USHORT"}
 _FIELD = re.compile(r"^Seq_Frame(\d+)_(\w+?)\s*=\s*(.*?)\s*$")
 _SUFFIX = "Transform"
+_NAME = re.compile(r"^(.+?)To([A-Z].*)$")
 
 #: A header line never gets longer; a file without line ends is no metafile.
 _LONGEST_HEADER_BYTES = 200_000_000
@@ -29,30 +31,53 @@ class PlusSequence:
     Attributes:
         time_s: (n,) of each frame, by the recorder's clock.
         transforms: by name (`StylusToTracker`), matrices (n, 4, 4) in mm, NaN where the tracker did not report OK.
+        without_status: transforms of which the file never says whether they were valid; their poses are all taken.
     """
 
     time_s: FloatArray
     transforms: dict[str, FloatArray]
+    without_status: tuple[str, ...] = ()
 
     def poses(self, tool: str, reference: str) -> FloatArray:
         """ToolToReference (n, 4, 4), NaN where either of them was out of sight.
 
-        Recorded directly, or both to a common third frame (the tracker).
+        Recorded directly, the other way round, or both to a common third frame (the tracker).
 
         Raises:
-            CalibrationError: listing what the recording holds.
+            CalibrationError: when the recording does not relate the two, saying which tools it holds, or when what it
+                holds cannot be the poses of these two.
         """
-        direct = f"{tool}To{reference}"
-        if direct in self.transforms:
-            return self.transforms[direct]
-        for name, ToolToBase in self.transforms.items():
-            origin, _, base = name.partition("To")
-            other = f"{reference}To{base}"
-            if origin == tool and other in self.transforms:
-                return _relative(self.transforms[other], ToolToBase)
-        raise CalibrationError(
-            f"the recording does not relate {tool!r} to {reference!r}; it holds {', '.join(sorted(self.transforms))}"
-        )
+        if tool == reference:
+            raise CalibrationError(f"tool and reference are both {tool!r}; name two different frames")
+        if f"{tool}To{reference}" in self.transforms:
+            return self._seen(f"{tool}To{reference}")
+        if f"{reference}To{tool}" in self.transforms:
+            ReferenceToTool = self._seen(f"{reference}To{tool}")
+            return _relative(ReferenceToTool, np.broadcast_to(np.eye(4), ReferenceToTool.shape))
+        for name in self.transforms:
+            origin, base = _frames(name)
+            if origin == tool and f"{reference}To{base}" in self.transforms:
+                ToolToBase, ReferenceToBase = self._seen(name), self._seen(f"{reference}To{base}")
+                check_roles(ToolToBase, ReferenceToBase, tool, reference)
+                return _relative(ReferenceToBase, ToolToBase)
+        raise CalibrationError(f"the recording does not relate {tool!r} to {reference!r}; {self._held(tool)}")
+
+    def _held(self, tool: str) -> str:
+        bases = [_frames(name)[1] for name in self.transforms if _frames(name)[0] == tool]
+        others = f"; {tool} can be had relative to {' or '.join(bases)}" if bases else ""
+        return f"it holds {', '.join(sorted(self.transforms))}{others}"
+
+    def _seen(self, name: str) -> FloatArray:
+        """The poses of one transform, NaN where there is none."""
+        poses = self.transforms[name].copy()
+        poses[~valid_poses(poses, name)] = np.nan
+        return poses
+
+
+def _frames(name: str) -> tuple[str, str]:
+    """The two frames of a transform's name: `ToolToTracker` goes from Tool to Tracker."""
+    match = _NAME.match(name)
+    return (match[1], match[2]) if match else (name, "")
 
 
 def read_sequence(path: Path) -> PlusSequence:
@@ -74,15 +99,29 @@ def read_sequence(path: Path) -> PlusSequence:
                     break
                 match = _FIELD.match(raw.decode("utf-8", "replace"))
                 if match:
-                    fields.setdefault(int(match[1]), {})[match[2]] = match[3]
+                    _take(fields.setdefault(int(match[1]), {}), match[2], match[3], f"{path}: frame {int(match[1])}")
     except OSError as error:
         raise CalibrationError(f"{path} cannot be read: {error.strerror}") from None
     frames = [fields[number] for number in sorted(fields)]
     names = sorted({key.removesuffix(_SUFFIX) for frame in frames for key in frame if key.endswith(_SUFFIX)})
     if not names:
         raise CalibrationError(f"{path} holds no transforms; record them with the tracker running")
-    transforms = {name: np.array([_pose(frame, name, path) for frame in frames]) for name in names}
-    return PlusSequence(np.array([_number(frame.get("Timestamp", "nan")) for frame in frames]), transforms)
+    without = tuple(name for name in names if not any(f"{name}{_SUFFIX}Status" in frame for frame in frames))
+    transforms = {name: np.array([_pose(frame, name, path, name in without) for frame in frames]) for name in names}
+    return PlusSequence(np.array([_number(frame.get("Timestamp", "nan")) for frame in frames]), transforms, without)
+
+
+def _take(frame: dict[str, str], key: str, value: str, where: str) -> None:
+    """Keep one field of a frame; a field that comes twice with two values belongs to two tools.
+
+    Raises:
+        CalibrationError: then.
+    """
+    if frame.setdefault(key, value) != value and key.endswith(_SUFFIX):
+        raise CalibrationError(
+            f"{where} holds {key.removesuffix(_SUFFIX)} twice with different poses: two tools have one name; "
+            "rename one of them in the tracker's configuration"
+        )
 
 
 def write_sequence(path: Path, sequence: PlusSequence, frames: NDArray | None = None) -> None:
@@ -133,8 +172,9 @@ def write_sequence(path: Path, sequence: PlusSequence, frames: NDArray | None = 
             file.write(np.ascontiguousarray(frames, frames.dtype.newbyteorder("<")).data)
 
 
-def _pose(frame: dict[str, str], name: str, path: Path) -> FloatArray:
-    text, status = frame.get(name + _SUFFIX), frame.get(f"{name}{_SUFFIX}Status", "")
+def _pose(frame: dict[str, str], name: str, path: Path, without_status: bool) -> FloatArray:
+    text = frame.get(name + _SUFFIX)
+    status = "OK" if without_status else frame.get(f"{name}{_SUFFIX}Status", "")
     if text is None or status.strip().upper() != "OK":
         return np.full((4, 4), np.nan)
     numbers = [_number(part) for part in text.split()]

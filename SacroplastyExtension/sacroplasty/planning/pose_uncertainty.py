@@ -39,16 +39,20 @@ class PoseUncertainty:
 
     def covariance_at(self, points_ras: ArrayLike) -> NDArray[np.float64]:
         """Covariance (..., 3, 3) in mm2 of the place of points (..., 3)."""
-        arm = np.asarray(points_ras, float) - self.center_ras
-        # J (t, w) = t + w x arm = t - [arm]x w
-        jacobian = np.zeros((*arm.shape[:-1], 3, 6))
-        jacobian[..., :, :3] = np.eye(3)
-        x, y, z = np.moveaxis(arm, -1, 0)
-        jacobian[..., 0, 4], jacobian[..., 0, 5] = z, -y
-        jacobian[..., 1, 3], jacobian[..., 1, 5] = -z, x
-        jacobian[..., 2, 3], jacobian[..., 2, 4] = y, -x
+        jacobian = small_motion(points_ras, self.center_ras)
         return jacobian @ self.covariance @ np.swapaxes(jacobian, -1, -2)
 
     def rms_mm(self, points_ras: ArrayLike) -> NDArray[np.float64]:
         """Root mean square distance (...) by which points (..., 3) are off."""
         return np.sqrt(np.trace(self.covariance_at(points_ras), axis1=-2, axis2=-1))
+
+
+def small_motion(points: ArrayLike, center: ArrayLike) -> NDArray[np.float64]:
+    """Jacobian (..., 3, 6) of t + w x (p - center) by (t, w) at points (..., 3)."""
+    x, y, z = np.moveaxis(np.asarray(points, float) - center, -1, 0)
+    jacobian = np.zeros((*x.shape, 3, 6))
+    jacobian[..., :, :3] = np.eye(3)
+    jacobian[..., 0, 4], jacobian[..., 0, 5] = z, -y
+    jacobian[..., 1, 3], jacobian[..., 1, 5] = -z, x
+    jacobian[..., 2, 3], jacobian[..., 2, 4] = y, -x
+    return jacobian

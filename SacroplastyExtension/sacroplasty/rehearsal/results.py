@@ -205,11 +205,11 @@ def _tables(case: Case, verification: Verification, truth: dict[Side, Truth]) ->
                 tool,
                 f"{one.holdout_error_mm:.2f} mm",
                 f"{one.tip_uncertainty_mm:.2f} mm",
-                f"{one.orientation_range_deg:.0f}°",
+                f"{one.axis_sd_deg:.1f}°",
             ]
             for tool, one in case.calibrations.items()
         ]
-        columns = ["tool", "hold-out error", "uncertainty of the tip", "turned through"]
+        columns = ["tool", "hold-out error", "uncertainty of the tip", "uncertainty of the shaft's direction"]
         tables.append(Table("Tool calibration", columns, rows))
     if case.registration is not None:
         rows = [

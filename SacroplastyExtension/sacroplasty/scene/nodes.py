@@ -51,12 +51,13 @@ def volume_of(node: vtkMRMLScalarVolumeNode) -> Volume:
 
 
 def volumes_in(scene: vtkMRMLScene) -> list[vtkMRMLScalarVolumeNode]:
-    """Images of more than one slice that are no label maps, in the order in which they came."""
+    """Images of more than one slice that are neither label maps nor hidden, in the order in which they came."""
     found = []
     for number in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         node = scene.GetNthNodeByClass(number, "vtkMRMLScalarVolumeNode")
         image = node.GetImageData()
-        if not node.IsA("vtkMRMLLabelMapVolumeNode") and image is not None and min(image.GetDimensions()) > 1:
+        shown = not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors()
+        if shown and image is not None and min(image.GetDimensions()) > 1:
             found.append(node)
     return found
 

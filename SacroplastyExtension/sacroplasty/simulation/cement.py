@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..cement.grid import local_grid
-from ..cement.spread import Invasion, invade, resistance_from_hu
 from ..errors import PlanError
 from ..geometry import FloatArray
 from ..image import Volume
+from .invasion import Filling, fill_from, resistance_from_hu
 from .live import LiveFolder, live_folder_of
 from .world import World, read_world
 
@@ -45,10 +45,10 @@ class Deposit:
         resistance = ct.like(resistance_from_hu(ct.voxels.astype(np.float32)))
         region = world.permeable(side)
         try:
-            self._bone = invade(self._tip, _everywhere(self._tip) if region is None else region, resistance)
+            self._bone = fill_from(self._tip, _everywhere(self._tip) if region is None else region, resistance)
         except PlanError:
             # The tip is not where cement can flow in bone: it flows into soft tissue, which gives way.
-            self._bone = invade(self._tip, _everywhere(self._tip), porosity=1.0)
+            self._bone = fill_from(self._tip, _everywhere(self._tip), porosity=1.0)
         self._leak = world.leak if world.leak is not None and world.leak.side == side else None
         self._escape = self._way_out(world) if self._leak is not None else None
 
@@ -64,7 +64,7 @@ class Deposit:
             depots.append(self._escape.at(leaked_ml))
         return CementTruth(self._side, volume_ml, leaked_ml, tuple(depots))
 
-    def _way_out(self, world: World) -> Invasion:
+    def _way_out(self, world: World) -> Filling:
         """The leak's space, filled from its point that is nearest to the cement when the leak begins."""
         from scipy.spatial import cKDTree
 
@@ -74,7 +74,7 @@ class Deposit:
         points = space.ras_of(np.argwhere(space.voxels))
         reached = self._bone.voxel_ras[self._bone.cumulative_volume_ml <= max(self._leak.after_ml, 0.05)]
         distance, _ = cKDTree(reached if len(reached) else self._tip[None]).query(points)
-        return invade(points[int(np.argmin(distance))], space, porosity=1.0)
+        return fill_from(points[int(np.argmin(distance))], space, porosity=1.0)
 
 
 def read_truth(world_file: Path) -> tuple[CementTruth, ...]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cement.hydraulics import cannula_flow_ml_s
 from ..devices.link import Received
 from ..devices.messages import Command, CommandReply, Sensor, Status, StatusCode, String
 from ..devices.pump_protocol import (
@@ -23,6 +22,7 @@ from ..devices.pump_protocol import (
     parse_order,
 )
 from ..errors import DeviceError
+from .cannula import flow_ml_s as cannula_flow_ml_s
 from .faults import Faults, FaultyServer
 from .live import LiveFolder
 from .world import PumpModel, Trocar, World
