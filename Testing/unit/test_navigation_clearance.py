@@ -13,7 +13,7 @@ from sacroplasty.errors import PlanError
 from sacroplasty.geometry import invert_rigid, rigid, transform_points
 from sacroplasty.image import Volume
 from sacroplasty.navigation.clearance import ShaftClearance, StackedFields
-from sacroplasty.planning.structures import forbidden_structures, view_along_foramina
+from sacroplasty.planning.structures import Structures, view_along_foramina
 
 SPACING_MM = 1.5
 ORIGIN_RAS = np.array([-90.0, -60.0, -70.0])
@@ -98,7 +98,7 @@ def test_without_foramina_there_is_no_clearance_at_all(anatomy: Anatomy) -> None
 
 def test_guidance_gives_the_figures_of_the_plan(anatomy: Anatomy, clearance: ShaftClearance) -> None:
     view = view_along_foramina(anatomy)
-    fields = forbidden_structures(anatomy, view).fields
+    fields = Structures(anatomy, view).fields
     rng = np.random.default_rng(2)
     for _ in range(20):
         tip, back = rng.uniform([-60, -40, -50], [60, 10, 40]), rng.uniform([-60, -150, -50], [60, -80, 40])
