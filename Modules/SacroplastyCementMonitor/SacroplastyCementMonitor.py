@@ -238,7 +238,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
 
     def onSoundButton(self):
         """Let the pattern of a high-priority alarm be heard once."""
-        from sacroplasty.cement.alarms import PULSES_S
+        from sacroplasty.navigation.alarms import PULSES_S
 
         for pulse in PULSES_S["high"]:
             qt.QTimer.singleShot(int(1000 * pulse), qt.QApplication.beep)

@@ -16,6 +16,7 @@ from sacroplasty.devices.fluoroscope import View
 from sacroplasty.devices.pump import PumpRole
 from sacroplasty.procedure.journal import Journal, read_journal
 from sacroplasty.scene import anatomy, cement, nodes, planning
+from sacroplasty.scene.in_use import mark
 from sacroplasty.scene.navigation import REGISTRATION_NAME
 from sacroplasty.scene.records import write_record
 from sacroplasty.simulation.pump import PumpMachine
@@ -57,7 +58,9 @@ class Room:
         ct_node = nodes.add_volume(desktop.scene, ct, "CT")
         anatomy.show_anatomy(desktop.scene, make_anatomy(ct), ct_node)
         planning.show_plan(desktop.scene, make_plan(ct))
-        write_record(desktop.scene, REGISTRATION_NAME, {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}})
+        registration = {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}}
+        write_record(desktop.scene, REGISTRATION_NAME, registration)
+        mark(desktop.scene, REGISTRATION_NAME, registration)
         monkeypatch.setenv("HOME", str(folder))
         self.journals = folder / "Sacroplasty sessions"
         desktop.module_widget("SacroplastyDevices").logic.desk = lambda: self

@@ -220,9 +220,17 @@ def cement_to_inject(scene):
     slicer.util.getModuleWidget("SacroplastyDevices")
 
 
+def planned_patient(scene):
+    """A plan with a trajectory that a person drew, and was refused."""
+    from desktop.planned_case import planned_case
+
+    planned_case(scene)
+
+
 SCENES = {
     "Sacroplasty": case_under_way,
     "SacroplastySegmentation": sacrum_to_confirm,
+    "SacroplastyPlanning": planned_patient,
     "SacroplastyFluoroscopy": views_of_a_patient,
     "SacroplastyCementMonitor": cement_to_inject,
 }

@@ -21,6 +21,7 @@ from sacroplasty.procedure.case import PlacedTrocar
 from sacroplasty.procedure.journal import read_journal
 from sacroplasty.procedure.recovery import unclosed
 from sacroplasty.scene import anatomy, cement, injection_chart, injection_desk, nodes, planning, spread_watch
+from sacroplasty.scene.in_use import mark
 from sacroplasty.scene.navigation import REGISTRATION_NAME, show_trocar
 from sacroplasty.scene.records import read_record, write_record
 from sacroplasty.scene.volume_meter import metered_volumes
@@ -94,7 +95,9 @@ def devices():
 @pytest.fixture
 def desk(scene, devices, tmp_path):
     planning.show_plan(scene, make_plan(make_ct()))
-    write_record(scene, REGISTRATION_NAME, {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}})
+    registration = {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}}
+    write_record(scene, REGISTRATION_NAME, registration)
+    mark(scene, REGISTRATION_NAME, registration)
     made = injection_desk.InjectionDesk(scene, devices, 0.0, 1000.0, tmp_path)
     made.mix(0.0, 1000.0)
     return made
@@ -301,7 +304,9 @@ def test_looking_at_the_page_writes_nothing(scene, tmp_path):
 
 def test_without_a_journal_nothing_is_armed(scene, devices):
     planning.show_plan(scene, make_plan(make_ct()))
-    write_record(scene, REGISTRATION_NAME, {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}})
+    registration = {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}}
+    write_record(scene, REGISTRATION_NAME, registration)
+    mark(scene, REGISTRATION_NAME, registration)
     desk = injection_desk.InjectionDesk(scene, devices, 0.0, 1000.0)
     see(desk, 0.1)
     desk.tick(0.1, False, "arm")
@@ -403,7 +408,7 @@ def test_the_tip_goes_back_along_the_trocar_that_was_placed(scene, desk):
     assert np.linalg.norm(back - planned.target) == pytest.approx(7.0)
     assert np.linalg.norm(back - planned.entry_skin) < np.linalg.norm(planned.target - planned.entry_skin)
     tip = planned.target + np.array([3.0, 0.0, 0.0])
-    show_trocar(scene, "left", PlacedTrocar(tip, tip + np.array([0.0, -90.0, 0.0]), 3.0, 1.0, 1.0), 3.048)
+    show_trocar(scene, "left", PlacedTrocar(tip, tip + np.array([0.0, -90.0, 0.0]), 3.0, 1.0, 1.0), planned)
     assert spread_watch.tip_ras(scene, "left", 7.0) == pytest.approx(tip + np.array([0.0, -7.0, 0.0]))
     with pytest.raises(PlanError, match="right side"):
         spread_watch.tip_ras(scene, "right", 0.0)

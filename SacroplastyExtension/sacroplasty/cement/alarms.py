@@ -12,22 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Priority = Literal["high", "medium", "low"]
+from ..navigation.alarms import PULSES_S, Priority
 
 _RANK: dict[Priority, int] = {"high": 0, "medium": 1, "low": 2}
 
 #: How often an alarm flashes; 0 for a steady light [Hz].
 FLASH_HZ: dict[Priority, float] = {"high": 2.0, "medium": 0.6, "low": 0.0}
 
-#: Begin of each pulse of sound, and after how long the pattern begins anew [s].
-_GROUP_S = (0.0, 0.2, 0.4, 0.75, 0.95)
-PULSES_S: dict[Priority, tuple[float, ...]] = {
-    "high": (*_GROUP_S, *(1.8 + time for time in _GROUP_S)),
-    "medium": (0.0, 0.3, 0.6),
-    "low": (0.0,),
-}
+#: After how long the pattern of sound begins anew [s].
 REPEAT_S: dict[Priority, float] = {"high": 8.0, "medium": 15.0, "low": math.inf}
 
 #: So long at most the sound is paused; a new alarm of at least the same priority ends the pause.

@@ -21,7 +21,8 @@ from ..cement.line import InjectionLine, cannula_line, pressure_outlook
 from ..cement.manual_injection import EnteredVolumes, ManualDelivery, VolumeSource
 from ..cement.spread import Depot
 from ..errors import DocumentError, PlanError
-from ..planning.model import NEEDLES, Side
+from ..planning.model import Side
+from ..planning.needles import needle
 from ..procedure.conduct import PRESSURE_LIMIT_KPA, RATE_ML_S
 from ..procedure.injection_alarms import standing_alarms
 from ..procedure.injection_curves import since_first_flow
@@ -400,12 +401,11 @@ class InjectionDesk:
         return {side: trajectory.planned_volume_ml for side, trajectory in chosen(plan).items()} if plan else {}
 
     def _line(self, side: Side) -> InjectionLine:
-        """Syringe and cannula of the planned gauge, with an assumed compliance."""
+        """Syringe and planned cannula, with an assumed compliance."""
         plan = plan_of(self._scene)
         trajectory = chosen(plan).get(side) if plan else None
-        outer_mm = trajectory.outer_diameter_mm if trajectory else NEEDLES[11].outer_diameter_mm
-        needle = min(NEEDLES.values(), key=lambda one: abs(one.outer_diameter_mm - outer_mm))
-        line = cannula_line(needle.gauge, needle.inner_diameter_mm, needle.length_mm)
+        trocar = trajectory.needle if trajectory else needle()
+        line = cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm)
         return replace(line, compliance_ml_per_kpa=ASSUMED_COMPLIANCE_ML_KPA)
 
     def _is_aborted(self) -> bool:
