@@ -87,7 +87,9 @@ def test_a_pose_that_hangs_delays_or_repeats_its_time_stamp_is_no_pose():
     still = jittered()
     for tick in range(120):
         now_s = 10 + tick / 60
-        feed(frozen, Transform("T", still, timestamp_s=1000 + tick / 60, metadata=OK), now_s)
+        hangs = still if tick >= 60 else jittered()
+        feed(frozen, Transform("T", hangs, timestamp_s=1000 + tick / 60, metadata=OK), now_s)
+        assert (frozen.pose("T", now_s).matrix is not None) == (tick <= 66), "the very same for a tenth of a second"
         lag_s = 0.0 if tick < 60 else 0.4
         feed(late, Transform("T", jittered(), timestamp_s=1000 + tick / 60 - lag_s + 0.0, metadata=OK), now_s)
         stamp_s = 1000 + min(tick, 60) / 60
@@ -103,6 +105,23 @@ def test_tracking_data_and_plain_senders_are_accepted_knowingly():
     role = TrackerRole(unconnected(), require_status=False)
     feed(role, TrackingData("Tools", (TrackedTool("StylusToTracker", jittered()),)), 10.0)
     assert role.pose("StylusToTracker", 10.0).matrix is not None
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_two_tools_that_send_under_one_name_are_no_pose(together):
+    role = TrackerRole(unconnected(), require_status=False)
+    for tick in range(20):
+        here, there = jittered(), rigid(np.eye(3), [150, 0, 0]) @ jittered()
+        if together:
+            # One message with one time stamp for both.
+            tools = (TrackedTool("StylusToTracker", here), TrackedTool("StylusToTracker", there))
+            feed(role, TrackingData("Tools", tools, timestamp_s=1 + tick / 60), 10 + tick / 60)
+        else:
+            pose = there if tick % 2 else here
+            feed(role, Transform("StylusToTracker", pose, timestamp_s=1 + tick / 60), 10 + tick / 60)
+    pose = role.pose("StylusToTracker", 10 + 19 / 60)
+    assert pose.matrix is None
+    assert pose.reason == "two tools send as StylusToTracker: give each its own name"
 
 
 def test_samples_are_recorded_for_a_calibration_without_the_bad_ones():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
 from sacroplasty.navigation.pivot import PivotCalibration
 from sacroplasty.navigation.registration import register_landmarks
+from sacroplasty.navigation.tool_calibration import tool_calibration
 from sacroplasty.procedure.case import Case, InjectionRecord, PlacedTrocar
 from sacroplasty.scene import navigation, nodes, report
 from sacroplasty.scene.case import show_case
@@ -26,7 +29,8 @@ def case():
     made = Case(ct, make_anatomy(ct), plan, {"left": plan.trajectories[0]})
     tip = np.array([0, 0, 150.0])
     for tool in ("Stylus", "Trocar"):
-        made.calibrations[tool] = PivotCalibration(tip, tip, 0.1, 0.12, np.eye(3) * 0.05**2 / 3, 60.0, 1.0, 0)
+        pivot = PivotCalibration(tip, tip, 0.1, 0.12, np.eye(3) * 0.05**2 / 3, 60.0, 1.0, 0)
+        made.calibrations[tool] = tool_calibration(tool, datetime(2026, 3, 1, 9, 0, tzinfo=UTC), pivot)
     points = np.array([[-45.0, -35, -5], [45, -35, -5], [0, -45, -10], [3, -30, -70]])
     shift = np.array([[0.3, 2, 3], [0, 2, 3], [0, 2, 3.2], [0, 2, 3]])
     made.registration = register_landmarks(points, points + shift, "abcd")

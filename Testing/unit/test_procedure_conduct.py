@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cement_scene import CENTER
 from sacroplasty.cement.injection import Prescription
 from sacroplasty.cement.zones import make_zones
-from sacroplasty.navigation.clearance import ShaftClearance
 from sacroplasty.procedure.conduct import conduct, expected_duration_s
 from sacroplasty.procedure.inject import Fluoroscopy
 from sacroplasty.procedure.journal import read_journal
 from sacroplasty.procedure.prepare import Preparation
 from sacroplasty.procedure.prompts import Pivot
+from shaft_distances import everywhere
 from theatre import VIEWS, Theatre
 
 
 def conducted(theatre: Theatre):
-    clearance = ShaftClearance({"sacral_canal": lambda points_ras: np.full(len(points_ras), 30.0)})
-    preparation = Preparation(clearance, {"left": make_zones(theatre.case.anatomy, CENTER, ("left",))})
+    preparation = Preparation(
+        everywhere(sacral_canal=30.0), {"left": make_zones(theatre.case.anatomy, CENTER, ("left",))}
+    )
     return conduct(
         theatre.case,
         ["psis_left"],

@@ -15,6 +15,7 @@ from sacroplasty.geometry import invert_rigid, rigid, rotation_about, unit
 from sacroplasty.navigation.clearance import ShaftClearance
 from sacroplasty.procedure.navigate import calibrate_tool, guide_trocar, register_patient
 from sacroplasty.procedure.prompts import LeaveTrocar, Prompt, Touch
+from shaft_distances import everywhere
 from theatre import Theatre
 
 TIP_MM = np.array([0.4, -0.3, 160.0])
@@ -28,8 +29,7 @@ LANDMARKS = {
     "median_crest_s3": [0.0, -60, -40],
 }
 #: Far from everything; where the shaft may touch is set by the test.
-FREE = ShaftClearance({"sacral_canal": lambda points_ras: np.full(len(points_ras), 30.0)})
-TOUCHING = ShaftClearance({"foramen_s1_left": lambda points_ras: np.full(len(points_ras), 2.0)})
+FREE, TOUCHING = everywhere(sacral_canal=30.0), everywhere(foramen_s1_left=2.0)
 
 
 class Room(Theatre):

@@ -177,6 +177,8 @@ class SpreadMonitor:
         self._growth: GrowthWatch | None = None
         self._nearness: Nearness | None = None
         self._fronts: deque[tuple[float, float]] = deque(maxlen=_KEPT_FRONTS)
+        self._new_views: set[str] = set()
+        self._spots: list[Finding] = []
         self._growing_frames = 0
         self._leak = False
         self._told: set[tuple[str, str]] = set()
@@ -201,6 +203,7 @@ class SpreadMonitor:
         background = learn_background([grey_signal(frame.pixels) for frame in frames], geometry)
         self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
         self._finder = None
+        self._spots, self._growing_frames = [], 0
         self._last = None
 
     def acknowledge_leak(self) -> None:
@@ -208,6 +211,7 @@ class SpreadMonitor:
         self._leak = False
         self._last = None
         self._told.clear()
+        self._spots, self._growing_frames = [], 0
         for view in self._views.values():
             view.leaking_frames = 0
 
@@ -320,7 +324,6 @@ class SpreadMonitor:
             for route, position in self._finder.touched(maps).items()
         ]
         spots = self._growing(maps, fresh, now_s)
-        self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in spots) else 0
         for finding in [*found, *spots]:
             frames_in_a_row = self._growing_frames
             if finding.view in self._views:
@@ -332,12 +335,19 @@ class SpreadMonitor:
 
     def _growing(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[Finding]:
         """Places outside the plan where both views see cement grow."""
-        if self._growth is None or self._finder is None or set(fresh) != set(self._views):
+        if self._growth is None or self._finder is None:
             return []
+        # Views may come one by one; growth is looked at when each has something new.
+        self._new_views |= set(fresh)
+        if self._new_views != set(self._views):
+            return self._spots
+        self._new_views = set()
         paths = {name: seen.attenuation / np.float32(self.settings.cement_per_mm) for name, seen in maps.items()}
         regions = {name: widened(seen.detected, 2) for name, seen in maps.items()}
         spots = self._growth.update(paths, regions, now_s)
-        return [found for found in map(self._finder.finding_at, spots) if found is not None]
+        self._spots = [found for found in map(self._finder.finding_at, spots) if found is not None]
+        self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in self._spots) else 0
+        return self._spots
 
     def _tell(self, found: list[SpreadEvent]) -> tuple[SpreadEvent, ...]:
         """Those that did not hold at the update before. A leak is told once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: An older pose is none. Numbers that stay the very same for as long are the same measurement: a tracker jitters [s].
+OLDEST_POSE_S = 0.1
 #: Two clocks drift apart by less than this; the smallest delay seen so far is forgotten at this pace.
 _DRIFT_S_PER_S = 1e-3
 #: A time stamp further back than this is a clock that was set, not a message that overtook another.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .freshness import Freshness
+from .freshness import OLDEST_POSE_S, Freshness
 from .link import LinkCounts, Received
 from .messages import Image, Message, Sensor, String, Transform
 
@@ -43,8 +43,6 @@ _UNEVEN_SAMPLES = 20
 _GAP_PERIODS = 1.7
 _MANY_GAPS = 5
 _CLOCK_SET_S = 1.0
-#: As long as a pose lives: a tracker always jitters, so that the very same numbers are the same measurement.
-_FROZEN_S = 0.1
 #: No tool can be this close to its tracker: cameras and field generators need some distance.
 _NEAREST_TOOL_MM = 20.0
 _SHORTEST_C_ARM_MM = 100.0
@@ -207,7 +205,7 @@ class LinkWatch:
         # A pump's text counts up even when nothing else changes.
         hangs = isinstance(message, Image) or (isinstance(message, String) and number is not None)
         if isinstance(message, Transform) and message.metadata.get("TransformStatus", "OK") == "OK":
-            hangs = now_s - stream.changed_s > _FROZEN_S
+            hangs = now_s - stream.changed_s > OLDEST_POSE_S
         if hangs:
             self._find("frozen", f"{message.name}: {FINDINGS['frozen']}", now_s)
 

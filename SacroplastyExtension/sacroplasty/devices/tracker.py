@@ -9,13 +9,11 @@ import numpy as np
 
 from ..errors import GeometryError
 from ..geometry import FloatArray, check_rigid
-from .freshness import Freshness
+from .freshness import OLDEST_POSE_S, Freshness
 from .link import Client, Received
 from .messages import TrackingData, Transform
+from .twins import Twins
 
-OLDEST_POSE_S = 0.1
-#: A real tracker always jitters: the very same numbers for this long mean that it hangs.
-FROZEN_S = 1.0
 _KEPT_POSES = 4096
 
 
@@ -39,6 +37,7 @@ class Pose:
 @dataclass
 class _Stream:
     freshness: Freshness = field(default_factory=Freshness)
+    twins: Twins = field(default_factory=Twins)
     matrix: FloatArray | None = None
     status: str = "UNKNOWN"
     problem: str = ""
@@ -61,7 +60,7 @@ class TrackerRole:
         self,
         client: Client,
         oldest_pose_s: float = OLDEST_POSE_S,
-        frozen_s: float | None = FROZEN_S,
+        frozen_s: float | None = OLDEST_POSE_S,
         require_status: bool = True,
     ) -> None:
         self.client = client
@@ -99,6 +98,8 @@ class TrackerRole:
         reason = stream.problem
         if not age_s <= self._oldest_pose_s:
             reason = f"{name} is {age_s:.1f} s old"
+        elif stream.twins.seen(now_s):
+            reason = f"two tools send as {name}: give each its own name"
         elif not reason and self._frozen_s is not None and now_s - stream.changed_s > self._frozen_s:
             reason = f"{name} has not changed in the least for {now_s - stream.changed_s:.1f} s: does the tracker hang?"
         return Pose(None if reason else stream.matrix, age_s, stream.status, reason)
@@ -114,9 +115,12 @@ class TrackerRole:
     def _observe(self, name: str, matrix: FloatArray, received: Received) -> None:
         stream = self._streams.setdefault(name, _Stream())
         received_s = received.received_s
+        status, problem = self._judge(name, matrix, received.message.metadata)
+        if not problem:
+            stream.twins.observe(matrix, received_s)
         if not stream.freshness.observe(received.message.timestamp_s, received_s, received.delay_s):
             return
-        stream.status, stream.problem = self._judge(name, matrix, received.message.metadata)
+        stream.status, stream.problem = status, problem
         if stream.matrix is None or not np.array_equal(matrix, stream.matrix):
             stream.changed_s = received_s
         stream.matrix = matrix

@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..devices.fluoroscope import PLANES
+from ..devices.freshness import OLDEST_POSE_S
 from ..devices.messages import Image, Message, Transform
 from ..devices.session_file import LINK, RECEIVED, Session, pack_entry, pack_head, session_of
 from ..devices.wire import encode
 from ..errors import CalibrationError
 from ..geometry import FloatArray
 from .plus_sequence import PlusSequence, read_sequence, write_sequence
-
-#: A pose that is older than this at the time of an image is none; so it is for the roles of `devices`.
-_OLDEST_POSE_S = 0.1
 
 
 def tracker_sequence(session: Session) -> PlusSequence:
@@ -62,7 +60,7 @@ def image_sequence(session: Session, plane: str) -> tuple[PlusSequence, NDArray]
         elif isinstance(message, Image) and message.name == plane:
             times.append(message.timestamp_s or session.started_unix_s + time_s)
             images.append(message.voxels[0])
-            fresh = {name: pose for name, (since_s, pose) in poses.items() if time_s - since_s <= _OLDEST_POSE_S}
+            fresh = {name: pose for name, (since_s, pose) in poses.items() if time_s - since_s <= OLDEST_POSE_S}
             seen.append(fresh | _detector(message))
     if not images or len({image.shape for image in images}) != 1:
         raise CalibrationError(

@@ -56,6 +56,11 @@ class ToolCalibration:
         return rigid(rotation_between([0, 0, 1], self.axis_in_tool), self.tip_in_tool_mm)
 
     @property
+    def tip_uncertainty_mm(self) -> float:
+        """Standard deviation of the tip's position, all three axes together."""
+        return float(np.sqrt(np.trace(self.tip_covariance_mm2)))
+
+    @property
     def uncertainty(self) -> PoseUncertainty:
         """Of tip and axis, in the tool's frame."""
         tip = translation_uncertainty(self.tip_in_tool_mm, self.tip_covariance_mm2)

@@ -8,8 +8,8 @@ from ..anatomy.model import Anatomy
 from ..cement.monitor import SpreadEvent
 from ..geometry import FloatArray
 from ..image import Volume
-from ..navigation.pivot import PivotCalibration
 from ..navigation.registration import Registration
+from ..navigation.tool_calibration import ToolCalibration
 from ..planning.model import Plan, Side, Trajectory
 
 
@@ -78,7 +78,7 @@ class Case:
     anatomy: Anatomy
     plan: Plan
     targets: dict[Side, Trajectory]
-    calibrations: dict[str, PivotCalibration] = field(default_factory=dict)
+    calibrations: dict[str, ToolCalibration] = field(default_factory=dict)
     registration: Registration | None = None
     trocars: dict[Side, PlacedTrocar] = field(default_factory=dict)
     injections: dict[Side, InjectionRecord] = field(default_factory=dict)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from ..clock import Clock
 from ..devices.fluoroscope import FluoroscopeRole
@@ -15,11 +17,13 @@ from ..geometry import FloatArray, invert_rigid
 class Clocks:
     """`device` is real time, for freshness; `procedure` is the time in which cement ages and people wait.
 
-    They are one clock in an operating room; a rehearsal runs the second one faster.
+    They are one clock in an operating room; a rehearsal runs the second one faster. `today` tells the date, for what is
+    kept beyond this procedure.
     """
 
     device: Clock
     procedure: Clock
+    today: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 @dataclass(frozen=True)

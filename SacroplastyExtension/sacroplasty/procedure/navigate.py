@@ -12,12 +12,16 @@ import numpy as np
 
 from ..cement.injection import Request
 from ..errors import CalibrationError
-from ..geometry import FloatArray, angle_between_deg, transform_points
+from ..geometry import FloatArray, angle_between_deg, invert_rigid, rigid, rotation_between, transform_points
+from ..navigation.alarms import GuidanceAlarms
 from ..navigation.clearance import ShaftClearance
+from ..navigation.error_model import ErrorBudget, error_budget, pose_noise
 from ..navigation.guidance import GuidanceReading, guide
-from ..navigation.pivot import PivotCalibration, calibrate_pivot
-from ..navigation.registration import Registration, register_landmarks
+from ..navigation.pivot import calibrate_pivot
+from ..navigation.registration import PatientRegistration, Registration, register_landmarks
+from ..navigation.tool_calibration import ToolCalibration, tool_calibration
 from ..planning.model import Side, Trajectory
+from ..planning.pose_uncertainty import PoseUncertainty
 from .case import Case, PlacedTrocar
 from .equipment import Clocks, Equipment
 from .journal import Journal
@@ -25,6 +29,13 @@ from .prompts import LeaveTrocar, Pivot, Prompt, Steer, Touch
 
 #: An expected error at the target beyond this forbids guidance: the usual accuracy claim of surgical navigation, 2 mm.
 LARGEST_TARGET_ERROR_MM = 2.0
+
+#: Jitter of an infrared tracker in use: position of a tracked body per axis, and its turn about each axis, from markers
+#: some 50 mm apart (own assumption, after figures of about 0.1 mm).
+TRACKER_NOISE = pose_noise(0.1, 0.1)
+
+#: The part of an error budget that lies in the CT, not in navigation.
+VOXELS = "voxels of the CT"
 
 #: A calibration is tried again each time this many more poses have come in, until the tip is known this well.
 _POSES_PER_TRY = 60
@@ -44,7 +55,7 @@ Run = Generator[Prompt, Request | None, None]
 
 def calibrate_tool(
     tool: str, case: Case, equipment: Equipment, clocks: Clocks, journal: Journal
-) -> Generator[Prompt, Request | None, PivotCalibration]:
+) -> Generator[Prompt, Request | None, ToolCalibration]:
     """Pivot a tool until its tip is known.
 
     Raises:
@@ -61,7 +72,7 @@ def calibrate_tool(
         if len(poses) >= next_try:
             next_try += _POSES_PER_TRY
             try:
-                calibration = calibrate_pivot(np.array(poses))
+                calibration = tool_calibration(tool, clocks.today(), calibrate_pivot(np.array(poses)))
             except CalibrationError as error:
                 calibration, refusal = None, str(error)
             if calibration is not None and calibration.tip_uncertainty_mm <= _CERTAIN_TIP_MM:
@@ -111,7 +122,7 @@ def register_patient(
     )
     for side, error_mm in errors.items():
         if not error_mm <= LARGEST_TARGET_ERROR_MM:
-            worst = registration.names[int(registration.residuals_mm.argmax())]
+            worst = registration.redo or registration.names[int(registration.residuals_mm.argmax())]
             raise CalibrationError(
                 f"the expected error at the {side} target is {error_mm:.1f} mm, limit {LARGEST_TARGET_ERROR_MM:.1f}; "
                 f"touch the landmarks again, {worst!r} first"
@@ -120,11 +131,79 @@ def register_patient(
     return registration
 
 
-def target_error_mm(case: Case, registration: Registration, trajectory: Trajectory) -> float:
-    """Expected error of the trocar's tip at its target: registration and tip calibration, independent of each other."""
+def budget(
+    calibration: ToolCalibration, registration: PatientRegistration, TrocarToRAS: FloatArray, IJKToRAS: FloatArray
+) -> ErrorBudget:
+    """All errors of a trocar in a pose (4, 4) of its markers.
+
+    Args:
+        IJKToRAS: of the CT.
+    """
+    return error_budget(
+        TrocarToRAS,
+        calibration.tip_in_tool_mm,
+        calibration.axis_in_tool,
+        registration=registration.uncertainty,
+        calibration=calibration.uncertainty,
+        trocar_noise=TRACKER_NOISE,
+        reference_noise=TRACKER_NOISE,
+        ReferenceToRAS=registration.MovingToFixed,
+        IJKToRAS=IJKToRAS,
+    )
+
+
+class TrocarError:
+    """The error of a trocar's place as it moves: worked out anew when it has moved or turned enough to change it."""
+
+    #: So far the error changes by a few percent.
+    _MOVED_MM, _TURNED_DEG = 5.0, 3.0
+
+    def __init__(self, calibration: ToolCalibration, registration: PatientRegistration, IJKToRAS: FloatArray) -> None:
+        self._calibration, self._registration, self._IJKToRAS = calibration, registration, IJKToRAS
+        self._tip: tuple[FloatArray, FloatArray] | None = None
+        self._found: PoseUncertainty | None = None
+
+    def at(self, TrocarToRAS: FloatArray) -> PoseUncertainty:
+        """All errors together of a trocar in this pose (4, 4) of its markers."""
+        tip = transform_points(TrocarToRAS, self._calibration.tip_in_tool_mm)
+        ahead = TrocarToRAS[:3, :3] @ self._calibration.axis_in_tool
+        if (
+            self._found is None
+            or self._tip is None
+            or float(np.linalg.norm(tip - self._tip[0])) > self._MOVED_MM
+            or float(ahead @ self._tip[1]) < np.cos(np.radians(self._TURNED_DEG))
+        ):
+            self._found = budget(self._calibration, self._registration, TrocarToRAS, self._IJKToRAS).total
+            self._tip = tip, ahead
+        return self._found
+
+
+def budget_at_target(
+    calibration: ToolCalibration, registration: PatientRegistration, trajectory: Trajectory, IJKToRAS: FloatArray
+) -> ErrorBudget:
+    """All errors of a trocar that stands as planned."""
+    planned = rotation_between([0, 0, 1], trajectory.target - trajectory.entry_skin)
+    TrocarToRAS = rigid(planned, trajectory.target) @ invert_rigid(calibration.TipToTool)
+    return budget(calibration, registration, TrocarToRAS, IJKToRAS)
+
+
+def navigation_error_mm(errors: ErrorBudget) -> float:
+    """How far off (root mean square) the tip is shown in the CT: all but the voxels of the CT itself.
+
+    Those are part of the shaft's clearance, but not of what calibrating and registering anew can better.
+    """
+    return float(np.sqrt(sum(error**2 for source, error in errors.rms_mm().items() if source != VOXELS)))
+
+
+def target_error_mm(case: Case, registration: PatientRegistration, trajectory: Trajectory) -> float:
+    """Expected error (root mean square) of the trocar's tip at its target; not a number before it is calibrated.
+
+    That of navigation (`navigation_error_mm`).
+    """
     calibration = case.calibrations.get("Trocar")
-    tip_mm = calibration.tip_uncertainty_mm if calibration is not None else float("nan")
-    return float(np.hypot(registration.predicted_tre_mm(trajectory.target), tip_mm))
+    if calibration is None:
+        return float("nan")
+    return navigation_error_mm(budget_at_target(calibration, registration, trajectory, case.ct.IJKToRAS))
 
 
 def guide_trocar(
@@ -137,18 +216,40 @@ def guide_trocar(
     """
     assert case.registration is not None
     trajectory = case.targets[side]
-    TipToTrocar = case.calibrations["Trocar"].TipToTool
-    error_mm = target_error_mm(case, case.registration, trajectory)
+    calibration, registration = case.calibrations["Trocar"], case.registration
+    error = TrocarError(calibration, registration, case.ct.IJKToRAS)
+    error_mm = target_error_mm(case, registration, trajectory)
     in_place: list[FloatArray] = []
     give_up_s = clocks.device.now() + _PATIENCE_S
-    phase = ""
-    while not _is_steady([pose[:3, 3] for pose in in_place]):
+    phase, alarms = "", GuidanceAlarms()
+    uncertainty: PoseUncertainty | None = None
+    while True:
+        if _is_steady([pose[:3, 3] for pose in in_place]):
+            # What noise makes of a single pose does not decide, neither for nor against it.
+            rests = _mean_pose(in_place)
+            if not guide(rests, 0.0, trajectory, clearance, uncertainty).may_touch:
+                break
+            in_place = []
         now_s = clocks.device.now()
         tool, reading, reference = equipment.tool_to_reference("Trocar", now_s)
-        pose = None if tool is None else case.registration.MovingToFixed @ tool @ TipToTrocar
-        seen = guide(pose, max(reading.age_s, reference.age_s), trajectory, clearance, error_mm)
+        TrocarToRAS = None if tool is None else registration.MovingToFixed @ tool
+        pose = None
+        if TrocarToRAS is not None:
+            pose = TrocarToRAS @ calibration.TipToTool
+            uncertainty = error.at(TrocarToRAS)
+        lost = reading.reason or reference.reason
+        seen = guide(pose, max(reading.age_s, reference.age_s), trajectory, clearance, uncertainty, lost)
+        for event in alarms.update(seen, now_s):
+            journal.write(
+                clocks.procedure.now(),
+                "guidance_warning",
+                side=side,
+                about=event.about,
+                priority=event.priority or "over",
+            )
         if seen.valid and seen.phase != phase:
             phase = str(seen.phase)
+            nearest = seen.nearest
             journal.write(
                 clocks.procedure.now(),
                 "trocar_phase",
@@ -156,11 +257,11 @@ def guide_trocar(
                 phase=phase,
                 offset_mm=seen.offset_from_line_mm,
                 depth_left_mm=seen.depth_to_target_mm,
-                nearest=seen.nearest_structure,
-                clearance_mm=seen.clearance_mm,
+                nearest=nearest.structure if nearest else None,
+                clearance_mm=nearest.distance_mm if nearest else None,
+                breach_probability=nearest.breach_probability if nearest else None,
             )
-        may_touch = seen.assured_clearance_mm is None or seen.assured_clearance_mm < 0
-        if pose is not None and seen.valid and not may_touch and _is_in_place(pose, trajectory):
+        if pose is not None and seen.valid and _is_in_place(pose, trajectory):
             if not (in_place and np.array_equal(in_place[-1], pose)):
                 in_place = [*in_place[1 - _STEADY_POSES :], pose]
         else:
@@ -173,11 +274,10 @@ def guide_trocar(
             Steer(side, trajectory, seen, pose),
             len(in_place) / _STEADY_POSES,
         )
-    tip = np.mean([pose[:3, 3] for pose in in_place], axis=0)
-    ahead = np.mean([pose[:3, 2] for pose in in_place], axis=0)
+    tip, ahead = rests[:3, 3], rests[:3, 2]
     placed = PlacedTrocar(
         tip_ras=tip,
-        hub_ras=tip - ahead / np.linalg.norm(ahead) * trajectory.length_mm,
+        hub_ras=tip - ahead * trajectory.length_mm,
         target_error_mm=float(np.linalg.norm(tip - trajectory.target)),
         angle_deg=angle_between_deg(ahead, trajectory.target - trajectory.entry_skin),
         predicted_error_mm=error_mm,
@@ -236,9 +336,15 @@ def _is_in_place(TipToRAS: FloatArray, trajectory: Trajectory) -> bool:
     return bool(near) and angle_between_deg(TipToRAS[:3, 2], trajectory.target - trajectory.entry_skin) <= _PLACED_DEG
 
 
+def _mean_pose(poses: Sequence[FloatArray]) -> FloatArray:
+    """Mean tip and direction of poses (4, 4) of a trocar's tip; how it is turned about its shaft does not count."""
+    ahead = np.mean([pose[:3, 2] for pose in poses], axis=0)
+    return rigid(rotation_between([0, 0, 1], ahead), np.mean([pose[:3, 3] for pose in poses], axis=0))
+
+
 def _guidance_text(seen: GuidanceReading) -> str:
-    if not seen.valid or seen.assured_clearance_mm is None:
+    if not seen.valid or seen.nearest is None:
         return seen.reason
-    if seen.assured_clearance_mm < 0:
-        return f"WARNING: the shaft may touch {seen.nearest_structure}; draw back"
+    if seen.may_touch:
+        return f"WARNING: the shaft may touch {seen.nearest.structure}; draw back"
     return f"{seen.depth_to_target_mm:.0f} mm to the target, {seen.offset_from_line_mm:.1f} mm off the line"

@@ -24,7 +24,7 @@ from ..scene.anatomy import LANDMARKS_NAME, readable
 from ..scene.case import show_case
 from ..scene.files import add_image_sequence
 from ..scene.host import HeadlessHost
-from ..scene.pictures import Photographer, save_gray_png
+from ..scene.pictures import Photographer, save_png
 from ..scene.records import write_record
 from ..scene.verification import show_cement
 from ..simulation.cement import CementTruth, paint_cement, post_operative_ct
@@ -144,7 +144,7 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
         for view, frames in fluoroscopy.kept.items():
             last = frames[-1]
             path = folder / f"xray_{'live' if fluoroscopy is rehearsal.live else 'final'}_{view}.png"
-            save_gray_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
+            save_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
             angles = angles_text(fluoroscopy.geometries[view])
             figures.append(Figure(path, f"{what}, {_VIEW_NAMES.get(view, view)} ({angles})"))
     path = folder / "injection.svg"
@@ -205,11 +205,11 @@ def _tables(case: Case, verification: Verification, truth: dict[Side, Truth]) ->
                 tool,
                 f"{one.holdout_error_mm:.2f} mm",
                 f"{one.tip_uncertainty_mm:.2f} mm",
-                f"{one.orientation_range_deg:.0f}°",
+                f"{one.axis_sd_deg:.1f}°",
             ]
             for tool, one in case.calibrations.items()
         ]
-        columns = ["tool", "hold-out error", "uncertainty of the tip", "turned through"]
+        columns = ["tool", "hold-out error", "uncertainty of the tip", "uncertainty of the shaft's direction"]
         tables.append(Table("Tool calibration", columns, rows))
     if case.registration is not None:
         rows = [

@@ -8,6 +8,7 @@ from ..procedure.case import Case
 from ..procedure.navigate import target_error_mm
 from . import cement, navigation
 from .anatomy import show_anatomy
+from .calibration import show_calibration
 from .nodes import add_volume
 from .planning import show_plan
 from .workflow import write_step
@@ -22,13 +23,13 @@ def show_case(scene: vtkMRMLScene, case: Case) -> vtkMRMLSegmentationNode:
     ct = add_volume(scene, case.ct, "CT")
     segmentation = show_anatomy(scene, case.anatomy, ct)
     show_plan(scene, case.plan)
-    for tool, calibration in case.calibrations.items():
-        navigation.show_calibration(scene, tool, calibration)
+    for calibration in case.calibrations.values():
+        show_calibration(scene, calibration)
     if case.registration is not None:
         errors = [target_error_mm(case, case.registration, target) for target in case.targets.values()]
         navigation.show_registration(scene, case.registration, max(errors))
     for side, placed in case.trocars.items():
-        navigation.show_trocar(scene, side, placed, case.targets[side].outer_diameter_mm)
+        navigation.show_trocar(scene, side, placed, case.targets[side])
     if case.injections:
         # Nothing is injected before the cement was mixed and the views were set and learned.
         write_step(scene, "position", True, ["views set and learned"])

@@ -15,7 +15,7 @@ from ..devices.messages import Image, Message, Transform
 from .nodes import matrix_of, volume_of
 
 ADDRESS = "scene"
-_ATTRIBUTE = "OpenIGTLink."
+ATTRIBUTE = "OpenIGTLink."
 _STATUS = ("TransformStatus", "TransformValid")
 _SILENCE_S = 3.0
 
@@ -100,5 +100,5 @@ def _nodes(scene: vtkMRMLScene, node_class: str) -> list[vtkMRMLNode]:
 
 
 def _metadata(node: vtkMRMLNode, keys: tuple[str, ...]) -> dict[str, str]:
-    values = {key: node.GetAttribute(_ATTRIBUTE + key) for key in keys}
+    values = {key: node.GetAttribute(ATTRIBUTE + key) for key in keys}
     return {key: value for key, value in values.items() if value is not None}

@@ -24,12 +24,13 @@ from ..devices.pump_protocol import STATE_NAME
 from ..devices.recorder import SessionRecorder
 from ..devices.replay import ReplayClock, ReplayLink
 from ..devices.session_file import Session
-from ..devices.tracker import OLDEST_POSE_S, TrackerRole
+from ..devices.tracker import TrackerRole
 from ..errors import DeviceError, GeometryError
 from ..geometry import FloatArray, invert_rigid
 from ..image import Volume
 from ..xray.geometry import CArm, XrayGeometry
 from .connector import ADDRESS as SCENE_ADDRESS
+from .connector import ATTRIBUTE as CONNECTOR_ATTRIBUTE
 from .connector import SceneLink
 from .nodes import add_text, add_transform, add_volume, first_node, matrix_of, set_transform, set_volume
 
@@ -41,6 +42,8 @@ REFERENCE_TO_RAS = "ReferenceToRAS"
 #: On a transform node: whether its pose may be used ("1") or is only the last one known ("0"), and why.
 VALID = "Sacroplasty.Valid"
 REASON = "Sacroplasty.Reason"
+#: On a transform node that a recorded session moves: the session's name.
+REPLAY = "Sacroplasty.Replay"
 #: Poses by which a C-arm that only sends pictures is known: its marker, and the detector's place at the marker.
 _C_ARM = "CArmToTracker"
 DETECTOR_TO_C_ARM = "DetectorToCArm"
@@ -136,6 +139,7 @@ class DeviceDesk:
         self._unix_s = 0.0
         self._shown: dict[str, FloatArray] = {}
         self._clock: ReplayClock | None = None
+        self._replayed = ""
         self.tracker: TrackerRole | None = None
         self.fluoroscope: FluoroscopeRole | None = None
         self.pump: PumpRole | None = None
@@ -183,7 +187,7 @@ class DeviceDesk:
             for name in ROLES:
                 self.recorder.follow(name, None)
         self.tracker = self.fluoroscope = self.pump = None
-        self._clock = None
+        self._clock, self._replayed = None, ""
 
     def replay(self, session: Session, now_s: float, speed: float = 1.0) -> None:
         """Let a recorded session stand in for the devices. Nothing can be ordered, and no pump becomes ready.
@@ -195,7 +199,7 @@ class DeviceDesk:
         if not links:
             raise DeviceError(f"{session.name} holds none of {', '.join(ROLES)}")
         self.disconnect()
-        self._clock = ReplayClock(now_s, speed)
+        self._clock, self._replayed = ReplayClock(now_s, speed), session.name
         # A ReplayLink answers to all that a role asks of a Client.
         self._take({role: cast(Client, link) for role, link in links.items()})
 
@@ -306,8 +310,7 @@ class DeviceDesk:
         return Client(host.strip("[]"), int(port))
 
     def _take(self, links: Mapping[str, Client]) -> None:
-        # Numbers that stay the very same are as old as their first time, whatever the time stamps say.
-        self.tracker = TrackerRole(links[TRACKER], frozen_s=OLDEST_POSE_S) if TRACKER in links else None
+        self.tracker = TrackerRole(links[TRACKER]) if TRACKER in links else None
         self.fluoroscope = FluoroscopeRole(links[FLUOROSCOPE]) if FLUOROSCOPE in links else None
         self.pump = PumpRole(links[PUMP], self._session) if PUMP in links else None
         self._meters = {name: _Meter() for name in ROLES}
@@ -459,6 +462,8 @@ class DeviceDesk:
             set_transform(node, matrix)
             self._shown[name] = matrix
         _mark(node, matrix is not None, reason)
+        if (node.GetAttribute(REPLAY) or "") != self._replayed:
+            node.SetAttribute(REPLAY, self._replayed)
 
     def _mirror_frame(self, frame: Frame) -> None:
         try:
@@ -505,9 +510,34 @@ def detector_volume(pixels: np.ndarray, geometry: XrayGeometry) -> Volume:
     return Volume(pixels[None], DetectorToRAS @ np.diag([*geometry.pixel_spacing_mm, 1.0, 1.0]))
 
 
+def pose_problem(node: vtkMRMLTransformNode) -> str:
+    """What the source of a pose says against it, in words; empty when it may be used, as far as its age allows.
+
+    Nodes that SlicerOpenIGTLink keeps carry the status of their tracker; nodes of other sources carry no mark.
+    """
+    if node.GetAttribute(VALID) == "0":
+        return node.GetAttribute(REASON) or "not valid"
+    status, valid = (node.GetAttribute(CONNECTOR_ATTRIBUTE + key) for key in ("TransformStatus", "TransformValid"))
+    if status not in (None, "", "OK"):
+        return status.lower().replace("_", " ")
+    return "invalid" if valid not in (None, "") and valid.strip().lower() not in ("true", "1") else ""
+
+
 def is_valid(node: vtkMRMLTransformNode) -> bool:
-    """Whether a pose may be used. Nodes of other sources carry no mark and are judged by their age alone."""
-    return node.GetAttribute(VALID) != "0"
+    """Whether a pose may be used, as far as its age allows."""
+    return not pose_problem(node)
+
+
+def recording_of(scene: vtkMRMLScene, node: vtkMRMLTransformNode) -> str:
+    """What a pose is replayed from, in words; empty for a live one."""
+    session = node.GetAttribute(REPLAY)
+    if session:
+        return f"replay of {session}"
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
+        browser = scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode")
+        if browser.IsProxyNodeID(node.GetID()) and not browser.GetRecordingActive():
+            return f"playback of {browser.GetName()}"
+    return ""
 
 
 def _mark(node: vtkMRMLTransformNode, valid: bool, reason: str) -> None:

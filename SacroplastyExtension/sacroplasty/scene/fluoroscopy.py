@@ -278,6 +278,21 @@ class FluoroscopyDesk:
         width = max(2.0, geometry.detector_pixels[0] * _LINE_SHARE)
         return draw(gray, self._outlines(geometry, ct_node, segmentation, families), geometry, width)
 
+    def backdrop(
+        self,
+        ct_node: vtkMRMLScalarVolumeNode,
+        geometry: XrayGeometry,
+        segmentation: vtkMRMLSegmentationNode | None,
+        families: Sequence[str] = ("foramina", "canal"),
+    ) -> NDArray[np.uint8]:
+        """A simulated X-ray with outlines as colors (rows, columns, 3), of which nothing is put into the scene."""
+        from ..xray.detector import display_image
+        from ..xray.project import line_integrals
+
+        picture = display_image(line_integrals(self._attenuation_of(ct_node), geometry))
+        width = max(1.0, geometry.detector_pixels[0] * _LINE_SHARE)
+        return draw(picture, self._outlines(geometry, ct_node, segmentation, families), geometry, width)
+
     def send_to_report(
         self,
         image: vtkMRMLScalarVolumeNode,
@@ -290,7 +305,7 @@ class FluoroscopyDesk:
         geometry = geometry_of(image)
         origin = "simulated from the CT" if image.GetName() == IMAGE_NAME else image.GetName()
         caption = f"{title}: {angles_text(geometry)} ({origin})"
-        data = _png(self.picture(image, ct_node, segmentation, families))
+        data = png_of(self.picture(image, ct_node, segmentation, families))
         record = read_record(self._scene, PICTURES_NAME) or {}
         entry = {"caption": caption, "png_base64": base64.b64encode(data).decode(), "geometry": geometry.to_dict()}
         write_record(self._scene, PICTURES_NAME, {**record, title: entry})
@@ -596,7 +611,8 @@ def _colors(scene: vtkMRMLScene) -> vtkMRMLNode:
     return node
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
+def png_of(picture: NDArray[np.uint8]) -> bytes:
+    """A picture (rows, columns, 3) as a PNG file."""
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 

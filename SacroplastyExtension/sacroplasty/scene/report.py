@@ -169,6 +169,7 @@ def _report(scene: vtkMRMLScene, title: str, figures: list[Figure]) -> Report:
                 [(question.text, known.get(question.key, "unknown"), question.wanted) for question in QUESTIONS],
             ),
             *_views_tables(scene),
+            *_trocar_tables(scene),
             Table(
                 "Follow-up",
                 ("Visit", "VAS", "Published mean"),
@@ -195,6 +196,25 @@ def _views_tables(scene: vtkMRMLScene) -> list[Table]:
     ]
     columns = ("View", "Detector", "Upper end, patient prone", "Note")
     return [Table("C-arm views", columns, rows, "Angles for a patient who lies as in the CT.")] if rows else []
+
+
+def _trocar_tables(scene: vtkMRMLScene) -> list[Table]:
+    """How the trocars lie, once one was placed."""
+    placed = navigation.trocars(scene)
+    rows = [
+        (
+            side,
+            f"{off.entry_mm:.1f} mm",
+            f"{off.target_mm:.1f} mm",
+            f"{off.depth_mm:+.1f} mm",
+            f"{off.angle_deg:.1f}°",
+            f"{placed[side].predicted_error_mm:.1f} mm",
+        )
+        for side, off in navigation.deviations(scene).items()
+    ]
+    columns = ("Side", "Entry", "Target", "Too deep", "Angle", "Expected error of the tip")
+    note = "Deviation from the plan as navigation saw it; the true place differs from it by the expected error."
+    return [Table("Trocars as placed", columns, rows, note)] if rows else []
 
 
 def _pain_svg(scene: vtkMRMLScene) -> str:
