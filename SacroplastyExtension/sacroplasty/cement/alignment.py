@@ -25,6 +25,9 @@ _ROUNDS = 5
 _HUBER = 1.5
 #: What exposure does beside a constant is small: standard deviations of the factor and of slow changes.
 _FACTOR_SD, _SLOW_SD = 0.15, 0.15
+_LARGEST_FACTOR, _LEAST_CONTRAST, _NEVER = 0.4, 5.0, 1e12
+#: With fewer pixels on edges a shift cannot be told, and does not matter.
+_FEWEST_EDGES = 100
 #: Without anything fine to be seen there is no shift: weight against it [per square pixel].
 _STILL = 100.0
 #: Median of the absolute value of a normal variable of standard deviation one.
@@ -112,13 +115,7 @@ def _fit(
 
     sigma = taken(background.sigma)
     # Scatter hardly moves with the patient and exposure is slow too: the shift is told by what is fine.
-    part = _fine_shift(
-        taken(moved_back(detail(log_frame), whole)),
-        taken(background.log_detail.values),
-        [taken(one) for one in background.log_detail.gradient],
-        [taken(one) for one in background.log_detail.curvature],
-        sigma,
-    )
+    part = _fine_shift(background, moved_back(detail(log_frame), whole), quiet & background.edges)
     if depth < 3 and np.abs(part).max() > _WHOLE:
         further = np.rint(part).astype(int)
         return _fit(background, log_frame, quiet, (whole[0] + further[0], whole[1] + further[1]), depth + 1)
@@ -126,16 +123,24 @@ def _fit(
     shifted = taken(expected_log(background, unexposed))
     slow = [taken(np.broadcast_to(term, quiet.shape)) for term in _slow_terms(quiet.shape)]
     system = np.column_stack([np.ones_like(shifted), shifted - background.median_log, *slow])
-    prior = np.array([0.0, 1 / _FACTOR_SD**2, *[1 / _SLOW_SD**2] * len(slow)])
+    # In a picture without contrast the noise of the background would be taken for one.
+    contrast = float(np.std(shifted)) > _LEAST_CONTRAST * float(np.median(sigma))
+    prior = np.array([0.0, 1 / _FACTOR_SD**2 if contrast else _NEVER, *[1 / _SLOW_SD**2] * len(slow)])
     values, noise = _robust(system, taken(moved_back(log_frame, whole)) - shifted, sigma, prior)
+    values[1] = np.clip(values[1], -_LARGEST_FACTOR, _LARGEST_FACTOR)
     return Alignment(whole, part, values[:2], values[2:], noise)
 
 
-def _fine_shift(
-    moved: FloatArray, fine: FloatArray, gradient: list[FloatArray], curvature: list[FloatArray], sigma: FloatArray
-) -> FloatArray:
-    """The rest of the shift, in pixels, and with it the contrast, by Gauss and Newton's method."""
-    (rows, columns), (rr, rc, cc) = gradient, curvature
+def _fine_shift(background: Background, moved: Image, edges: NDArray[np.bool_]) -> FloatArray:
+    """The rest of the shift, in pixels, and with it the contrast, by Gauss and Newton's method; 0 without edges."""
+    places = np.flatnonzero(edges)
+    if len(places) < _FEWEST_EDGES:
+        return np.zeros(2)
+    places = places[:: max(1, len(places) // _PIXELS)]
+    detailed = background.log_detail
+    fine, moved, sigma = (one.ravel()[places].astype(float) for one in (detailed.values, moved, background.sigma))
+    rows, columns = (one.ravel()[places].astype(float) for one in detailed.gradient)
+    rr, rc, cc = (one.ravel()[places].astype(float) for one in detailed.curvature)
     prior = np.array([1 / _FACTOR_SD**2, _STILL, _STILL])
     part = np.zeros(2)
     for _ in range(_ROUNDS):

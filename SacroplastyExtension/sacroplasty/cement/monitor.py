@@ -364,6 +364,8 @@ class SpreadMonitor:
             view = self._views[name]
             assert view.seen is not None
             region, to_ml = self._cement_region(view, center_ras)
+            if not region.any():
+                continue
             expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
             log_signal = view.background.log_signal.values
             view.veils.append(find_veil(view.seen.sharp[region], log_signal[region], expected))
