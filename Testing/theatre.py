@@ -17,7 +17,8 @@ from sacroplasty.devices.pump import PumpReading
 from sacroplasty.devices.pump_protocol import Answer, PumpState
 from sacroplasty.devices.tracker import Pose
 from sacroplasty.image import Volume
-from sacroplasty.planning.model import Plan, Trajectory
+from sacroplasty.planning.model import Depot, Plan, Trajectory
+from sacroplasty.planning.needles import needle
 from sacroplasty.procedure.case import Case, PlacedTrocar
 from sacroplasty.procedure.equipment import Clocks, Equipment
 from sacroplasty.procedure.inject import Fluoroscopy
@@ -194,12 +195,12 @@ class Theatre:
             entry_skin=CENTER + np.array([0.0, -60.0, 0.0]),
             entry_bone=CENTER + np.array([0.0, -20.0, 0.0]),
             target=CENTER,
-            outer_diameter_mm=3.048,
+            needle=needle(11),
             length_mm=60.0,
             clearance_mm={"sacral_canal": 12.0},
             accepted=True,
             reasons=(),
-            planned_volume_ml=2.0,
+            depots=(Depot(CENTER, 2.0),),
         )
         self.case = Case(ct, anatomy, Plan((self.trajectory,), "0" * 64), {"left": self.trajectory})
         self.case.trocars["left"] = PlacedTrocar(CENTER, self.trajectory.entry_skin, 0.0, 0.0, 1.0)

@@ -2,6 +2,7 @@ import importlib.util
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import qt
@@ -44,6 +45,20 @@ class SacroplastyCementMonitor(ScriptedLoadableModule):
         self.parent.acknowledgementText = _("Developed by the Sacroplasty contributors.")
 
 
+class Canceled(Exception):
+    """The person canceled what takes long."""
+
+
+# Background of the alarm bar by priority, bright and dark half of its flashing. Words and symbols say the same.
+ALARM_LOOKS = {
+    "high": ("‼", "background-color: #d00000; color: white;", "background-color: #5a0000; color: white;"),
+    "medium": ("!", "background-color: #ffd500; color: black;", "background-color: #8a7300; color: white;"),
+    "low": ("i", "background-color: #7fdfff; color: black;", "background-color: #7fdfff; color: black;"),
+}
+
+# Lines of the curves: volume, pressure, flow, plan and grid.
+CURVE_COLORS = {"volume": "#0052a3", "pressure": "#b05a00", "flow": "#00705a", "plan": "#888888", "grid": "#c8c8c8"}
+
 #
 # SacroplastyCementMonitorParameterNode
 #
@@ -53,9 +68,16 @@ class SacroplastyCementMonitor(ScriptedLoadableModule):
 class SacroplastyCementMonitorParameterNode:
     """
     temperatureC - Temperature of the room in which the cement is kept.
+    byHand, continuous, stepVolumeMl, waitS, rateMlS, lowestConcentricity - How cement is given.
     """
 
     temperatureC: Annotated[float, WithinRange(15.0, 30.0)] = 22.0
+    byHand: bool = False
+    continuous: bool = False
+    stepVolumeMl: Annotated[float, WithinRange(0.2, 2.0)] = 1.0
+    waitS: Annotated[float, WithinRange(0.0, 120.0)] = 20.0
+    rateMlS: Annotated[float, WithinRange(0.01, 0.2)] = 0.05
+    lowestConcentricity: Annotated[float, WithinRange(0.0, 1.0)] = 0.3
 
 
 #
@@ -72,6 +94,11 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._timer = None
+        self._shortcuts = []
+        self._predicting = False
+        self._shownAlarm = ""
+        self._soundedUntil = 0.0
+        self._drawnAt = 0.0
 
     def setup(self):
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -85,13 +112,43 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
 
+        self.ui.journalPathLineEdit.currentPath = self.logic.DEFAULT_JOURNALS
+        for widget in (
+            self.ui.alarmLabel,
+            self.ui.pauseSoundButton,
+            self.ui.earlierFrame,
+            self.ui.instructionLabel,
+            self.ui.byHandFrame,
+            self.ui.withdrawingFrame,
+            self.ui.noteFrame,
+        ):
+            widget.visible = False
+
         self.ui.stopButton.connect("pressed()", self.onStopButton)
+        self.ui.pauseSoundButton.connect("clicked(bool)", self.onPauseSoundButton)
+        self.ui.soundButton.connect("clicked(bool)", self.onSoundButton)
         self.ui.mixButton.connect("clicked(bool)", self.onMixButton)
         self.ui.learnButton.connect("clicked(bool)", self.onLearnButton)
+        self.ui.spreadButton.connect("clicked(bool)", self.onSpreadButton)
         self.ui.armButton.connect("clicked(bool)", self.onArmButton)
+        self.ui.injectButton.connect("clicked(bool)", self.onInjectButton)
         self.ui.leftRadioButton.connect("clicked(bool)", lambda checked=False: self.onSideChosen("left"))
         self.ui.rightRadioButton.connect("clicked(bool)", lambda checked=False: self.onSideChosen("right"))
-
+        self.ui.goOnButton.connect("clicked(bool)", lambda checked=False: self.logic.ask("continue"))
+        self.ui.finishButton.connect("clicked(bool)", lambda checked=False: self.logic.ask("finish"))
+        self.ui.withdrawButton.connect("clicked(bool)", lambda checked=False: self.logic.ask("withdraw"))
+        self.ui.backButton.connect("clicked(bool)", self.onBackButton)
+        self.ui.notMovedButton.connect(
+            "clicked(bool)", lambda checked=False: self.logic.ask("withdrawn", withdrawn_mm=0.0)
+        )
+        self.ui.abortButton.connect("pressed()", lambda: self.logic.ask("abort"))
+        self.ui.noteButton.connect("clicked(bool)", self.onNoteButton)
+        self.ui.noteLineEdit.connect("returnPressed()", self.onNoteButton)
+        self.ui.givenButton.connect("clicked(bool)", self.onGivenButton)
+        self.ui.techniqueButton.connect("clicked(bool)", self.onTechniqueButton)
+        self.ui.takeUpButton.connect("clicked(bool)", self.onTakeUpButton)
+        self.ui.leaveEarlierButton.connect("clicked(bool)", self.onLeaveEarlierButton)
+        self.ui.journalPathLineEdit.connect("currentPathChanged(QString)", self.onJournalFolder)
         self.ui.withdrawnButton.connect("clicked(bool)", lambda checked=False: self.onWithdrawn(True))
         self.ui.tailButton.connect("clicked(bool)", lambda checked=False: self.onWithdrawn(False))
 
@@ -104,6 +161,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
     def cleanup(self):
         """Called when the application closes and the module widget is destroyed."""
         self._timer.stop()
+        self.removeShortcuts()
         self.logic.close()
         self.setParameterNode(None)
         self.removeObservers()
@@ -111,12 +169,31 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
     def enter(self):
         """Called each time the user opens this module."""
         self.initializeParameterNode()
+        self.addShortcuts()
         self._timer.start()
 
     def exit(self):
         """Called each time the user opens a different module."""
         self._timer.stop()
+        self.removeShortcuts()
         self.setParameterNode(None)
+
+    def addShortcuts(self):
+        """Esc and Space stop, whatever has the focus; only in a text field Space is a space."""
+        self.removeShortcuts()
+        for key in ("Esc", "Space"):
+            shortcut = qt.QShortcut(slicer.util.mainWindow() or self.parent)
+            shortcut.setKey(qt.QKeySequence(key))
+            shortcut.activated.connect(self.onStopButton)
+            # Two shortcuts on one key are ambiguous; then too it is a stop.
+            shortcut.activatedAmbiguously.connect(self.onStopButton)
+            self._shortcuts.append(shortcut)
+
+    def removeShortcuts(self):
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(False)
+            shortcut.deleteLater()
+        self._shortcuts = []
 
     def onSceneStartClose(self, caller, event):
         """Called just before the scene is closed."""
@@ -155,23 +232,81 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.refusalLabel.text = _("■ STOP was sent.") if told else _("✘ No pump to stop: stop it by hand.")
         self.showReadout()
 
+    def onPauseSoundButton(self):
+        self.logic.pauseSound()
+        self.showReadout()
+
+    def onSoundButton(self):
+        """Let the pattern of a high-priority alarm be heard once."""
+        from sacroplasty.navigation.alarms import PULSES_S
+
+        for pulse in PULSES_S["high"]:
+            qt.QTimer.singleShot(int(1000 * pulse), qt.QApplication.beep)
+
     def onMixButton(self):
         self.logic.mix()
         self.ui.cementCollapsibleButton.collapsed = True
         self.showReadout()
 
     def onLearnButton(self):
-        from sacroplasty.errors import SacroplastyError
+        self.refusing(self.logic.learnViews)
 
+    def onSpreadButton(self):
+        """Predict, with the progress on the button itself; a second press cancels."""
+        if self._predicting:
+            self._predicting = False
+            return
+        text = self.ui.spreadButton.text
+        self._predicting = True
         try:
-            self.logic.learnViews()
-            self.ui.refusalLabel.text = ""
-        except SacroplastyError as error:
-            self.ui.refusalLabel.text = f"✘ {error}"
-        self.showReadout()
+            self.refusing(self.logic.predictSpread, self.showPrediction)
+        except Canceled:
+            self.ui.refusalLabel.text = _("The prediction was canceled.")
+        finally:
+            self._predicting = False
+            self.ui.spreadButton.text = text
+
+    def showPrediction(self, share):
+        """Called with the share done; the devices are served meanwhile."""
+        self.ui.spreadButton.text = _("Predicting, {share:.0f} %: press to cancel").format(share=100 * share)
+        slicer.app.processEvents()
+        if not self._predicting:
+            raise Canceled
 
     def onArmButton(self):
         self.logic.arm()
+        self.showReadout()
+
+    def onInjectButton(self):
+        """With a pump the button is held, see initializeParameterNode; by hand it says that a person begins."""
+        if self.logic.isByHand():
+            self.logic.ask("start")
+
+    def onBackButton(self):
+        self.logic.ask("withdrawn", withdrawn_mm=self.ui.backSpinBox.value)
+
+    def onNoteButton(self):
+        if self.ui.noteLineEdit.text.strip():
+            self.logic.ask("abort", note=self.ui.noteLineEdit.text)
+            self.ui.noteLineEdit.text = ""
+
+    def onGivenButton(self):
+        self.refusing(self.logic.enterVolume, self.ui.givenSpinBox.value)
+
+    def onTechniqueButton(self):
+        if self.refusing(self.logic.setTechnique, self._parameterNode, self.ui.meterLineEdit.text):
+            self.ui.techniqueCollapsibleButton.collapsed = True
+
+    def onTakeUpButton(self):
+        self.logic.takeUp()
+        self.showReadout()
+
+    def onLeaveEarlierButton(self):
+        self.logic.leaveEarlier()
+        self.showReadout()
+
+    def onJournalFolder(self, path):
+        self.logic.keepJournals(path)
         self.showReadout()
 
     def onWithdrawn(self, withoutTail):
@@ -187,6 +322,19 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.logic.choose(side)
         self.showReadout()
 
+    def refusing(self, action, *arguments):
+        """Do it, and show in a line why it cannot be done; nothing pops up here. Returns whether it was done."""
+        from sacroplasty.errors import SacroplastyError
+
+        try:
+            action(*arguments)
+            self.ui.refusalLabel.text = ""
+        except SacroplastyError as error:
+            self.ui.refusalLabel.text = f"✘ {error}"
+            return False
+        self.showReadout()
+        return True
+
     def showReadout(self):
         """Everything in large letters; a dash for what is not known."""
         if self._parameterNode is None:
@@ -196,7 +344,23 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         if readout is None:
             self.ui.bannerLabel.text = _("✘ The module Sacroplasty Devices is not loaded.")
             return
+        # A third of what is seen of the page, however large the window is.
+        window = slicer.util.mainWindow()
+        if window is not None:
+            self.ui.stopButton.setMinimumHeight(max(220, window.height // 3))
         self.showBanner(readout)
+        self.showAlarms(readout.alarms)
+        self.showNumbers(readout)
+        self.showButtons(readout)
+        now = time.monotonic()
+        if now - self._drawnAt > 0.5:
+            self._drawnAt = now
+            self.drawCurves(readout)
+        # What was refused a moment ago must not stand there while cement flows.
+        if readout.reason or readout.injection == "injecting":
+            self.ui.refusalLabel.text = readout.reason
+
+    def showNumbers(self, readout):
         self.ui.clockLabel.text = self.minutes(readout.age_s)
         self.ui.phaseLabel.text = self.phaseText(readout)
         for side, label in (("left", self.ui.leftVolumeLabel), ("right", self.ui.rightVolumeLabel)):
@@ -204,16 +368,42 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
             label.text = f"{readout.given_ml[side]:.1f} / {'–' if planned is None else f'{planned:.1f}'}"
         self.ui.totalVolumeLabel.text = f"{readout.total_ml:.1f} / {readout.total_limit_ml:.0f}"
         self.ui.pressureLabel.text = "–" if readout.pressure_kpa is None else f"{readout.pressure_kpa:.0f}"
-        self.ui.stateLabel.text = _("Pump: {state}").format(state=readout.pump_text)
-        self.ui.stepLabel.text = readout.step_text
+        if readout.instruction:
+            self.ui.stateLabel.text = _("By hand")
+        else:
+            self.ui.stateLabel.text = _("Pump: {state}").format(state=readout.pump_text)
+        wait = _(", wait {time}").format(time=self.minutes(readout.wait_s)) if readout.wait_s > 0 else ""
+        self.ui.stepLabel.text = readout.step_text + wait
+        self.ui.instructionLabel.text = readout.instruction
+        self.ui.instructionLabel.visible = bool(readout.instruction)
+        color = {"injecting": "#1b7f3b", "stopped": "#b00020"}.get(readout.injection, "#0052a3")
+        if color not in self.ui.instructionLabel.styleSheet:
+            self.ui.instructionLabel.styleSheet = (
+                f"font-size: 24pt; font-weight: bold; color: white; background-color: {color}; padding: 6px;"
+            )
+        self.ui.viscosityLabel.text = readout.viscosity_text or "–"
+        self.ui.afterFlowLabel.text = readout.after_flow_text or "–"
+        self.ui.outlookLabel.text = f"⚠ {readout.outlook_text}" if readout.outlook_text else "–"
+        self.ui.spreadLabel.text = readout.spread_text or "–"
+        self.ui.withdrawnLabel.text = readout.withdrawn_text or "–"
+        self.ui.journalLabel.text = readout.journal_text
+
+    def showButtons(self, readout):
+        self.ui.earlierFrame.visible = bool(readout.earlier_text)
+        self.ui.earlierLabel.text = readout.earlier_text
         self.ui.armButton.enabled = readout.may_arm
         self.ui.armButton.text = _("Reset") if readout.injection == "stopped" else _("Arm")
         self.ui.injectButton.enabled = readout.may_inject
+        self.ui.injectButton.text = _("Start") if readout.instruction else _("Hold to inject")
+        self.ui.goOnButton.enabled = readout.decides
+        self.ui.finishButton.enabled = readout.injection in ("injecting", "holding")
+        self.ui.withdrawButton.enabled = readout.may_withdraw
+        self.ui.abortButton.enabled = readout.may_abort
+        self.ui.withdrawingFrame.visible = readout.withdrawing
+        self.ui.noteFrame.visible = readout.awaits_note
+        self.ui.byHandFrame.visible = bool(readout.instruction)
         self.ui.leftRadioButton.checked = self.logic.side() == "left"
         self.ui.rightRadioButton.checked = self.logic.side() == "right"
-        # What was refused a moment ago must not stand there while cement flows.
-        if readout.reason or readout.injection == "injecting":
-            self.ui.refusalLabel.text = readout.reason
 
     def showBanner(self, readout):
         """Level by word, symbol and color; it never goes away while the level stands."""
@@ -229,6 +419,81 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.bannerLabel.styleSheet = (
             f"font-size: 20pt; font-weight: bold; color: white; background-color: {color}; padding: 6px;"
         )
+
+    def showAlarms(self, board):
+        """The gravest alarm flashes and sounds by its priority; a pause silences it and hides nothing."""
+        now = time.monotonic()
+        alarm = board.gravest
+        for widget in (self.ui.alarmLabel, self.ui.pauseSoundButton):
+            widget.visible = alarm is not None
+        if alarm is None:
+            self._shownAlarm = ""
+            return
+        symbol, bright, dark = ALARM_LOOKS[alarm.priority]
+        more = len(board.active) - 1
+        text = f"{symbol} {alarm.text}" + (_(" (and {number} more)").format(number=more) if more else "")
+        self.ui.alarmLabel.text = text
+        self.ui.alarmLabel.toolTip = "\n".join(one.text for one in board.active)
+        look = bright if board.lit(now) else dark
+        if look != self._shownAlarm:
+            # A style that is set again is worked out again, and this runs ten times a second.
+            self._shownAlarm = look
+            self.ui.alarmLabel.styleSheet = f"font-size: 16pt; font-weight: bold; padding: 4px; {look}"
+        paused = board.paused_s(now)
+        self.ui.pauseSoundButton.text = self.minutes(paused) if paused else _("Pause\nsound")
+        if board.sounds(max(self._soundedUntil, now - 0.3), now):
+            qt.QApplication.beep()
+        self._soundedUntil = now
+
+    def drawCurves(self, readout):
+        """Volume with the plan at the left, pressure and flow at the right."""
+        from sacroplasty.procedure.injection_curves import axes_of
+
+        samples = self.logic.samples()
+        width, height = max(self.ui.curvesLabel.width, 420), 132
+        pixmap = qt.QPixmap(width, height)
+        pixmap.fill(qt.QColor("white"))
+        painter = qt.QPainter()
+        painter.begin(pixmap)
+        times = [sample.time_s for sample in samples]
+        middle, bottom = width // 2, height - 8
+        planned = sum(volume for volume in readout.planned_ml.values() if volume is not None)
+        volumes = [sample.given_ml for sample in samples]
+        axes = axes_of(samples, [*volumes, planned], 1.0, (6, 26, middle - 8, bottom))
+        self.drawPlot(painter, axes, _("mL, up to {value:g}").format(value=axes.highest), "volume")
+        if planned:
+            self.drawLines(painter, [(axes.at(axes.begin_s, planned), axes.at(axes.end_s, planned))], "plan", 1)
+        self.drawLines(painter, axes.lines(times, volumes), "volume", 3)
+        pressures = [sample.pressure_kpa for sample in samples]
+        axes = axes_of(samples, pressures, 500.0, (middle + 8, 26, width - 6, bottom))
+        self.drawPlot(painter, axes, _("kPa, up to {value:g}").format(value=axes.highest), "pressure")
+        self.drawLines(painter, axes.lines(times, pressures), "pressure", 3)
+        flows = [sample.rate_ml_s for sample in samples]
+        axes = axes_of(samples, flows, 0.1, (middle + 8, 26, width - 6, bottom))
+        self.setPen(painter, "flow", 1)
+        painter.drawText(middle + 8 + (width - middle) // 2, 18, _("mL/s, {value:g}").format(value=axes.highest))
+        self.drawLines(painter, axes.lines(times, flows), "flow", 2)
+        painter.end()
+        self.ui.curvesLabel.setPixmap(pixmap)
+
+    def drawPlot(self, painter, axes, title, color):
+        self.setPen(painter, "grid", 1)
+        painter.drawLine(axes.left, axes.bottom, axes.right, axes.bottom)
+        painter.drawLine(axes.left, axes.top, axes.left, axes.bottom)
+        painter.drawLine(axes.left, axes.top, axes.right, axes.top)
+        self.setPen(painter, color, 1)
+        painter.drawText(axes.left, 18, title)
+
+    def drawLines(self, painter, lines, color, width):
+        self.setPen(painter, color, width)
+        for (x1, y1), (x2, y2) in lines:
+            painter.drawLine(x1, y1, x2, y2)
+
+    def setPen(self, painter, color, width):
+        pen = qt.QPen()
+        pen.setColor(qt.QColor(CURVE_COLORS[color]))
+        pen.setWidth(width)
+        painter.setPen(pen)
 
     @staticmethod
     def minutes(seconds):
@@ -251,18 +516,22 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
 
 
 class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
-    """A few lines onto sacroplasty.scene.cement, at the turns of the devices module; usable without the widget."""
+    """A few lines onto sacroplasty.scene.injection_desk, at the turns of the devices module."""
 
     # A reading of the room speaks for two minutes; taken anew well before.
     TEMPERATURE_INTERVAL_S = 30.0
+
+    # Beside the recorded sessions of the devices module. Always the same, so that a killed session is found again.
+    DEFAULT_JOURNALS = "~/Sacroplasty sessions"
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._desk = None
         self._devices = None
         self._isHeld = None
-        self._request = None
+        self._asked = {}
         self._temperature = None
+        self._journals = self.DEFAULT_JOURNALS
 
     def getParameterNode(self):
         return SacroplastyCementMonitorParameterNode(super().getParameterNode())
@@ -275,17 +544,23 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
         self._isHeld = isHeld
         if not hasattr(slicer.modules, "sacroplastydevices"):
             return
-        from sacroplasty.scene.cement import CementDesk
+        from sacroplasty.scene.injection_desk import InjectionDesk
 
         self._devices = slicer.util.getModuleLogic("SacroplastyDevices")
         if self._desk is None:
-            self._desk = CementDesk(slicer.mrmlScene, self._devices.desk(), time.monotonic(), time.time())
+            self._desk = InjectionDesk(
+                slicer.mrmlScene, self._devices.desk(), time.monotonic(), time.time(), self.journalFolder()
+            )
         self._devices.addListener(self.tick)
 
     def tick(self, now):
         """One turn, called by the devices module."""
-        request, self._request = self._request, None
-        self._desk.tick(now, bool(self._isHeld()), request)
+        asked, self._asked = self._asked, {}
+        self._desk.tick(now, bool(self._isHeld()), **asked)
+
+    def ask(self, request, **more):
+        """Ask for something at the next turn; see sacroplasty.cement.injection.Request."""
+        self._asked = {"request": request, **more}
 
     def side(self):
         return self._desk.side if self._desk else "left"
@@ -294,13 +569,68 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
         if self._desk:
             self._desk.choose(side, time.monotonic())
 
+    def isByHand(self):
+        return self._desk is not None and self._desk.technique.delivery == "manual"
+
+    def setTechnique(self, parameterNode, meterAddress=""):
+        """Give cement in the way that the parameter node says."""
+        if self._desk is None:
+            return
+        from sacroplasty.cement.manual_injection import EnteredVolumes
+        from sacroplasty.scene.injection_desk import Technique
+        from sacroplasty.scene.volume_meter import metered_volumes
+
+        if parameterNode.byHand:
+            self._desk.use_volume_source(metered_volumes(meterAddress) if meterAddress else EnteredVolumes())
+        technique = Technique(
+            mode="continuous" if parameterNode.continuous else "stepwise",
+            delivery="manual" if parameterNode.byHand else "pump",
+            step_volume_ml=parameterNode.stepVolumeMl,
+            wait_s=parameterNode.waitS,
+            rate_ml_s=parameterNode.rateMlS,
+            lowest_concentricity=parameterNode.lowestConcentricity,
+        )
+        self._desk.choose(self._desk.side, time.monotonic(), technique)
+
+    def enterVolume(self, volumeMl):
+        """Count a syringe that was given by hand."""
+        if self._desk:
+            self._desk.enter_volume(volumeMl, time.monotonic())
+
+    def journalFolder(self):
+        return Path(self._journals).expanduser()
+
+    def keepJournals(self, path):
+        """Write the journal into this folder from now on."""
+        self._journals = path or self.DEFAULT_JOURNALS
+        if self._desk:
+            self._desk.keep_journals(self.journalFolder())
+
+    def takeUp(self):
+        """Go on with the session that was not closed."""
+        if self._desk:
+            self._desk.take_up(time.monotonic(), time.time())
+
+    def leaveEarlier(self):
+        """The session that was not closed is another patient's."""
+        if self._desk:
+            self._desk.leave_earlier(time.monotonic())
+
+    def pauseSound(self):
+        if self._desk:
+            self._desk.pause_sound(time.monotonic())
+
+    def samples(self):
+        """The curves of volume, flow and pressure."""
+        return self._desk.samples if self._desk else []
+
     def arm(self):
         """Ask for arming at the next turn; after a stop, for the reset that has to come before."""
         stopped = self._desk is not None and self._desk.readout(time.monotonic()).injection == "stopped"
-        self._request = "reset" if stopped else "arm"
+        self.ask("reset" if stopped else "arm")
 
     def stop(self):
-        """Stop the pump now; False when it cannot be told."""
+        """Stop now; False when there is no pump that can be told."""
         return self._desk is not None and self._desk.stop(time.monotonic())
 
     def mix(self):
@@ -310,7 +640,12 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
     def learnViews(self):
         """Learn the views without cement; from then on they are watched."""
         if self._desk:
-            self._desk.learn_views()
+            self._desk.learn_views(time.monotonic())
+
+    def predictSpread(self, progress):
+        """Predict where the planned volume goes from the tip as it stands."""
+        if self._desk:
+            self._desk.predict_spread(progress)
 
     def recordWithdrawal(self, withoutTail):
         from sacroplasty.scene import cement
@@ -330,14 +665,17 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
             self._desk.read_temperature(celsius, now)
 
     def readout(self):
-        """A CementReadout, or None before start()."""
+        """An InjectionReadout, or None before start()."""
         return self._desk.readout(time.monotonic()) if self._desk else None
 
     def close(self):
         """Let go of the case."""
         if self._devices is not None:
             self._devices.removeListener(self.tick)
+        if self._desk is not None:
+            self._desk.close(time.monotonic())
         self._desk = self._devices = self._temperature = None
+        self._asked = {}
 
 
 #
@@ -355,10 +693,10 @@ class SacroplastyCementMonitorTest(ScriptedLoadableModuleTest):
 
     def test_NothingFlowsWithoutDevices(self):
         """Without pump and monitor the page says so, the clock runs, and holding the button moves nothing."""
-        from sacroplasty.scene.cement import CementDesk
         from sacroplasty.scene.devices import DeviceDesk
+        from sacroplasty.scene.injection_desk import InjectionDesk
 
-        desk = CementDesk(slicer.mrmlScene, DeviceDesk(slicer.mrmlScene, "test"), 0.0, 1000.0)
+        desk = InjectionDesk(slicer.mrmlScene, DeviceDesk(slicer.mrmlScene, "test"), 0.0, 1000.0)
         desk.mix(0.0, 1000.0)
         desk.tick(1.0, True, "arm")
         desk.tick(2.0, True)

@@ -874,7 +874,8 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
     def guideAlong(self, parameters, progress=None):
         """Follow a tip along a planned line; with CT and segmentation, clearance and X-rays are there too."""
-        from sacroplasty.scene import guidance, guidance_display, guidance_xrays, planning
+        from sacroplasty.navigation.clearance import ShaftClearance
+        from sacroplasty.scene import anatomy, guidance, guidance_display, guidance_xrays, nodes, planning
 
         self.stopGuiding()
         ct, segmentation = parameters.ct, parameters.segmentation
@@ -883,8 +884,11 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
             tell = progress or (lambda fraction: None)
             self._clearance, self._xrays = None, ()
             if ct and segmentation:
-                half = planning.LineClearance(slicer.mrmlScene, segmentation, ct, lambda done: tell(0.5 * done))
-                self._clearance = half.shaft
+                self._clearance = ShaftClearance.of_anatomy(
+                    anatomy.anatomy_of(slicer.mrmlScene, segmentation, ct),
+                    lambda done: tell(0.5 * done),
+                    nodes.volume_of(ct),
+                )
             if ct:
                 self._xrays = guidance_xrays.guidance_xrays(
                     slicer.mrmlScene, ct, segmentation, lambda done: tell(0.5 + 0.5 * done)

@@ -21,6 +21,7 @@ from sacroplasty.errors import SacroplastyError
 from sacroplasty.geometry import angle_between_deg
 from sacroplasty.image import Volume
 from sacroplasty.phantom.make import Phantom, make_phantom
+from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.search import plan_trajectories
 
 #: Labels of regions that are protected: canal and foramina.
@@ -111,7 +112,7 @@ def spoiled(bones: Volume, how: str, truth: Phantom) -> Volume:
 
 
 def _planned(phantom: Phantom, anatomy: Anatomy) -> str:
-    plan = plan_trajectories(phantom.ct, anatomy)
+    plan = plan_trajectories(PlanningContext(phantom.ct, anatomy))
     sides = [side for side in SIDES if any(item.accepted and item.side == side for item in plan.trajectories)]
     return "+".join(sides) or "none"
 

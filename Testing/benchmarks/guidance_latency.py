@@ -51,7 +51,7 @@ from sacroplasty.navigation.guidance import guide
 from sacroplasty.navigation.smoothing import PoseSmoother
 from sacroplasty.planning.model import Trajectory
 from sacroplasty.planning.pose_uncertainty import PoseUncertainty
-from sacroplasty.planning.structures import forbidden_structures, view_along_foramina
+from sacroplasty.planning.structures import Structures, view_along_foramina
 from sacroplasty.procedure.navigate import TrocarError
 from sacroplasty.scene import calibration, navigation
 from sacroplasty.scene.devices import DeviceDesk
@@ -268,7 +268,7 @@ def fields_of(bench: Bench) -> tuple[list[tuple[FloatArray, FloatArray]], FloatA
     """Values and origin of each distance field, and the transform into their grid."""
     view = view_along_foramina(bench.anatomy)
     origin = np.array([view.left_mm[0], view.back_mm[0], view.up_mm[0]])
-    found = forbidden_structures(bench.anatomy, view).fields.values()
+    found = Structures(bench.anatomy, view).fields.values()
     return [(field.values, origin) for field in found], invert_rigid(view.ViewToRAS)
 
 

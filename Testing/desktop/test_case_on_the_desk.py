@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import numpy as np
 import pytest
 
@@ -47,40 +44,6 @@ def test_a_long_search_can_be_canceled_and_leaves_the_old_plan(desktop, planned,
     assert made and not made[0].visible
     assert widget.ui.planButton.enabled
     assert [t.side for t in planning.plan_of(planned).trajectories] == [t.side for t in before.trajectories]
-
-
-def test_a_plan_is_exported_without_the_packages_that_slicer_lacks(desktop, planned, tmp_path, monkeypatch):
-    for package in ("click", "fastjsonschema", "pyigtl", "rich"):
-        monkeypatch.setitem(sys.modules, package, None)
-    widget = desktop.open_module("SacroplastyPlanning")
-    widget.ui.exportPathLineEdit.currentPath = str(tmp_path / "plan.json")
-    widget.ui.exportButton.click()
-    assert json.loads((tmp_path / "plan.json").read_text())["schema"]["name"] == "plan"
-
-
-def test_distances_are_computed_once_and_anew_after_a_correction(desktop, planned, monkeypatch):
-    computed = []
-
-    class Distances:
-        def __init__(self, scene, segmentation, ct, progress):
-            computed.append(segmentation)
-
-        def of(self, line, diameter):
-            return {"sacral_canal": 9.0}
-
-    monkeypatch.setattr(planning, "LineClearance", Distances)
-    widget = desktop.open_module("SacroplastyPlanning")
-    widget.ui.moveCheckBox.click()
-    line = planning.trajectory_rows(planned)[0].line
-    assert not line.GetLocked()
-    line.SetNthControlPointPosition(0, 5.0, -50.0, -20.0)
-    assert "9.0 mm" in widget.ui.clearanceLabel.text
-    line.SetNthControlPointPosition(0, 6.0, -50.0, -20.0)
-    assert len(computed) == 1
-    segmentation = widget._parameterNode.segmentation
-    nodes.set_segment(segmentation, "sacral_canal", make_ct().voxels > 0, make_ct())
-    line.SetNthControlPointPosition(0, 7.0, -50.0, -20.0)
-    assert widget.ui.clearanceLabel.text == "–", "what was computed no longer holds"
 
 
 def test_views_are_recorded_only_after_both_were_looked_at(desktop, planned):

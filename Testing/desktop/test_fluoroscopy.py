@@ -13,6 +13,7 @@ import pytest
 from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.geometry import angle_between_deg, transform_points
 from sacroplasty.planning.model import Plan, Trajectory
+from sacroplasty.planning.needles import needle
 from sacroplasty.scene import anatomy, devices, fluoroscopy, nodes, planning
 from simple_sacrum import USUAL_SACRUM_TO_RAS, simple_sacrum
 
@@ -37,8 +38,8 @@ def planned_case(scene):
     anatomy.show_anatomy(scene, result, ct_node)
     skin, bone, target = (sacrum_point(*place) for place in ((42, 75, -38), (42, 31, -35), (38, 0, -32)))
     trocar = Trajectory(
-        side="left", technique="short-axis", entry_skin=skin, entry_bone=bone, target=target, outer_diameter_mm=3.048,
-        length_mm=76.0, clearance_mm={"foramen_s2_left": 9.0}, accepted=True, reasons=(), planned_volume_ml=3.0,
+        side="left", technique="short-axis", entry_skin=skin, entry_bone=bone, target=target, needle=needle(11),
+        length_mm=76.0, clearance_mm={"foramen_s2_left": 9.0}, accepted=True,
     )  # fmt: skip
     planning.show_plan(scene, Plan((trocar,), nodes.volume_of(ct_node).content_hash()))
 

@@ -210,10 +210,29 @@ def views_of_a_patient(scene):
     FluoroscopyDesk(scene).views(*anatomy.segmented_ct(scene))
 
 
+def cement_to_inject(scene):
+    """A plan, and the devices that the injection page works with."""
+    import slicer
+    from sacroplasty.scene import planning
+    from scene.simple_case import make_ct, make_plan
+
+    planning.show_plan(scene, make_plan(make_ct()))
+    slicer.util.getModuleWidget("SacroplastyDevices")
+
+
+def planned_patient(scene):
+    """A plan with a trajectory that a person drew, and was refused."""
+    from desktop.planned_case import planned_case
+
+    planned_case(scene)
+
+
 SCENES = {
     "Sacroplasty": case_under_way,
     "SacroplastySegmentation": sacrum_to_confirm,
+    "SacroplastyPlanning": planned_patient,
     "SacroplastyFluoroscopy": views_of_a_patient,
+    "SacroplastyCementMonitor": cement_to_inject,
 }
 
 

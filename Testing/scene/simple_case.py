@@ -8,7 +8,8 @@ from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy, Foramen, Landmark, Opening
 from sacroplasty.geometry import rigid
 from sacroplasty.image import Volume
-from sacroplasty.planning.model import Plan, Trajectory
+from sacroplasty.planning.model import Depot, Plan, Trajectory
+from sacroplasty.planning.needles import needle
 
 #: i towards the left, j posterior, k superior, 2 mm, as a scanner gives it in RAS.
 IJKToRAS = np.array([[-2.0, 0, 0, 80], [0, -2.0, 0, 60], [0, 0, 2.0, -50], [0, 0, 0, 1]])
@@ -66,12 +67,12 @@ def make_plan(ct: Volume) -> Plan:
             entry_skin=np.array([x, -50.0, -20.0]),
             entry_bone=np.array([x, -30.0, -12.0]),
             target=np.array([x, -10.0, -4.0]),
-            outer_diameter_mm=3.048,
+            needle=needle(11),
             length_mm=43.1,
             clearance_mm={"sacral_canal": 28.0, "foramen_s1_left": 11.0},
             accepted=accepted,
             reasons=reasons,
-            planned_volume_ml=4.0,
+            depots=(Depot(np.array([x, -10.0, -4.0]), 4.0),),
         )
 
     return Plan(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import vtk
 
-from sacroplasty.errors import PlanError
 from sacroplasty.scene import nodes
 from sacroplasty.scene import planning as scene_planning
+from sacroplasty.scene.records import write_record
 from scene.simple_case import make_ct, make_plan
 
 
@@ -47,49 +47,24 @@ def test_planning_again_replaces_the_lines(scene, plan):
     assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == len(plan.trajectories)
 
 
-def test_only_the_selected_line_can_be_moved(scene, plan):
-    line = scene_planning.select_line(scene, 1, movable=True)
-    rows = scene_planning.trajectory_rows(scene)
-    assert line.GetName() == "Plan left 2" and not line.GetLocked()
-    assert [bool(row.line.GetLocked()) for row in rows] == [True, False, True]
-    assert [bool(row.line.GetDisplayVisibility()) for row in rows] == [False, True, False]
-
-
-def test_a_moved_line_cannot_be_exported_with_its_old_clearance(scene, plan, tmp_path):
-    pytest.importorskip("sacroplasty.planning.files")
-    line = scene_planning.trajectory_rows(scene)[0].line
-    line.SetNthControlPointPositionWorld(1, vtk.vtkVector3d(0, 0, 0))
-    assert scene_planning.is_moved(scene, 0)
-    with pytest.raises(PlanError, match="Plan left 1 was moved by hand"):
-        scene_planning.export_plan(scene, tmp_path / "plan.json")
-    assert not (tmp_path / "plan.json").exists()
-
-
-def test_a_plan_that_did_not_move_is_exported_and_read_again(scene, plan, tmp_path):
-    files = pytest.importorskip("sacroplasty.planning.files")
-    scene_planning.export_plan(scene, tmp_path / "plan.json")
-    back = files.read_plan(tmp_path / "plan.json")
-    assert np.allclose(back.trajectories[0].target, plan.trajectories[0].target)
-
-
-def test_export_without_a_plan_is_refused(scene, tmp_path):
-    pytest.importorskip("sacroplasty.planning.files")
-    with pytest.raises(PlanError, match="no plan"):
-        scene_planning.export_plan(scene, tmp_path / "plan.json")
-
-
 def test_plan_survives_a_saved_scene(host, plan, tmp_path):
     host.save(tmp_path / "case.mrb")
     host.scene.Clear(False)
     host.load(tmp_path / "case.mrb")
     rows = scene_planning.trajectory_rows(host.scene)
     assert [row.line.GetName() for row in rows] == ["Plan left 1", "Plan left 2", "Plan right 1"]
-    assert not scene_planning.is_moved(host.scene, 0)
+    assert not any(row.is_moved for row in rows)
 
 
-def test_no_side_and_unknown_gauge_are_refused_by_name(scene):
-    pytest.importorskip("sacroplasty.planning.search")
-    with pytest.raises(PlanError, match="at least one side"):
-        scene_planning.plan(scene, None, None, (), "short-axis", 11, 3.0)
-    with pytest.raises(PlanError, match="no 14 G trocar"):
-        scene_planning.plan(scene, None, None, ("left",), "short-axis", 14, 3.0)
+def test_a_line_that_was_moved_is_known_to_be(scene, plan):
+    line = scene_planning.trajectory_rows(scene)[0].line
+    line.SetNthControlPointPositionWorld(1, vtk.vtkVector3d(0, 0, 0))
+    assert [row.is_moved for row in scene_planning.trajectory_rows(scene)] == [True, False, False]
+
+
+def test_a_plan_of_an_older_version_is_none_and_gives_way_to_a_new_one(scene, plan):
+    write_record(scene, scene_planning.RECORD_NAME, {"image_hash": plan.image_hash, "trajectories": [{"side": "left"}]})
+    assert scene_planning.plan_of(scene) is None and scene_planning.trajectory_rows(scene) == []
+    scene_planning.show_plan(scene, plan)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == len(plan.trajectories)
+    assert len(scene_planning.trajectory_rows(scene)) == len(plan.trajectories)

@@ -176,6 +176,37 @@ def check_placing():
         raise RuntimeError("points would still be placed")
 
 
+def check_planning():
+    """Two clicks place a new trajectory, which is checked; the views of a layout turn along it and back."""
+    import slicer
+
+    slicer.mrmlScene.Clear()
+    widget = slicer.util.getModuleWidget("SacroplastyPlanning")
+    widget.enter()
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    widget.onNewButton()
+    if interaction.GetCurrentInteractionMode() != interaction.Place:
+        raise RuntimeError("no point of a new trajectory would be placed")
+    widget._drawn.AddControlPointWorld(30.0, -120.0, 0.0)
+    widget._drawn.AddControlPointWorld(30.0, -40.0, 0.0)
+    # Without a patient it is refused, in the page and not in a dialog.
+    wait_for(lambda: widget.ui.messageLabel.text, 5.0, "a new trajectory is not looked at")
+    if interaction.GetCurrentInteractionMode() == interaction.Place or widget._drawn is not None:
+        raise RuntimeError("points of the new trajectory would still be placed")
+    green = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeGreen")
+    if green is not None and green.HasSliceOrientationPreset(green.GetDefaultOrientation()):
+        from sacroplasty.scene import plan_views
+
+        plan_views.show_standard_planes(slicer.mrmlScene, [0.0, 0.0, 0.0])
+        before = slicer.util.arrayFromVTKMatrix(green.GetSliceToRAS())[:3, :3]
+        plan_views.show_along_trocar(slicer.mrmlScene, [30.0, -120.0, 20.0], [30.0, -40.0, 0.0], 10.0)
+        plan_views.show_standard_planes(slicer.mrmlScene, [30.0, -40.0, 0.0])
+        after = slicer.util.arrayFromVTKMatrix(green.GetSliceToRAS())[:3, :3]
+        if abs(after - before).max() > 1e-6:
+            raise RuntimeError("the green view did not turn back")
+    widget.exit()
+
+
 def main():
     """Run all checks; returns the number of failures."""
     import slicer
@@ -207,6 +238,7 @@ def main():
     else:
         print("skipped Segment Editor: this is no whole Slicer")
     report("placing points", check_placing)
+    report("planning by hand", check_planning)
     report("simulators", check_simulators)
     print(f"{failures} failures")
     sys.stdout.flush()

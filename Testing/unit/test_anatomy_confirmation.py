@@ -9,6 +9,7 @@ import pytest
 from sacroplasty.anatomy.confirmation import Reliability, blocking_reasons, confirm, relied_on, to_confirm
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.errors import AnatomyError, PlanError
+from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.files import read_plan, write_plan
 from sacroplasty.planning.search import plan_trajectories
 from sacroplasty.procedure.case import Case
@@ -63,13 +64,13 @@ def unsure(simple_anatomy: Anatomy) -> Anatomy:
 
 
 def test_planning_refuses_the_unsure_side_only_and_goes_on_once_it_is_confirmed(simple, unsure, tmp_path) -> None:
-    plan = plan_trajectories(simple.ct, unsure)
+    plan = plan_trajectories(PlanningContext(simple.ct, unsure))
     assert list(plan.blocked) == ["left"] and plan.blocked["left"][0].startswith("foramen_s2_left: ")
     left = [item for item in plan.trajectories if item.side == "left"]
     assert left and all(not item.accepted and item.reasons[0] == plan.blocked["left"][0] for item in left)
     assert any(item.accepted for item in plan.trajectories if item.side == "right")
 
-    again = plan_trajectories(simple.ct, confirm(unsure, ["foramen_s2_left"]), ("left",))
+    again = plan_trajectories(PlanningContext(simple.ct, confirm(unsure, ["foramen_s2_left"])), ("left",))
     assert again.blocked == {} and again.trajectories[0].accepted
     write_plan(again, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json").confirmed == ("foramen_s2_left",)
@@ -78,7 +79,7 @@ def test_planning_refuses_the_unsure_side_only_and_goes_on_once_it_is_confirmed(
 
 
 def test_a_procedure_is_not_prepared_on_an_unsure_side(simple, simple_anatomy, unsure) -> None:
-    plan = plan_trajectories(simple.ct, simple_anatomy, ("left",))
+    plan = plan_trajectories(PlanningContext(simple.ct, simple_anatomy), ("left",))
     case = Case(simple.ct, unsure, plan, {"left": plan.trajectories[0]})
     with pytest.raises(PlanError, match=r"left must not be treated: foramen_s2_left"):
         prepare(case, lambda fraction: None)

@@ -28,6 +28,7 @@ from sacroplasty.anatomy.frame import sample_mask
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.errors import AnatomyError, DocumentError
 from sacroplasty.geometry import FloatArray, invert_rigid, transform_points
+from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.search import plan_trajectories
 from simple_sacrum import LEVELS, SACRUM_TO_RAS, SimpleSacrum
 
@@ -268,7 +269,7 @@ def test_lines_to_foramina_reach_plan_and_report_as_leak_risks(
     marked, suggested = leak_risk_notes(risky)
     assert "fracture_2 reaches" in marked and "foramen_s1_left" in marked
     assert "not confirmed" in suggested and "suggestion 1" in suggested
-    plan = plan_trajectories(simple.ct, risky, ("left",))
+    plan = plan_trajectories(PlanningContext(simple.ct, risky), ("left",))
     assert plan.notes == (marked, suggested)
     write_plan(plan, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json").notes == plan.notes

@@ -20,6 +20,7 @@ from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.anatomy.straight_image import StraightImage
 from sacroplasty.geometry import invert_rigid, rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
+from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.search import plan_trajectories
 from simple_sacrum import SACRUM_TO_RAS, SimpleSacrum, back, front, simple_sacrum
 
@@ -59,7 +60,7 @@ def test_an_ala_beyond_the_border_blocks_its_own_side_and_the_other_one_is_plann
     assert anatomy.quality.cut_off["ala_right"] == ("right",) and anatomy.confidence["ala_right"] == 0
     assert {"hip_right", "si_joint_right"} <= set(anatomy.quality.missing)
     assert {check.structure for check in anatomy.quality.must_check} >= {"sacrum", "ala_right", "hip_right"}
-    plan = plan_trajectories(cropped(whole.ct), anatomy)
+    plan = plan_trajectories(PlanningContext(cropped(whole.ct), anatomy))
     assert list(plan.blocked) == ["right"] and any("ala_right: cut off" in reason for reason in plan.blocked["right"])
     assert {item.side for item in plan.trajectories if item.accepted} == {"left"}
 

@@ -11,7 +11,7 @@ from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.anatomy.surroundings import cortical_surfaces, presacral_layer, si_joint
 from sacroplasty.geometry import FloatArray, invert_rigid, transform_points
-from sacroplasty.planning.structures import forbidden_structures, view_along_foramina
+from sacroplasty.planning.structures import Structures, view_along_foramina
 from simple_sacrum import SACRUM_TO_RAS, SimpleSacrum, back, front, simple_sacrum
 
 
@@ -68,7 +68,7 @@ def test_the_joints_fill_the_gap_between_sacrum_and_hip(anatomy: Anatomy, truth:
 
 def test_a_vessel_in_the_label_map_is_kept_and_forbidden(anatomy: Anatomy, truth: SimpleSacrum, tmp_path) -> None:
     assert anatomy.confidence["iliac_vessels"] > 0.5
-    structures = forbidden_structures(anatomy, view := view_along_foramina(anatomy))
+    structures = Structures(anatomy, view := view_along_foramina(anatomy))
     z = -30.0
     beside = transform_points(SACRUM_TO_RAS, [35.0, float(front(np.array(z))) - 5, z])
     RASToView = invert_rigid(view.ViewToRAS)

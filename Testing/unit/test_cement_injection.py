@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sacroplasty.cement.injection import InjectionFacts, Prescription, begin, step
+from sacroplasty.cement.injection import Depot, InjectionFacts, Prescription, begin, step
 from sacroplasty.cement.interlock import Facts, Limits, Observed
 from sacroplasty.errors import PlanError
 
@@ -29,9 +29,12 @@ class Bench:
     frames_at_s: float | None = None
     obeys: bool = True
     cement: str = "working"
+    after_flow_ml: float | None = None
+    given_before_ml: float = 0.0
+    held: bool | None = None
 
     def __post_init__(self) -> None:
-        self.state = begin(self.prescription, Limits(), self.now_s)
+        self.state = begin(self.prescription, Limits(), self.now_s, given_ml=self.given_before_ml)
         self.log: list[tuple[float, dict]] = []
 
     def facts(self, request=None) -> InjectionFacts:
@@ -52,7 +55,9 @@ class Bench:
             interlock=known,
             pump_volume_ml=Observed(self.counter_ml, now),
             pump_state=Observed(self.pump, now),
+            after_flow_ml=None if self.after_flow_ml is None else Observed(self.after_flow_ml, now),
             concentricity=Observed(self.concentricity, now),
+            held=self.held,
             request=request,
         )
 
@@ -268,6 +273,14 @@ def test_waiting_goes_by_the_procedures_clock_and_freshness_by_the_devices():
         (Prescription("left", 0.0), "planned_volume_ml"),
         (Prescription("left", math.nan), "planned_volume_ml"),
         (Prescription("left", 3.0, rate_ml_s=-1.0), "rate_ml_s"),
+        (Prescription("left", 3.0, rate_ml_s=0.0), "rate_ml_s"),
+        (Prescription("left", 3.0, rate_ml_s=3.0), "mL/min"),
+        (Prescription("left", 3.0, step_volume_ml=1000.0), "1000.0 mL"),
+        (Prescription("left", 3000.0), "3000.0 mL"),
+        (Prescription("left", 3.0, wait_s=-1.0), "pause"),
+        (Prescription("left", 3.0, wait_s=math.nan), "pause"),
+        (Prescription("left", 3.0, lowest_concentricity=2.0), "concentricity"),
+        (Prescription("left", 3.0, other_volume_ml=math.nan), "12.0 mL"),
         (Prescription("left", 3.0, pressure_limit_kpa=9000.0), "4000 kPa"),
     ],
 )
@@ -306,3 +319,228 @@ def test_an_injection_that_waits_for_a_frozen_picture_ends_when_the_cement_sets(
     assert bench.state.phase == "stopped"
     assert "too-stiff" in bench.state.reason
     assert "fluoroscopy" in bench.state.reason, "the cause of the waiting is told too"
+
+
+def held(bench: Bench, pressed: bool) -> list[str]:
+    bench.held = pressed
+    return bench.tick()
+
+
+def test_cement_flows_only_while_the_button_is_held_and_the_step_goes_on_where_it_was_let_go():
+    bench = Bench(Prescription("left", 2.0, wait_s=20.0))
+    bench.held = False
+    assert bench.tick("arm") == ["arm"]
+    assert bench.tick("start") == [], "start means nothing where a button has to be held"
+    assert held(bench, True) == ["run"]
+    while bench.counter_ml < 0.4:
+        held(bench, True)
+    assert held(bench, False) == ["hold"]
+    assert (bench.state.phase, bench.state.steps_done) == ("holding", 0)
+    assert held(bench, False) == [] and "hold the button" in bench.state.reason
+    assert held(bench, True) == ["run"]
+    assert bench.log[-1][1]["volume_ml"] == pytest.approx(0.6, abs=0.02)
+    while bench.state.phase == "injecting":
+        held(bench, True)
+    assert (bench.state.phase, bench.state.steps_done) == ("holding", 1)
+    assert bench.counter_ml == pytest.approx(1.0, abs=0.03)
+    for _ in range(190):
+        assert held(bench, True) == [], "between two steps the pause is kept though the button is held"
+
+
+def test_a_step_let_go_just_before_its_end_is_done():
+    bench = Bench(Prescription("left", 3.0))
+    bench.held = True
+    bench.tick("arm")
+    while bench.counter_ml < 0.93:
+        bench.tick()
+    assert held(bench, False) == ["hold"]
+    assert bench.state.steps_done == 1
+
+
+def test_a_held_button_is_no_decision_about_an_uneven_spread():
+    bench = Bench(Prescription("left", 3.0, wait_s=1.0))
+    bench.held = True
+    bench.tick("arm")
+    bench.tick()
+    bench.run_to("holding")
+    bench.concentricity = 0.1
+    for _ in range(60):
+        assert bench.tick() == []
+    bench.held = False
+    assert bench.tick("continue") == []
+    assert held(bench, True) == ["run"]
+
+
+def test_a_decision_does_not_last():
+    bench = Bench(Prescription("left", 3.0, wait_s=1.0)).started()
+    bench.held = False
+    bench.run_to("holding")
+    bench.concentricity = 0.1
+    bench.tick("continue")
+    for _ in range(110):
+        bench.tick()
+    assert held(bench, True) == []
+    assert "evenly" in bench.state.reason
+
+
+def test_what_the_monitor_warns_of_waits_for_a_decision():
+    bench = Bench(Prescription("left", 3.0, wait_s=1.0)).started()
+    bench.run_to("holding")
+    warned = lambda: replace(bench.facts(), warning="cement outside the planned ala")  # noqa: E731
+    for _ in range(30):
+        bench.now_s += TICK_S
+        bench.state, commands = step(bench.state, replace(warned(), request=None), bench.now_s)
+        assert commands == []
+    assert "outside the planned ala" in bench.state.reason
+
+
+def test_cement_on_its_way_is_not_ordered_twice():
+    bench = Bench(Prescription("left", 2.0, wait_s=0.0), after_flow_ml=0.0).started()
+    bench.run_to("holding")
+    bench.after_flow_ml = 0.15
+    assert bench.tick() == ["run"]
+    assert bench.log[-1][1]["volume_ml"] == pytest.approx(2.0 - bench.state.given_ml - 0.15, abs=1e-9)
+
+
+def test_trocar_is_withdrawn_and_the_next_depot_needs_a_start():
+    bench = Bench(Prescription("left", 4.0), after_flow_ml=0.15).started()
+    while bench.counter_ml < 0.5:
+        bench.tick()
+    assert bench.tick("withdraw") == ["hold", "withdraw"], "the line is relieved before the trocar moves"
+    assert bench.log[-1][1] == {"command": "withdraw", "volume_ml": 0.15}
+    for request in (None, "start", "continue", "finish"):
+        assert bench.tick(request) == []
+    assert bench.state.phase == "withdrawing"
+    said = replace(bench.facts("withdrawn"), withdrawn_mm=5.0)
+    assert bench.tick(facts=said) == []
+    assert (bench.state.phase, bench.state.withdrawn_mm) == ("armed", 5.0)
+    bench.after_flow_ml, bench.pump = 0.0, "withdrawing"
+    assert bench.tick("start") == [] and "relieves" in bench.state.reason
+    bench.pump = "holding"
+    assert bench.tick("start") == ["run"]
+    bench.run_to("holding")
+    first, second = bench.state.depots
+    assert first == Depot(0.0, pytest.approx(0.5, abs=0.02)) and second.withdrawn_mm == 5.0
+    assert first.volume_ml + second.volume_ml == pytest.approx(bench.state.given_ml)
+
+
+@pytest.mark.parametrize("back_mm", [-1.0, 61.0, math.nan, math.inf])
+def test_an_impossible_way_back_is_not_taken(back_mm):
+    bench = Bench(Prescription("left", 4.0)).started()
+    bench.tick("withdraw")
+    bench.tick(facts=replace(bench.facts("withdrawn"), withdrawn_mm=back_mm))
+    assert bench.state.phase == "withdrawing" and "0 to 60 mm" in bench.state.reason
+    bench.tick(facts=replace(bench.facts("withdrawn"), withdrawn_mm=0.0))
+    assert bench.state.phase == "armed" and bench.state.left_depots == ()
+
+
+def test_a_leak_seen_while_the_trocar_is_withdrawn_stops():
+    bench = Bench(Prescription("left", 4.0)).started()
+    bench.tick("withdraw")
+    unseen = replace(bench.facts(), interlock=replace(bench.facts().interlock, leak=None, monitor_healthy=None))
+    assert bench.tick(facts=unseen) == []
+    bench.leak = True
+    assert bench.tick() == ["stop"]
+
+
+def test_abort_stops_at_once_and_is_over_only_with_a_note():
+    bench = Bench(Prescription("left", 4.0)).started()
+    bench.obeys = False
+    assert bench.tick("abort") == ["stop"]
+    assert bench.state.phase == "stopped" and "write down why" in bench.state.reason
+    assert bench.tick() == ["stop"], "told until it is obeyed"
+    bench.pump = "stopped"
+    assert bench.tick("reset") == [] and bench.state.phase == "stopped"
+    assert "write down why" in bench.state.reason
+    bench.tick(facts=replace(bench.facts("abort"), note="  "))
+    assert bench.state.note == ""
+    bench.tick(facts=replace(bench.facts("abort"), note="patient in pain"))
+    assert bench.state.note == "patient in pain" and bench.state.reason == "aborted: patient in pain"
+    assert bench.tick("reset") == [] and bench.state.phase == "stopped"
+
+
+@pytest.mark.parametrize("phase", ["armed", "injecting", "holding"])
+@pytest.mark.parametrize("which", ["procedure", "device"])
+@pytest.mark.parametrize("now_s", [-30.0, math.nan])
+def test_a_clock_that_is_set_back_stops(phase, which, now_s):
+    bench = Bench(Prescription("left", 3.0, wait_s=5.0))
+    bench.tick("arm")
+    if phase != "armed":
+        bench.tick("start")
+        bench.run_to(phase)
+    back_s = bench.now_s + now_s
+    times = (back_s, bench.now_s) if which == "procedure" else (bench.now_s, back_s)
+    state, commands = step(bench.state, bench.facts(), *times)
+    assert (state.phase, [command.name for command in commands]) == ("stopped", ["stop"])
+    assert "clock was set back" in state.reason
+
+
+def test_cement_that_comes_without_an_order_stops():
+    bench = Bench(Prescription("left", 4.0)).started()
+    bench.run_to("holding")
+    bench.counter_ml += 0.15
+    assert bench.tick() == [], "the line's stretch may give so much"
+    bench.counter_ml += 0.2
+    assert bench.tick() == ["stop"]
+    assert "more than ordered" in bench.state.reason
+
+
+def test_volume_never_falls_when_the_pump_forgets_what_it_gave():
+    bench = Bench(Prescription("left", 3.0)).started()
+    while bench.counter_ml < 0.6:
+        bench.tick()
+    bench.counter_ml = 0.3
+    assert bench.tick() == ["stop"]
+    bench.pump, bench.counter_ml = "stopped", 0.0
+    bench.tick()
+    bench.tick("reset")
+    assert bench.state.given_ml == pytest.approx(0.6, abs=0.02)
+
+
+def test_cement_given_before_counts_to_plan_and_limits():
+    bench = Bench(Prescription("left", 3.0, mode="continuous"), given_before_ml=1.2).started()
+    assert bench.log[-1][1]["volume_ml"] == pytest.approx(1.8)
+    bench.run_to("finished")
+    assert bench.state.given_ml == pytest.approx(3.0, abs=0.03)
+    with pytest.raises(PlanError, match="all that was planned"):
+        begin(Prescription("left", 3.0), Limits(), 0.0, given_ml=2.95)
+    with pytest.raises(PlanError, match="must be known"):
+        begin(Prescription("left", 3.0), Limits(), 0.0, given_ml=math.nan)
+
+
+def test_the_last_run_is_finished_when_the_line_has_given_out_what_it_held():
+    bench = Bench(Prescription("left", 1.0, mode="continuous"), after_flow_ml=0.0).started()
+    bench.after_flow_ml = 0.15
+    bench.run_to("holding")
+    for _ in range(50):
+        assert bench.tick() == []
+    assert bench.state.phase == "holding" and "0.15 mL is still to come" in bench.state.reason
+    bench.after_flow_ml = 0.04
+    bench.tick()
+    assert bench.state.phase == "finished"
+
+
+def test_a_line_that_holds_back_much_is_no_pump_that_disobeys():
+    bench = Bench(Prescription("left", 3.0, mode="continuous"), after_flow_ml=0.0).started()
+    while bench.counter_ml < 2.5:
+        bench.tick()
+    bench.pump, bench.after_flow_ml = "holding", 0.5
+    assert bench.tick() == ["hold"], "the plunger has gone its way; half a milliliter is still in the line"
+    assert bench.state.phase == "holding"
+    other = Bench(Prescription("left", 3.0, mode="continuous"), after_flow_ml=0.0).started()
+    while other.counter_ml < 2.5:
+        other.tick()
+    other.pump = "holding"
+    assert other.tick() == ["stop"], "nothing explains what is missing"
+
+
+def test_a_blocked_cannula_gets_no_further_step_and_is_stopped():
+    bench = Bench(Prescription("left", 3.0, wait_s=1.0), after_flow_ml=0.0).started()
+    bench.run_to("holding")
+    bench.after_flow_ml = 0.5
+    for _ in range(190):
+        assert bench.tick("continue") == []
+    assert "still to come" in bench.state.reason
+    for _ in range(15):
+        bench.tick()
+    assert bench.state.phase == "stopped" and "blocked" in bench.state.reason

@@ -140,11 +140,71 @@ def test_each_state_is_told_once(zones):
     assert [(event.level, event.route) for event in told if event.level == "leak"] == [("leak", "presacral")]
 
 
-def test_small_movements_are_compensated_and_large_ones_blind(zones):
-    small = Bench(zones).update((CENTER, 1.0), shift=(0.2, -0.3))
-    assert small.healthy and small.volume_ml == pytest.approx(1.0, rel=0.05)
-    large = Bench(zones).update((CENTER, 1.0), shift=(1.5, 1.0))
-    assert large.health.startswith("moved")
+@pytest.mark.parametrize("shift", [(0.2, -0.3), (1.5, 1.0), (3.4, -2.7), (-7.3, 5.2)])
+def test_movements_by_breathing_are_compensated(zones, shift):
+    bench = Bench(zones)
+    assert bench.update(shift=shift).volume_ml == 0.0
+    for volume_ml in (0.5, 1.0):
+        reading = bench.update((CENTER, volume_ml), shift=shift)
+        assert reading.healthy and not reading.leak
+        assert reading.volume_ml == pytest.approx(volume_ml, rel=0.02)
+
+
+def test_a_patient_who_lies_elsewhere_blinds_the_monitor(zones):
+    assert Bench(zones).update((CENTER, 1.0), shift=(12.0, 8.0)).health.startswith("moved")
+
+
+EXPOSURES = {
+    "more dose": lambda total: total - np.log(2.5),
+    "less dose": lambda total: total + np.log(2.5),
+    "lower voltage": lambda total: 4.5 + 1.12 * (total - 4.5),
+    "higher voltage": lambda total: 4.5 + 0.9 * (total - 4.5) - 0.3,
+    "slope": lambda total: (
+        total + np.linspace(-0.1, 0.1, total.shape[1]) - np.linspace(-0.05, 0.05, len(total))[:, None]
+    ),
+}
+
+
+@pytest.mark.parametrize("exposure", EXPOSURES)
+def test_a_changed_exposure_is_taken_out(zones, exposure):
+    bench = Bench(zones)
+    for volume_ml in (0.0, 0.5, 1.5):
+        bench.now_s += PERIOD_S
+        frames = {}
+        for name in bench.names:
+            total = body_line_integrals(VIEWS[name])
+            if volume_ml:
+                total = total + sphere_line_integrals(VIEWS[name], CENTER, volume_ml)
+            frames[name] = Frame(expose(EXPOSURES[exposure](total), bench.rng), bench.now_s, VIEWS[name])
+        reading = bench.monitor.update(frames, bench.now_s)
+        assert reading.healthy and reading.events == ()
+        assert reading.volume_ml == pytest.approx(volume_ml, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["8 bit", "three equal colors", "floating point"])
+def test_frames_of_any_source_are_read(kind):
+    def changed(pixels):
+        if kind == "floating point":
+            return pixels / 7.0
+        grey = np.rint(np.minimum(pixels / 96, 255)).astype(np.uint8)
+        return grey if kind == "8 bit" else np.repeat(grey[..., None], 3, axis=2)
+
+    bench = Bench(names=())
+    monitor = bench.monitor
+    frames = [replace(bench.frame("ap"), pixels=changed(bench.frame("ap").pixels)) for _ in range(8)]
+    monitor.set_reference("ap", frames)
+    frame = bench.frame("ap", [(CENTER, 1.0)])
+    reading = monitor.update({"ap": replace(frame, pixels=changed(frame.pixels))}, 0.0)
+    assert reading.volume_ml == pytest.approx(1.0, rel=0.04)
+
+
+def test_inverted_greys_blind_the_monitor_in_words():
+    bench = Bench(names=())
+    bench.monitor.set_reference(
+        "ap", [replace(one, pixels=65535 - one.pixels) for one in [bench.frame("ap") for _ in range(8)]]
+    )
+    frame = bench.frame("ap", [(CENTER, 1.0)])
+    assert "inverted" in bench.monitor.update({"ap": replace(frame, pixels=65535 - frame.pixels)}, 0.0).health
 
 
 def blind_frames():
@@ -156,10 +216,16 @@ def blind_frames():
     return {
         "black": replace(good, pixels=np.zeros_like(good.pixels)),
         "saturated": replace(good, pixels=half),
-        "exposure changed": replace(good, pixels=np.minimum(good.pixels * 3.0, 65535).astype(np.uint16)),
+        "exposure changed": replace(good, pixels=(good.pixels // 8).astype(np.uint16)),
         "no geometry": replace(good, geometry=None),
         "C-arm moved": replace(good, geometry=replace(VIEWS["ap"], RASToDetector=other)),
-        "unreadable frame": replace(good, pixels=good.pixels[:-1]),
+        "unreadable frame: 144 x 143 pixels instead of 144 x 144": replace(good, pixels=good.pixels[:-1]),
+        "unreadable frame: the frame is in color; send the C-arm's grey picture without overlays": replace(
+            good, pixels=np.stack([good.pixels, good.pixels, good.pixels // 2], axis=-1)
+        ),
+        "unreadable frame: the frame holds values that are no numbers (NaN)": replace(
+            good, pixels=np.where(good.pixels > 9000, np.nan, good.pixels)
+        ),
     }
 
 
@@ -248,3 +314,66 @@ def test_zones_without_a_canal_or_far_from_the_sacrum_are_refused():
         make_zones(without, CENTER, ("left",))
     with pytest.raises(AnatomyError, match="no sacrum within reach"):
         make_zones(anatomy, [500.0, 0, 0], ("left",))
+
+
+def radius_mm(volume_ml):
+    return (3 * 1000 * volume_ml / (4 * math.pi)) ** (1 / 3)
+
+
+def test_measures_of_a_sphere_are_those_of_a_sphere(zones):
+    bench = Bench(zones)
+    measures = bench.update((CENTER, 2.0)).measures
+    radius = radius_mm(2.0)
+    for view in measures.views.values():
+        assert view.area_mm2 == pytest.approx(math.pi * radius**2, rel=0.08)
+        assert view.front_mm == pytest.approx(np.full(8, radius), abs=1.0)
+    assert np.linalg.norm(measures.center_ras - CENTER) < 1.0
+    # The joint's gap begins 15 mm beside the tip, the S1 foramen 9 mm; two shadows leave a box around a sphere.
+    assert measures.distance_mm["si_joint_left"] == pytest.approx(15 - radius, abs=2.0)
+    assert measures.distance_mm["foramen_s1_left"] == pytest.approx(9 - radius, abs=2.0)
+
+
+def test_the_front_has_the_speed_of_the_flow(zones):
+    bench = Bench(zones)
+    readings = [bench.update((CENTER, 0.5 + 0.02 * number)) for number in range(16)]
+    grown = radius_mm(0.5 + 0.02 * 15) - radius_mm(0.5 + 0.02 * 9)
+    assert readings[-1].measures.front_mm_s == pytest.approx(grown / (6 * PERIOD_S), abs=0.25)
+
+
+def test_what_the_pump_gave_and_no_view_shows_is_missing(zones):
+    bench = Bench(zones)
+    bench.now_s += PERIOD_S
+    frames = {name: bench.frame(name, [(CENTER, 1.5)]) for name in bench.names}
+    measures = bench.monitor.update(frames, bench.now_s, pump_volume_ml=2.1).measures
+    assert measures.missing_ml == pytest.approx(0.6, abs=0.05)
+
+
+def test_cement_in_front_fills_the_anterior_third(zones):
+    filled = {}
+    for offset in (-12.0, 12.0):
+        bench = Bench(zones)
+        filled[offset] = bench.update((CENTER + np.array([0.0, offset, 0.0]), 1.5)).measures.anterior_third_filled
+    # Anterior is where y is larger.
+    assert filled[12.0] > 0.02 and filled[-12.0] == 0.0
+
+
+def test_without_a_tip_there_is_a_volume_but_no_shape():
+    reading = Bench(tip=None).update((CENTER, 1.0))
+    # Where the cement lies between source and detector is a guess then.
+    assert reading.volume_ml == pytest.approx(1.0, rel=0.3)
+    assert reading.measures is None and math.isnan(reading.concentricity)
+
+
+def test_a_streak_that_runs_away_in_front_is_a_vein(zones):
+    bench = Bench(zones)
+    bench.update((CENTER, 1.0))
+    streak = [(np.array([-35.0, 24.0 + 1.5 * step, 10.0 + 1.0 * step]), 0.004) for step in range(9)]
+    readings = [bench.update((CENTER, 1.0), *streak) for _ in range(2)]
+    assert {event.route for event in readings[1].events if event.level == "leak"} == {"venous"}
+
+
+def test_cement_beyond_the_zones_stops_too(zones):
+    bench = Bench(zones)
+    for _ in range(2):
+        reading = bench.update((CENTER, 1.0), (CENTER + np.array([0.0, 4.0, -48.0]), 0.1))
+    assert reading.leak

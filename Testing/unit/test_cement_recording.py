@@ -20,7 +20,8 @@ from sacroplasty.documents import read_document
 from sacroplasty.errors import DocumentError, ImageError, PlanError, SacroplastyError
 from sacroplasty.image import read_volume
 from sacroplasty.planning.files import write_plan
-from sacroplasty.planning.model import Plan, Trajectory
+from sacroplasty.planning.model import Depot, Plan, Trajectory
+from sacroplasty.planning.needles import needle
 
 VIEWS = views(144)
 
@@ -62,12 +63,12 @@ def case(tmp_path_factory):
         entry_skin=np.array([-35.0, -60.0, 10.0]),
         entry_bone=np.array([-35.0, -20.0, 10.0]),
         target=CENTER,
-        outer_diameter_mm=3.048,
+        needle=needle(11),
         length_mm=60.0,
         clearance_mm={"sacral_canal": 20.0},
         accepted=True,
         reasons=(),
-        planned_volume_ml=3.0,
+        depots=(Depot(CENTER, 3.0),),
     )
     write_plan(Plan((tip,), anatomy.image_hash), folder / "patient" / "plan.json")
     for view in VIEWS:

@@ -17,7 +17,8 @@ from sacroplasty.cement.recording import Recording, write_recording
 from sacroplasty.documents import write_document
 from sacroplasty.image import Volume, itk_from_volume, write_volume
 from sacroplasty.planning.files import write_plan
-from sacroplasty.planning.model import Plan, Trajectory
+from sacroplasty.planning.model import Depot, Plan, Trajectory
+from sacroplasty.planning.needles import needle
 from sacroplasty.xray.geometry import CArm
 from simple_sacrum import simple_sacrum
 
@@ -94,12 +95,12 @@ def segmented(place: Path) -> Path:
             entry_skin=target + np.array([0, -90.0, -40.0]),
             entry_bone=target + np.array([0, -20.0, -9.0]),
             target=target,
-            outer_diameter_mm=3.048,
+            needle=needle(11),
             length_mm=98.5,
             clearance_mm={"sacral_canal": 20.0},
             accepted=True,
             reasons=(),
-            planned_volume_ml=2.0,
+            depots=(Depot(target, 2.0),),
         )
         for side in ("left", "right")
         for target in [anatomy.foramina[f"foramen_s1_{side}"].anterior.center_ras]

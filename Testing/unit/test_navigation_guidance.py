@@ -11,6 +11,7 @@ import pytest
 from sacroplasty.geometry import rigid, rotation_about
 from sacroplasty.navigation.guidance import GuidanceReading, guide
 from sacroplasty.planning.model import Trajectory
+from sacroplasty.planning.needles import custom_needle
 from sacroplasty.planning.pose_uncertainty import PoseUncertainty
 from shaft_distances import clearance_from
 
@@ -21,12 +22,11 @@ TRAJECTORY = Trajectory(
     entry_skin=np.array([-30.0, -120.0, 0.0]),
     entry_bone=np.array([-30.0, -60.0, 0.0]),
     target=np.array([-30.0, -40.0, 0.0]),
-    outer_diameter_mm=3.0,
+    needle=custom_needle(3.0, 150.0),
     length_mm=80.0,
     clearance_mm={},
     accepted=True,
     reasons=(),
-    planned_volume_ml=3.0,
 )
 #: Turns the tip's z axis to anterior.
 AHEAD = rotation_about([1, 0, 0], -90)

@@ -15,8 +15,10 @@ from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.cli.plan import command
 from sacroplasty.errors import DocumentError, PlanError
 from sacroplasty.geometry import distance_to_segment, invert_rigid, segment_to_segment_distance, transform_points
+from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.files import read_plan, write_plan
 from sacroplasty.planning.model import Plan
+from sacroplasty.planning.options import PlanOptions
 from sacroplasty.planning.search import plan_trajectories
 from simple_sacrum import SACRUM_TO_RAS, SimpleSacrum, simple_sacrum
 
@@ -33,7 +35,7 @@ def anatomy(truth: SimpleSacrum) -> Anatomy:
 
 @pytest.fixture(scope="module")
 def plan(truth: SimpleSacrum, anatomy: Anatomy) -> Plan:
-    return plan_trajectories(truth.ct, anatomy)
+    return plan_trajectories(PlanningContext(truth.ct, anatomy))
 
 
 def test_each_side_has_an_accepted_trajectory_into_its_own_ala(plan: Plan, anatomy: Anatomy) -> None:
@@ -87,7 +89,9 @@ def test_volumes_keep_the_limits_of_one_ala_and_of_both(plan: Plan) -> None:
 def test_a_wide_margin_is_refused_with_the_structures_that_are_in_the_way(
     truth: SimpleSacrum, anatomy: Anatomy
 ) -> None:
-    refused = plan_trajectories(truth.ct, anatomy, ("left",), margin_mm=14.0)
+    refused = plan_trajectories(
+        PlanningContext(truth.ct, anatomy), ("left",), PlanOptions(margin_mm=14.0, preferred_margin_mm=14.0)
+    )
     assert refused.trajectories
     for item in refused.trajectories:
         assert not item.accepted
@@ -97,7 +101,7 @@ def test_a_wide_margin_is_refused_with_the_structures_that_are_in_the_way(
 
 def test_an_unknown_structure_counts_as_in_the_way(truth: SimpleSacrum, anatomy: Anatomy) -> None:
     confidence = {name: value for name, value in anatomy.confidence.items() if name != "hip_right"}
-    plan = plan_trajectories(truth.ct, replace(anatomy, confidence=confidence))
+    plan = plan_trajectories(PlanningContext(truth.ct, replace(anatomy, confidence=confidence)))
     for item in plan.trajectories:
         assert item.accepted == (item.side == "left")
         assert (item.side == "left") or any("hip_right: not found" in reason for reason in item.reasons)
@@ -107,12 +111,12 @@ def test_a_body_that_the_image_cuts_off_has_no_skin_point(truth: SimpleSacrum, a
     full = np.where(truth.ct.voxels == -1000, np.int16(30), truth.ct.voxels)
     full[:, -3:] = -1000  # some air for a valid CT, in front of the body
     ct = truth.ct.like(full)
-    plan = plan_trajectories(ct, replace(anatomy, image_hash=ct.content_hash()), ("right",))
+    plan = plan_trajectories(PlanningContext(ct, replace(anatomy, image_hash=ct.content_hash())), ("right",))
     assert all(any("skin is outside" in reason for reason in item.reasons) for item in plan.trajectories)
 
 
 def test_two_needles_at_a_time_leave_each_other_room(truth: SimpleSacrum, anatomy: Anatomy) -> None:
-    plan = plan_trajectories(truth.ct, anatomy, technique="double-needle")
+    plan = plan_trajectories(PlanningContext(truth.ct, anatomy), options=PlanOptions("double-needle"))
     left, right = (next(item for item in plan.trajectories if item.side == side) for side in SIDES)
     assert left.accepted and right.accepted and left.technique == "double-needle"
     assert segment_to_segment_distance(left.entry_skin, left.target, right.entry_skin, right.target) >= 10
@@ -120,13 +124,13 @@ def test_two_needles_at_a_time_leave_each_other_room(truth: SimpleSacrum, anatom
 
 def test_what_cannot_be_planned_is_refused_in_one_line(truth: SimpleSacrum, anatomy: Anatomy) -> None:
     with pytest.raises(PlanError, match="technique body"):
-        plan_trajectories(truth.ct, anatomy, technique="body")
+        PlanOptions("body")
     with pytest.raises(PlanError, match="another CT"):
-        plan_trajectories(truth.ct.like(truth.ct.voxels + np.int16(1)), anatomy)
+        PlanningContext(truth.ct.like(truth.ct.voxels + np.int16(1)), anatomy)
     with pytest.raises(PlanError, match="margin"):
-        plan_trajectories(truth.ct, anatomy, margin_mm=float("nan"))
+        PlanOptions(margin_mm=float("nan"))
     with pytest.raises(PlanError, match="foramina"):
-        plan_trajectories(truth.ct, replace(anatomy, foramina={}))
+        plan_trajectories(PlanningContext(truth.ct, replace(anatomy, foramina={})))
 
 
 def test_a_plan_is_read_back_and_only_for_its_own_ct(plan: Plan, tmp_path) -> None:

@@ -144,7 +144,7 @@ def test_an_alarm_of_the_pump_stops_and_stands_in_journal_and_record(theatre: Th
 def test_the_answer_of_a_pump_that_refuses_is_told(theatre: Theatre, zones: Zones) -> None:
     theatre.pump.refuses = "run"
     record = treat(theatre, zones)
-    assert "refused to run: the syringe is empty" in record.stopped
+    assert "refuses to run: the syringe is empty" in record.stopped
     refusals = [one for one in read_journal(theatre.folder / "journal.jsonl") if one["event"] == "pump_refused"]
     assert [one["order"] for one in refusals] == ["run"]
 

@@ -18,6 +18,7 @@ from sacroplasty.geometry import rigid, transform_points
 from sacroplasty.image import Volume, write_volume
 from sacroplasty.planning.files import write_plan
 from sacroplasty.planning.model import Plan, Trajectory
+from sacroplasty.planning.needles import needle
 from sacroplasty.xray.geometry import VIEW_ANGLES_DEG, CArm, read_geometry, write_geometry
 from sacroplasty.xray.views import frame_without_anatomy
 from simple_sacrum import USUAL_SACRUM_TO_RAS, simple_sacrum
@@ -84,7 +85,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skin, bone, target = (
         transform_points(USUAL_SACRUM_TO_RAS, place) for place in ((48, 75, -40), (43, 31, -36), (38, 0, -32))
     )
-    trocar = Trajectory("left", "short-axis", skin, bone, target, 3.048, 76.0, {}, True, (), 3.0)
+    trocar = Trajectory("left", "short-axis", skin, bone, target, needle(11), 76.0, {}, True)
     write_plan(Plan((trocar,), anatomy.image_hash), folder / "plan.json")
     return folder
 

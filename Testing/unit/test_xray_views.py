@@ -16,6 +16,7 @@ from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.errors import GeometryError
 from sacroplasty.geometry import FloatArray, angle_between_deg, rigid, rotation_about, transform_points, unit
 from sacroplasty.planning.model import Trajectory
+from sacroplasty.planning.needles import needle
 from sacroplasty.xray.geometry import CArm
 from sacroplasty.xray.openness import OpenForamina
 from sacroplasty.xray.reach import ReachableRange, direction_of_angles
@@ -50,7 +51,7 @@ def trocar() -> Trajectory:
     skin, bone, target = (
         transform_points(ASKEW_SACRUM_TO_RAS, place) for place in ((48, 75, -40), (43, 31, -36), (38, 0, -32))
     )
-    return Trajectory("left", "short-axis", skin, bone, target, 3.048, 76.0, {}, True, (), 3.0)
+    return Trajectory("left", "short-axis", skin, bone, target, needle(11), 76.0, {}, True)
 
 
 def seen_area(level: str, side: str, source: FloatArray) -> float:

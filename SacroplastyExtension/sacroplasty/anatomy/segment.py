@@ -188,7 +188,8 @@ def _confidence(
         confidence["sacral_canal"] = canal.confidence
     for side in SIDES:
         if f"hip_{side}" in confidence:
-            confidence[f"si_joint_{side}"] = min(confidence[f"hip_{side}"], confidence["sacrum"])
+            joint = f"si_joint_{side}"
+            confidence[joint] = min(confidence.get(joint, 1.0), confidence[f"hip_{side}"], confidence["sacrum"])
     return confidence
 
 

@@ -66,6 +66,7 @@ class Limits:
 
     Attributes:
         step_volume_ml: with the share that still flows after the pump has stopped.
+        rate_ml_s: no prescription is faster; five to ten times a slow injection.
         frame_period_s: of the fluoroscope; a frame is too old after two.
         pump_age_s: the pump sends its state ten times a second and must have been heard within this time.
         slow_age_s: for what a person or a slow sensor states.
@@ -75,6 +76,7 @@ class Limits:
     ala_volume_ml: float = 8.0
     total_volume_ml: float = 12.0
     pressure_kpa: float = 4000.0
+    rate_ml_s: float = 0.5
     registration_error_mm: float = 2.0
     frame_period_s: float = 0.2
     pump_age_s: float = 0.3

@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .cement_map import CementMap, large_pieces, widened
+from .cement_map import CementMap
 from .grid import grid_points
+from .growth import Spot
+from .pieces import large_pieces, widened
 from .zones import Zones
 
 #: Cement thinner than this need not show [mm].
@@ -34,6 +36,18 @@ _REACH_MM = 6.0
 #: The canal, where a leak is gravest, wins the vote against bone from this share of its votes on.
 _CANAL_SHARE = 0.2
 
+#: Growth whose middle lies this far outside the planned ala is a leak: good cement that grows at the cortex has its
+#: middle well inside [mm]. Its name is a vote that falls e-fold over the second distance.
+_OUTSIDE_MM, _NEAR_MM = 0.5, 1.5
+
+#: Less that cannot be placed is the noise of a bone's edge [mL].
+_SPECK_ML = 0.02
+
+#: Cement that runs far in a thin streak is in a vein: so long at least, so thin at most [mm].
+VEIN, _STREAK_MM, _THIN_MM = "venous", 9.0, 4.0
+#: Where a streak is a vein: outside bone and nerves, or beyond the zones.
+_OPEN_ZONES = ("presacral", "posterior", "superior", "unknown")
+
 #: Voxels of a route that all views show as cement although the planned ala explains it too.
 _FEWEST_TOUCHED_VOXELS = 6
 
@@ -43,10 +57,11 @@ class Finding:
     """Cement outside the plan.
 
     Attributes:
-        zone: name of the zone, a route or `bone`; `unknown` when no voxel of the grid explains it.
+        zone: name of the zone, a route or `bone`; `venous` for a streak outside bone; `unknown` when no voxel of the
+            grid explains it.
         position_ras: where, in mm; NaN when unknown.
         volume_ml: of the unexplained part, at least.
-        view: that shows it.
+        view: that shows it, or `growth` for a spot that both views see grow.
     """
 
     zone: str
@@ -54,11 +69,20 @@ class Finding:
     volume_ml: float
     view: str
 
+    @property
+    def is_leak(self) -> bool:
+        """Whether this is cement where none may be. What cannot be placed counts, once it is more than a speck."""
+        if self.zone == "unknown":
+            return self.volume_ml >= _SPECK_ML
+        return self.zone != "bone"
+
 
 class LeakFinder:
     """Zones seen in the live views. Pixels and voxels are matched once."""
 
     def __init__(self, zones: Zones, geometries: dict[str, XrayGeometry], tip_ras: ArrayLike) -> None:
+        from scipy.ndimage import distance_transform_edt
+
         self.zones = zones
         self._labels = zones.labels.voxels.ravel()
         self._points = grid_points(zones.labels).reshape(-1, 3)
@@ -68,6 +92,9 @@ class LeakFinder:
         self._shapes = {name: geometry.detector_pixels[::-1] for name, geometry in geometries.items()}
         middle = self._points.mean(axis=0)
         self._pixel_mm = {name: pixel_size_mm(geometry, middle) for name, geometry in geometries.items()}
+        planned = zones.mask("planned")
+        outside, inside = (distance_transform_edt(one, sampling=zones.labels.spacing_mm) for one in (~planned, planned))
+        self._outside_mm = zones.labels.like(outside - inside)
         half_voxel = float(zones.labels.spacing_mm[0]) / 2
         self._reach = {name: int(np.ceil((_TOLERANCE_MM + half_voxel) / size)) for name, size in self._pixel_mm.items()}
 
@@ -103,10 +130,25 @@ class LeakFinder:
                     if other != name:
                         crossing &= self._at(widened(unexplained[other], 1), other)
                 zone, position = self._vote(crossing if crossing.any() else candidates, maps)
+                if zone in _OPEN_ZONES or zone.startswith("si_joint"):
+                    zone = VEIN if is_streak(here, self._pixel_mm[name]) else zone
                 area = self._pixel_mm[name] ** 2
                 volume_ml = float(seen.attenuation[here].sum()) / attenuation_per_mm * area / 1000
                 found.append(Finding(zone, position, volume_ml, name))
         return found
+
+    def finding_at(self, spot: Spot) -> Finding | None:
+        """What a spot of growth is called; None when it lies in the planned ala or far from the zones."""
+        from scipy.ndimage import map_coordinates
+
+        at = self.zones.labels.kji_of(spot.position_ras)
+        outside_mm = float(map_coordinates(self._outside_mm.voxels, at[:, None], order=1, cval=np.nan)[0])
+        if not outside_mm > _OUTSIDE_MM:
+            return None
+        weight = np.exp(-np.linalg.norm(self._points - spot.position_ras, axis=1) / _NEAR_MM)
+        votes = np.bincount(self._labels, weights=weight, minlength=len(self.zones.names))
+        votes[self.zones.names.index("planned")] = 0.0
+        return Finding(self.zones.names[int(np.argmax(votes))], spot.position_ras, spot.volume_ml, "growth")
 
     def touched(self, maps: dict[str, CementMap]) -> dict[str, FloatArray]:
         """Routes that reach into what all views show as cement, with the middle of the shared part (RAS)."""
@@ -118,9 +160,13 @@ class LeakFinder:
                 touched[route] = self._points[here].mean(axis=0)
         return touched
 
+    def planned_cement(self, maps: dict[str, CementMap]) -> NDArray[np.bool_]:
+        """Voxels (flat) of the planned ala that all views show as cement."""
+        return self._common_core(maps) & self._planned
+
     def center(self, maps: dict[str, CementMap]) -> FloatArray | None:
         """Middle of the planned voxels that all views show as cement (RAS); None when there are none."""
-        here = self._common_core(maps) & self._planned
+        here = self.planned_cement(maps)
         return self._points[here].mean(axis=0) if here.any() else None
 
     def _vote(self, candidates: NDArray[np.bool_], maps: dict[str, CementMap]) -> tuple[str, FloatArray]:
@@ -128,7 +174,7 @@ class LeakFinder:
 
         if not candidates.any():
             return "unknown", np.full(3, np.nan)
-        known = self._common_core(maps) & self._planned
+        known = self.planned_cement(maps)
         if known.any():
             shape, spacing = self.zones.labels.voxels.shape, self.zones.labels.spacing_mm
             distance = distance_transform_edt(~known.reshape(shape), sampling=spacing).ravel()
@@ -161,6 +207,16 @@ class LeakFinder:
         shadow = np.zeros(self._shapes[view], bool)
         shadow.ravel()[pixel[voxels & inside]] = True
         return shadow
+
+
+def is_streak(piece: NDArray[np.bool_], pixel_mm: float) -> bool:
+    """Whether a piece of a view is long and thin, straight or not."""
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = np.nonzero(piece)
+    length_mm = pixel_mm * float(np.hypot(np.ptp(rows) + 1, np.ptp(columns) + 1))
+    width_mm = 2 * pixel_mm * float(distance_transform_edt(np.pad(piece, 1)).max())
+    return length_mm >= _STREAK_MM and width_mm <= _THIN_MM
 
 
 def pixel_size_mm(geometry: XrayGeometry, point_ras: ArrayLike) -> float:

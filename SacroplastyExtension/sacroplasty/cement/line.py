@@ -240,7 +240,7 @@ def pressure_outlook(
 
 
 def cannula_line(
-    gauge: int, inner_diameter_mm: float, length_mm: float, syringe_diameter_mm: float = 14.5
+    gauge: int | None, inner_diameter_mm: float, length_mm: float, syringe_diameter_mm: float = 14.5
 ) -> InjectionLine:
     """A syringe on a trocar, with its hub as a cone of the usual Luer size and no tube.
 
@@ -248,4 +248,5 @@ def cannula_line(
     those of a product.
     """
     hub = Segment("the hub", max(4.0, inner_diameter_mm), 15.0, inner_diameter_mm)
-    return InjectionLine(syringe_diameter_mm, (hub, Segment(f"the {gauge}G cannula", inner_diameter_mm, length_mm)))
+    name = "the cannula" if gauge is None else f"the {gauge}G cannula"
+    return InjectionLine(syringe_diameter_mm, (hub, Segment(name, inner_diameter_mm, length_mm)))

@@ -8,6 +8,7 @@ What it cannot see it calls blind, which stops the pump like a leak does.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -19,20 +20,30 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
-from .cement_map import Background, CementMap, learn_background, map_cement, widened
+from .background import Background
+from .cement_map import CementMap, map_cement
+from .frames import grey_signal
+from .growth import GrowthWatch
 from .leaks import Finding, LeakFinder, pixel_size_mm
+from .measures import Nearness, SpreadMeasures, measure_view
+from .pieces import widened
+from .reference import learn_background
+from .veil import find_veil, unveiled, veil_share
 from .zones import Zones
 
 Level = Literal["watch", "warning", "leak", "blind"]
 
-#: Relative error of the volume beside noise: the cement's composition and beam (the larger part) and its depth.
-_RELATIVE_VOLUME_SD = 0.03
+#: Relative error of the volume beside noise: the cement's composition and beam, its depth, and what scatter hides. The
+#: pump's volume calibrates it; without, scatter may hide more than half.
+_CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
+#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much.
+_CALIBRATION_ML = (0.3, 1.0)
 
 #: Less cement has no shape yet [mL].
 _SMALLEST_SHAPE_ML = 0.15
 
-#: The sphere's radius over the root mean square radius of its shadow, sqrt(5 / 2).
-_SPHERE_OVER_RMS = math.sqrt(2.5)
+#: The front's speed is taken over this time [s], from so many readings at most.
+_SPEED_S, _KEPT_FRONTS = 1.0, 60
 
 #: A pose that differs by more from the reference's is another pose: entries of the rotation, and mm. The images
 #: themselves tell smaller movements.
@@ -76,7 +87,7 @@ class SpreadEvent:
     Attributes:
         level: `watch` (cement reaches a protected structure but may be in the bone beside it), `warning` (outside the
             planned ala but not certainly leaking), `leak`, `blind`.
-        route: a route of `Zones`, `bone`, or `unknown`; for `blind` the reason.
+        route: a route of `Zones`, `venous`, `bone`, or `unknown`; for `blind` the reason.
         position_ras: None when not known.
         stop: whether the pump has to stop.
     """
@@ -101,6 +112,7 @@ class MonitorReading:
         leak: whether a leak was confirmed and not acknowledged.
         events: new ones.
         per_view_volume_ml: by view.
+        measures: size, evenness, speed and nearness; None when blind or without a tip.
     """
 
     time_s: float
@@ -112,6 +124,7 @@ class MonitorReading:
     leak: bool
     events: tuple[SpreadEvent, ...]
     per_view_volume_ml: dict[str, float] = field(default_factory=dict)
+    measures: SpreadMeasures | None = None
 
     @property
     def healthy(self) -> bool:
@@ -122,10 +135,27 @@ class MonitorReading:
 class _View:
     background: Background
     pixel_mm: float
+    veils: list[float] = field(default_factory=list)
     last: Frame | None = None
     seen: CementMap | None = None
     fault: str = "no frame yet"
     leaking_frames: int = 0
+
+    @property
+    def share(self) -> NDArray | float:
+        """Share of each pixel's signal that is scatter and glare, as far as known."""
+        if not self.veils:
+            return 0.0
+        return veil_share(self.background.log_signal.values, float(np.median(self.veils)))
+
+    def unveiled(self) -> CementMap:
+        """The cement of the last frame as the beam alone would show it."""
+        assert self.seen is not None
+        share = self.share
+        if isinstance(share, float):
+            return self.seen
+        attenuation = unveiled(self.seen.attenuation, share).astype(np.float32)
+        return replace(self.seen, attenuation=attenuation, sigma=self.seen.sigma / (1 - share))
 
 
 class SpreadMonitor:
@@ -144,6 +174,12 @@ class SpreadMonitor:
         self.settings = settings or MonitorSettings()
         self._views: dict[str, _View] = {}
         self._finder: LeakFinder | None = None
+        self._growth: GrowthWatch | None = None
+        self._nearness: Nearness | None = None
+        self._fronts: deque[tuple[float, float]] = deque(maxlen=_KEPT_FRONTS)
+        self._new_views: set[str] = set()
+        self._spots: list[Finding] = []
+        self._growing_frames = 0
         self._leak = False
         self._told: set[tuple[str, str]] = set()
         self._last: MonitorReading | None = None
@@ -164,9 +200,10 @@ class SpreadMonitor:
             raise ImageError(f"the reference frames of view {view} have no geometry; cement cannot be located without")
         if any(not _same_pose(frame.geometry, geometry) for frame in frames):
             raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
-        background = learn_background([frame.pixels for frame in frames], geometry)
+        background = learn_background([grey_signal(frame.pixels) for frame in frames], geometry)
         self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
         self._finder = None
+        self._spots, self._growing_frames = [], 0
         self._last = None
 
     def acknowledge_leak(self) -> None:
@@ -174,14 +211,16 @@ class SpreadMonitor:
         self._leak = False
         self._last = None
         self._told.clear()
+        self._spots, self._growing_frames = [], 0
         for view in self._views.values():
             view.leaking_frames = 0
 
-    def update(self, frames: Mapping[str, Frame], now_s: float) -> MonitorReading:
+    def update(self, frames: Mapping[str, Frame], now_s: float, pump_volume_ml: float | None = None) -> MonitorReading:
         """Take in new frames, of all views or some, or none when only time has passed.
 
         Args:
             now_s: on the clock of the frames' times.
+            pump_volume_ml: given since the reference; while it is small and all is well it calibrates the views.
 
         Raises:
             ImageError: for a frame of a view that has no reference.
@@ -194,6 +233,8 @@ class SpreadMonitor:
             # Once for all views: matching pixels and voxels takes a while.
             geometries = {name: known.background.geometry for name, known in self._views.items()}
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
+            self._nearness = Nearness(self.zones)
+            self._growth = GrowthWatch(geometries, {name: known.pixel_mm for name, known in self._views.items()})
         health = self._health(now_s)
         if health != "ok":
             events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
@@ -201,24 +242,30 @@ class SpreadMonitor:
             return self._last
         if not frames and self._last is not None and self._last.healthy:
             return replace(self._last, time_s=now_s, events=())
-        maps = {name: view.seen for name, view in self._views.items() if view.seen is not None}
+        maps = {name: view.unveiled() for name, view in self._views.items()}
+        depth = self._finder.center(maps) if self._finder is not None else None
         found = self._judge(maps, frames, now_s)
         level = _gravest(found)
-        depth = self._finder.center(maps) if self._finder is not None else None
+        if level in (None, "watch") and not self._leak and pump_volume_ml is not None:
+            self._calibrate(frames, depth, pump_volume_ml)
         volumes = {name: self._volume(self._views[name], depth) for name in maps}
         weights = np.array([1 / sd**2 for _, sd in volumes.values()])
         volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
-        sd_ml = math.hypot(float(weights.sum() ** -0.5), _RELATIVE_VOLUME_SD * volume_ml)
+        sd_ml = float(weights.sum() ** -0.5)
+        measures = self._measure(maps, now_s)
+        if measures is not None and pump_volume_ml is not None:
+            measures = replace(measures, missing_ml=pump_volume_ml - volume_ml, missing_ml_sd=sd_ml)
         self._last = MonitorReading(
             time_s=now_s,
             volume_ml=volume_ml,
             volume_ml_sd=sd_ml,
-            concentricity=self._concentricity(volume_ml),
+            concentricity=self._concentricity(measures, volume_ml),
             health="ok",
             level="leak" if self._leak else level,
             leak=self._leak,
             events=self._tell(found),
             per_view_volume_ml={name: volume for name, (volume, _) in volumes.items()},
+            measures=measures,
         )
         return self._last
 
@@ -233,15 +280,21 @@ class SpreadMonitor:
         last, view.last = view.last, frame
         if frame.geometry is None:
             view.fault = "no geometry"
-        elif not _same_pose(frame.geometry, view.background.full_geometry):
+            return
+        if not _same_pose(frame.geometry, view.background.full_geometry):
             view.fault = "C-arm moved"
-        elif frame.pixels.shape != (rows, columns) or not np.isfinite(frame.pixels).all():
-            view.fault = "unreadable frame"
+            return
+        try:
+            signal = grey_signal(frame.pixels)
+        except ImageError as error:
+            view.fault = f"unreadable frame: {error}"
+            return
+        if signal.shape != (rows, columns):
+            view.fault = f"unreadable frame: {signal.shape[1]} x {signal.shape[0]} pixels instead of {columns} x {rows}"
         elif last is not None and np.array_equal(last.pixels, frame.pixels):
             view.fault = "frozen"
         else:
-            known = None if view.seen is None else view.seen.detected
-            seen = map_cement(view.background, frame.pixels, known, view.pixel_mm)
+            seen = map_cement(view.background, signal, view.seen, view.pixel_mm)
             view.fault = seen.fault
             if not seen.fault:
                 view.seen = seen
@@ -262,21 +315,39 @@ class SpreadMonitor:
         if self._finder is None:
             return []
         found = self._finder.findings(maps, self.settings.cement_per_mm)
-        routes = self._finder.zones.routes
         for name in fresh:
             view = self._views[name]
-            leaking = any(finding.view == name and finding.zone in routes for finding in found)
+            leaking = any(finding.view == name and finding.is_leak for finding in found)
             view.leaking_frames = view.leaking_frames + 1 if leaking else 0
         events = [
             SpreadEvent(now_s, "watch", route, position, False)
             for route, position in self._finder.touched(maps).items()
         ]
-        for finding in found:
-            frames_in_a_row = self._views[finding.view].leaking_frames
-            confirmed = finding.zone in routes and frames_in_a_row >= self.settings.confirming_frames
+        spots = self._growing(maps, fresh, now_s)
+        for finding in [*found, *spots]:
+            frames_in_a_row = self._growing_frames
+            if finding.view in self._views:
+                frames_in_a_row = self._views[finding.view].leaking_frames
+            confirmed = finding.is_leak and frames_in_a_row >= self.settings.confirming_frames
             self._leak |= confirmed
             events.append(_event(finding, confirmed, now_s))
         return events
+
+    def _growing(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[Finding]:
+        """Places outside the plan where both views see cement grow."""
+        if self._growth is None or self._finder is None:
+            return []
+        # Views may come one by one; growth is looked at when each has something new.
+        self._new_views |= set(fresh)
+        if self._new_views != set(self._views):
+            return self._spots
+        self._new_views = set()
+        paths = {name: seen.attenuation / np.float32(self.settings.cement_per_mm) for name, seen in maps.items()}
+        regions = {name: widened(seen.detected, 2) for name, seen in maps.items()}
+        spots = self._growth.update(paths, regions, now_s)
+        self._spots = [found for found in map(self._finder.finding_at, spots) if found is not None]
+        self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in self._spots) else 0
+        return self._spots
 
     def _tell(self, found: list[SpreadEvent]) -> tuple[SpreadEvent, ...]:
         """Those that did not hold at the update before. A leak is told once."""
@@ -285,24 +356,70 @@ class SpreadMonitor:
         self._told = now | {key for key in self._told if key[0] == "leak"}
         return tuple(new.values())
 
+    def _calibrate(self, fresh: Mapping[str, Frame], center_ras: FloatArray | None, pump_volume_ml: float) -> None:
+        """Learn from the pump's volume how much of each view's signal is scatter."""
+        if not _CALIBRATION_ML[0] <= pump_volume_ml <= _CALIBRATION_ML[1]:
+            return
+        for name in fresh:
+            view = self._views[name]
+            assert view.seen is not None
+            region, to_ml = self._cement_region(view, center_ras)
+            if not region.any():
+                continue
+            expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
+            log_signal = view.background.log_signal.values
+            view.veils.append(find_veil(view.seen.sharp[region], log_signal[region], expected))
+
     def _volume(self, view: _View, center_ras: FloatArray | None) -> tuple[float, float]:
-        """Volume in mL and its standard deviation from noise: path length times pixel area in the cement's plane."""
+        """Volume in mL and its standard deviation: path length times pixel area in the cement's plane."""
+        assert view.seen is not None
+        region, to_ml = self._cement_region(view, center_ras)
+        share = np.broadcast_to(view.share, region.shape)[region]
+        path = unveiled(view.seen.sharp[region], share)
+        volume = max(float((path * _cosine(view.background.geometry)[region]).sum()) * to_ml, 0.0)
+        # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
+        noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml
+        return volume, max(math.hypot(noise, volume * (_CALIBRATED_SD if view.veils else _UNCALIBRATED_SD)), 1e-4)
+
+    def _cement_region(self, view: _View, center_ras: FloatArray | None) -> tuple[NDArray[np.bool_], float]:
+        """Pixels with cement and their rim, and how many mL one of them has for each unit of attenuation."""
         assert view.seen is not None
         geometry = view.background.geometry
         where = center_ras if center_ras is not None else self._middle(geometry)
-        area_mm2 = pixel_size_mm(geometry, where) ** 2
         # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
         region = widened(view.seen.detected, 2) & view.background.usable
-        to_ml = area_mm2 / self.settings.cement_per_mm / 1000
-        volume = float((view.seen.sharp * _cosine(geometry))[region].sum()) * to_ml
-        # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
-        noise = 3 * math.sqrt(float((view.seen.sigma[region] ** 2).sum())) * to_ml
-        return max(volume, 0.0), max(noise, 1e-4)
+        return region, pixel_size_mm(geometry, where) ** 2 / self.settings.cement_per_mm / 1000
 
-    def _concentricity(self, volume_ml: float) -> float:
-        if self.tip_ras is None or volume_ml < _SMALLEST_SHAPE_ML:
+    def _measure(self, maps: dict[str, CementMap], now_s: float) -> SpreadMeasures | None:
+        if self.tip_ras is None:
+            return None
+        views = {
+            name: measure_view(seen, view.background.geometry, view.pixel_mm, self.tip_ras, self.settings.cement_per_mm)
+            for (name, seen), view in zip(maps.items(), self._views.values(), strict=True)
+        }
+        measures = SpreadMeasures(views)
+        if self._finder is not None and self._nearness is not None:
+            cement = self._finder.planned_cement(maps)
+            third = self._finder.zones.anterior_third.ravel()
+            measures = replace(
+                measures,
+                center_ras=self._finder.center(maps),
+                distance_mm=self._nearness.of(cement),
+                anterior_third_filled=float(cement[third].mean()) if third.any() else math.nan,
+            )
+        front_mm = measures.mean_front_mm
+        earlier = [(time_s, front) for time_s, front in self._fronts if now_s - time_s >= _SPEED_S]
+        self._fronts.append((now_s, front_mm))
+        if not earlier:
+            return measures
+        then_s, then_mm = earlier[-1]
+        return replace(measures, front_mm_s=(front_mm - then_mm) / (now_s - then_s))
+
+    @staticmethod
+    def _concentricity(measures: SpreadMeasures | None, volume_ml: float) -> float:
+        if measures is None or volume_ml < _SMALLEST_SHAPE_ML:
             return math.nan
-        return min(concentricity(view.seen, view.background.geometry, self.tip_ras) for view in self._views.values())
+        return min(view.concentricity for view in measures.views.values())
 
     def _middle(self, geometry: XrayGeometry) -> FloatArray:
         """Where cement is expected: the tip, the zones' middle, or the detector's axis at two thirds of the way."""
@@ -314,29 +431,6 @@ class SpreadMonitor:
         columns, rows = geometry.detector_pixels
         detector = geometry.pixel_ras([(columns - 1) / 2, (rows - 1) / 2])
         return geometry.source_ras + (detector - geometry.source_ras) * 2 / 3
-
-
-def concentricity(seen: CementMap | None, geometry: XrayGeometry, tip_ras: ArrayLike) -> float:
-    """How evenly the cement of a view lies round the tip, 0 to 1; NaN when none is seen.
-
-    (1 - d / r) * sqrt(s / l): d is the distance of the cement's centre from the tip in the image, r the radius of the
-    sphere with the shadow's root mean square radius, s and l the smaller and larger variance along its main axes. A
-    sphere around the tip gives 1, one that only touches the tip 0.
-    """
-    if seen is None or not seen.detected.any():
-        return math.nan
-    rows, columns = np.nonzero(seen.detected)
-    weight = np.maximum(seen.attenuation[rows, columns], 0.0)
-    if not weight.sum() > 0:
-        return math.nan
-    at = np.stack([columns, rows], axis=1) * np.asarray(geometry.pixel_spacing_mm)
-    center = np.average(at, axis=0, weights=weight)
-    spread = np.linalg.eigvalsh(np.cov(at.T, aweights=weight, ddof=0))
-    tip = geometry.project(tip_ras) * geometry.pixel_spacing_mm
-    radius = _SPHERE_OVER_RMS * math.sqrt(float(spread.sum()))
-    if not radius > 0:
-        return math.nan
-    return max(0.0, 1 - float(np.linalg.norm(center - tip)) / radius) * math.sqrt(max(spread[0], 0.0) / spread[1])
 
 
 def _event(finding: Finding, confirmed: bool, now_s: float) -> SpreadEvent:

@@ -16,8 +16,8 @@ from ..files import staged_directory
 from ..geometry import FloatArray
 from ..image import read_itk, write_itk
 from ..xray.geometry import XrayGeometry
-from .cement_map import FEWEST_REFERENCE_FRAMES
 from .monitor import Frame, MonitorReading, SpreadEvent, SpreadMonitor
+from .reference import FEWEST_REFERENCE_FRAMES
 
 FRAMES, RECORD = "frames.mha", "recording.json"
 
@@ -164,7 +164,9 @@ def replay(
         while arrivals and arrivals[0][0] - start_s < together_s and arrivals[0][1] not in batch:
             _, view, number = arrivals.pop(0)
             batch[view] = recordings[view].frame(number)
-        readings.append(monitor.update(batch, max(frame.time_s for frame in batch.values())))
+            pump = recordings[view].pump_volume_ml
+            pump_ml = None if pump is None else float(pump[number])
+        readings.append(monitor.update(batch, max(frame.time_s for frame in batch.values()), pump_ml))
         if progress is not None:
             progress(1 - len(arrivals) / max(len(arrivals) + len(readings), 1))
     return readings

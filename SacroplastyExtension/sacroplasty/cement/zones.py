@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..anatomy.labels import BONE_LABEL, REGION_LABEL, REGIONS
 from ..anatomy.model import Anatomy
 from ..errors import AnatomyError
+from ..geometry import invert_rigid, transform_points
 from ..image import Volume
 from .grid import local_grid, sample, sample_mask
 
@@ -29,10 +30,12 @@ class Zones:
         names: `planned` (the ala with its margin), `bone` (the rest of the sacrum, outside the plan but no leak), and
             the routes of leakage: `sacral_canal`, `foramen_s1_left` ..., `si_joint_left`, `presacral`, `posterior`,
             `superior`.
+        anterior_third: voxels of the planned ala in the front third of its depth.
     """
 
     labels: Volume
     names: tuple[str, ...]
+    anterior_third: NDArray[np.bool_]
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Voxels of one zone."""
@@ -97,7 +100,23 @@ def make_zones(
         if (name == "sacral_canal" or name.startswith("foramen_")) and here.any():
             labels[here] = len(names)
             names.append(name)
-    return Zones(grid.like(labels), tuple(names))
+    return Zones(grid.like(labels), tuple(names), _front_third(grid, labels == 0, anatomy.SacrumToRAS))
+
+
+def _front_third(grid: Volume, planned: NDArray[np.bool_], SacrumToRAS: ArrayLike) -> NDArray[np.bool_]:
+    """The part of a mask in front of a third of its depth, which is measured at each place of breadth and height."""
+    third = np.zeros(planned.shape, bool)
+    if not planned.any():
+        return third
+    left, back, up = transform_points(invert_rigid(SacrumToRAS), grid.ras_of(np.argwhere(planned))).T
+    step = 2 * float(grid.spacing_mm[0])
+    column, row = (np.floor((one - one.min()) / step).astype(int) for one in (left, up))
+    place = column * (row.max() + 1) + row
+    front, rear = np.full(place.max() + 1, np.inf), np.full(place.max() + 1, -np.inf)
+    np.minimum.at(front, place, back)
+    np.maximum.at(rear, place, back)
+    third[planned] = back - front[place] <= (rear - front)[place] / 3
+    return third
 
 
 def cancellous_bone(

@@ -84,7 +84,7 @@ def command(
     from ..files import staged_directory
     from ..image import write_volume
     from ..planning.files import read_plan
-    from ..planning.model import NEEDLES
+    from ..planning.needles import needle
 
     for name, value, largest in (
         ("--volume", volume_ml, 16.0),
@@ -109,17 +109,13 @@ def command(
     predictions: dict[str, SpreadPrediction] = {}
     with progress("Predicting the spread") as update:
         for number, (side, item) in enumerate(best.items()):
-            needle = (
-                NEEDLES[int(gauge)]
-                if gauge
-                else min(NEEDLES.values(), key=lambda one: abs(one.outer_diameter_mm - item.outer_diameter_mm))
-            )
+            trocar = needle(int(gauge)) if gauge else item.needle
             predictions[side] = predict_spread(
                 ct,
                 anatomy,
                 _depots(item, volume_ml, depots),
                 side,
-                cannula_line(needle.gauge, needle.inner_diameter_mm, needle.length_mm),
+                cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm),
                 preset,
                 flow_ml_s,
                 members=members,
@@ -163,6 +159,8 @@ def _depots(item: Trajectory, volume_ml: float | None, asked: tuple[tuple[float,
     from ..cement.spread import Depot, withdrawn_depots
     from ..errors import PlanError
 
+    if not asked and volume_ml is None and item.depots:
+        return tuple(Depot(depot.position_ras, depot.volume_ml) for depot in item.depots)
     if not asked:
         return (Depot(item.target, item.planned_volume_ml if volume_ml is None else volume_ml),)
     if volume_ml is not None:

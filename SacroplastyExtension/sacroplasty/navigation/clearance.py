@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..anatomy.labels import SIDES
 from ..anatomy.model import Anatomy
-from ..geometry import FloatArray, invert_rigid
+from ..geometry import FloatArray
+from ..image import Volume
 from ..planning.model import Side
 from ..planning.pose_uncertainty import PoseUncertainty
 
@@ -121,21 +122,32 @@ class ShaftClearance:
         self._unknown = tuple(sorted(unknown))
 
     @staticmethod
-    def of_anatomy(anatomy: Anatomy, progress: Callable[[float], None] = lambda fraction: None) -> ShaftClearance:
-        """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes some seconds.
+    def of_anatomy(
+        anatomy: Anatomy,
+        progress: Callable[[float], None] = lambda fraction: None,
+        ct: Volume | None = None,
+        exact_labels: bool = False,
+    ) -> ShaftClearance:
+        """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes a second or two.
+
+        Args:
+            ct: that the anatomy was found in; with it, bone that no label claims is kept clear of, as in planning.
+            exact_labels: whether the labels are the patient, as in a simulation.
 
         Raises:
             PlanError: when the anatomy lacks what even a plan cannot do without.
         """
-        from ..planning.structures import STEP_MM, forbidden_structures, view_along_foramina
+        from ..planning.structures import STEP_MM, Structures, view_along_foramina
 
         view = view_along_foramina(anatomy)
-        structures = forbidden_structures(anatomy, view, progress)
-        RASToGrid = invert_rigid(view.ViewToRAS)
-        RASToGrid[:3, 3] -= (view.left_mm[0], view.back_mm[0], view.up_mm[0])
+        progress(0.2)
+        fields = Structures(anatomy, view, ct=ct, exact_labels=exact_labels)
+        RASToGrid = view.RASToView.copy()
+        RASToGrid[:3, 3] -= view.origin_mm
         RASToGrid[:3] /= STEP_MM
-        stacked = StackedFields([field.values for field in structures.fields.values()], RASToGrid)
-        return ShaftClearance(tuple(structures.fields), stacked, structures.unknown)
+        stacked = StackedFields([field.values for field in fields.fields.values()], RASToGrid)
+        progress(1.0)
+        return ShaftClearance(tuple(fields.fields), stacked, fields.unknown)
 
     def distances_mm(
         self, tip_ras: ArrayLike, back_ras: ArrayLike, outer_diameter_mm: float, side: Side | None = None

@@ -1,7 +1,7 @@
-"""Exhaustive search of straight trocar paths from the skin into the ala of the sacrum.
+"""Exhaustive search of straight trocar paths from the skin into the sacrum.
 
-Every pair of an entry point on the posterior cortex and a target in the ala is tried. Those whose whole shaft keeps its
-distance from every forbidden structure are ranked; when there is none, the least bad ones come back with the reasons.
+Every pair of an entry point on the cortex and a target is tried. Those whose whole shaft keeps its distance from every
+forbidden structure are ranked; when there is none, the least bad ones come back with the reasons.
 """
 
 from __future__ import annotations
@@ -10,198 +10,76 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..anatomy.confirmation import blocking_reasons
 from ..anatomy.fracture_reach import leak_risk_notes
-from ..anatomy.frame import sample_mask
-from ..anatomy.labels import REGION_LABEL
-from ..anatomy.model import Anatomy
 from ..errors import PlanError
-from ..geometry import FloatArray, invert_rigid, segment_to_segment_distance, transform_points
-from ..image import Volume
-from .model import NEEDLES, Needle, Plan, Side, Technique, Trajectory
-from .structures import NEEDED, SacrumView, Structures, forbidden_structures, view_along_foramina
+from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
+from .approaches import Candidates, Rules
+from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
+from .context import PlanningContext
+from .depots import room_mm, sphere_ml
+from .model import Merit, Plan, Side, Trajectory
+from .options import SMALLEST_USUAL_ML, PlanOptions
+from .structures import STEP_MM, Structures
+from .uncertainty import pose_uncertainty
 
 #: Trajectories returned for each side, and how far apart their ends are at least [mm].
 _BEST, _DISTINCT_MM = 5, 4.0
-#: Entry rule of the published technique: 15 to 20 mm lateral to the lateral edge of the S2 foramen, between S2 and S3.
-#: The search goes a little beyond and pays for it [mm].
-_ENTRY_LATERAL_MM, _ENTRY_SEARCH_MM = (15.0, 20.0), (8.0, 26.0)
-#: Aims: the anterior third of the ala, at the height of the middle of the S1 body [mm below its endplate].
-_ANTERIOR_PART, _SEARCHED_PART = 1 / 3, 0.6
-_AIM_BELOW_ENDPLATE_MM, _AIM_REACH_MM = 12.0, 24.0
-#: Air outside the body [HU], and how much of it in a row is no bowel gas or fold [mm].
-_AIR_HU, _AIR_RUN_MM = -300.0, 8.0
-#: Cement fills the pores of cancellous bone: share of the volume that is pore.
-_POROSITY = 0.85
-#: Volumes of the published technique: 3 to 8 mL in each ala, at most 12 mL in both.
-SMALLEST_USUAL_ML, _LARGEST_PER_ALA_ML, _LARGEST_TOTAL_ML = 3.0, 8.0, 12.0
-#: Cement keeps this distance from the surface of the bone and from the foramina [mm], and is placed while the trocar
-#: is withdrawn this far [mm].
-_CEMENT_MARGIN_MM, _WITHDRAWAL_MM = 1.0, 10.0
+#: Of each ranking so many different ones are measured in full until one is accepted.
+_TRIED = 24
+#: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
+_REFUSED, _LOOKED_AT = 3, 4000
 #: The best pairs of the coarse search whose neighbours are tried, and how far those lie off [mm].
-_REFINED, _NEIGHBOR_MM = 40, 1.5
+_REFINED, _NEIGHBOR_MM = 16, 1.25
+#: Where along its way from target (0) to entry (1) a shaft is looked at first.
+_QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
+#: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
+_BEHIND_MM = 60.0
+#: Cement is placed while the trocar is withdrawn this far [mm].
+_WITHDRAWAL_MM = 10.0
+#: The last part of the shaft, around which cement comes out [mm].
+_REACHED_MM = 16.0
 #: Two trocars at a time: shafts and hubs (handles) of this size must not touch [mm]; dimensions chosen, not measured.
 _SHAFT_GAP_MM, _HUB_GAP_MM = 10.0, 40.0
-
-
-@dataclass(frozen=True)
-class _Approach:
-    """Where a technique enters and how it points.
-
-    Attributes:
-        above_s2_mm, below_s3_mm: entry zone between these levels relative to the posterior foramina.
-        tilt_deg: smallest and largest angle between shaft and the direction of the foramina.
-    """
-
-    above_s2_mm: float
-    below_s3_mm: float
-    tilt_deg: tuple[float, float]
-
-
-_APPROACHES: dict[str, _Approach] = {
-    # Posterolateral, through the ala from behind.
-    "short-axis": _Approach(above_s2_mm=6.0, below_s3_mm=3.0, tilt_deg=(0.0, 60.0)),
-    # From the caudal end upwards, within the plane of the ala.
-    "long-axis": _Approach(above_s2_mm=-8.0, below_s3_mm=14.0, tilt_deg=(45.0, 85.0)),
-}
-_APPROACHES["double-needle"] = _APPROACHES["short-axis"]
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """Entry-target pairs in view coordinates, arrays of length n; `penalty` is their distance from the rules."""
-
-    entry: FloatArray
-    target: FloatArray
-    penalty: FloatArray
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """Where entries and targets of one side may lie and how far they are from what is published.
-
-    Attributes:
-        s2_edge, s3_edge: most lateral points of the posterior foraminal rims, in view coordinates.
-        sign: 1 for the left, -1 for the right.
-    """
-
-    anatomy: Anatomy
-    view: SacrumView
-    side: Side
-    approach: _Approach
-    s2_edge: FloatArray
-    s3_edge: FloatArray
-    sign: float
-
-    def entries(self, left: FloatArray, up: FloatArray) -> FloatArray:
-        """Points (n, 3) of the posterior cortex at view coordinates (n,), NaN in depth where there is none."""
-        view = self.view
-        column = np.round(left - view.left_mm[0]).astype(int)
-        row = np.round(up - view.up_mm[0]).astype(int)
-        within = (column >= 0) & (column < len(view.left_mm)) & (row >= 0) & (row < len(view.up_mm))
-        back = np.full(len(left), np.nan)
-        back[within] = view.back_surface_mm[column[within], row[within]]
-        return np.column_stack([left, back, up])
-
-    def grid_of_entries(self) -> FloatArray:
-        lateral = np.arange(_ENTRY_SEARCH_MM[0], _ENTRY_SEARCH_MM[1] + 0.1, 2.0)
-        up = np.arange(self.s3_edge[2] - self.approach.below_s3_mm, self.s2_edge[2] + self.approach.above_s2_mm, 2.5)
-        beside, height = (grid.ravel() for grid in np.meshgrid(lateral, up, indexing="ij"))
-        return self.entries(self.s2_edge[0] + self.sign * beside, height)
-
-    def grid_of_targets(self) -> FloatArray:
-        view = self.view
-        grid = np.stack(np.meshgrid(view.left_mm[::3], view.back_mm[::3], view.up_mm[::3], indexing="ij"), axis=-1)
-        return grid.reshape(-1, 3)[self.in_ala(grid).ravel()]
-
-    def in_ala(self, points: FloatArray) -> NDArray[np.bool_]:
-        """Whether view points (..., 3) lie in the searched part of the ala."""
-        label = REGION_LABEL[f"ala_{self.side}"]
-        ras = transform_points(self.view.ViewToRAS, points)
-        ala = sample_mask(self.anatomy.regions.like(self.anatomy.regions.voxels == label), ras) > 0.5
-        part, off_height = self._place(points)
-        return ala & (part <= _SEARCHED_PART) & (off_height <= _AIM_REACH_MM)
-
-    def pairs(self, entry: FloatArray, target: FloatArray) -> _Candidates:
-        """Those of the pairs (n, 3), (n, 3) that the approach allows."""
-        direction = target - entry
-        length = np.linalg.norm(direction, axis=1)
-        with np.errstate(invalid="ignore"):
-            tilt = np.degrees(np.arccos(np.clip(-direction[:, 1] / length, -1, 1)))
-            kept = (length >= 12) & (tilt >= self.approach.tilt_deg[0]) & (tilt <= self.approach.tilt_deg[1])
-        entry, target, tilt = entry[kept], target[kept], tilt[kept]
-        beside = self.sign * (entry[:, 0] - self.s2_edge[0])
-        off_rule = np.maximum(_ENTRY_LATERAL_MM[0] - beside, beside - _ENTRY_LATERAL_MM[1]).clip(0)
-        # Slightly caudal of S2 is preferred: a third of the way to S3.
-        preferred = self.s2_edge[2] + (self.s3_edge[2] - self.s2_edge[2]) / 3
-        part, off_height = self._place(target)
-        penalty = 0.10 * off_rule + 0.02 * np.abs(entry[:, 2] - preferred)
-        penalty += 2.0 * np.clip(part - _ANTERIOR_PART, 0, 1) + 0.03 * off_height
-        # A shaft that meets the cortex aslant slips.
-        penalty += 0.3 * np.clip((tilt - 30) / 30, 0, 1)
-        return _Candidates(entry, target, penalty)
-
-    def _place(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """How far back in the bone (0 front to 1 back) and how far off the aimed height points (..., 3) lie."""
-        view = self.view
-        column = np.clip(np.round(points[..., 0] - view.left_mm[0]).astype(int), 0, len(view.left_mm) - 1)
-        row = np.clip(np.round(points[..., 2] - view.up_mm[0]).astype(int), 0, len(view.up_mm) - 1)
-        front, rear = view.front_surface_mm[column, row], view.back_surface_mm[column, row]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            part = (points[..., 1] - front) / (rear - front)
-        ViewToSacrum = invert_rigid(self.anatomy.SacrumToRAS) @ view.ViewToRAS
-        below = -transform_points(ViewToSacrum, points)[..., 2]
-        return part, np.abs(below - _AIM_BELOW_ENDPLATE_MM)
+#: One-sided 95 % of a normal distribution.
+_SD_95 = 1.645
 
 
 def plan_trajectories(
-    ct: Volume,
-    anatomy: Anatomy,
+    context: PlanningContext,
     sides: Sequence[Side] = ("left", "right"),
-    technique: Technique = "short-axis",
-    needle: Needle = NEEDLES[11],
-    margin_mm: float = 3.0,
+    options: PlanOptions | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Plan:
-    """Rank trocar trajectories into the ala of each side.
+    """Rank trocar trajectories on each side.
 
     Args:
-        ct: the CT that `anatomy` was found in; gives the skin.
-        margin_mm: smallest distance of the shaft's surface from every forbidden structure.
         progress: called with the fraction done.
 
     Returns:
-        Up to five accepted trajectories for each side, best first; for a side without any, the three that come nearest
-        with the reasons for refusal. A side that relies on a structure that is missing, cut off, or found with a low
-        confidence and not confirmed is refused as a whole; the other side is not.
+        Up to five accepted trajectories for each side, the recommended one first, with the safest, the best filling
+        and the shortest among them; for a side without any, the three that come nearest with the reasons for refusal.
+        A side that relies on a structure that is missing, cut off, or found with a low confidence and not confirmed is
+        refused as a whole; the other side is not.
 
     Raises:
-        PlanError: for a technique that cannot be planned, another patient's CT, or an anatomy without sacrum, ala or
-            foramina.
+        PlanError: for an anatomy without sacrum, ala or foramina.
     """
-    if technique not in _APPROACHES:
-        raise PlanError(f"technique {technique} cannot be planned here; choose {', '.join(_APPROACHES)}")
-    if not (np.isfinite(margin_mm) and margin_mm > 0):
-        raise PlanError(f"the margin must be a positive distance in mm, not {margin_mm}")
-    if technique == "double-needle":
+    options = options or PlanOptions()
+    if options.technique == "double-needle":
         sides = ("left", "right")
     if not sides or set(sides) - {"left", "right"}:
         raise PlanError(f"sides must be left, right or both, not {', '.join(sides) or 'none'}")
-    if ct.content_hash() != anatomy.image_hash:
-        raise PlanError("the anatomy belongs to another CT; segment this CT and plan again")
+    sides = tuple(dict.fromkeys(sides))
     told = progress or (lambda fraction: None)
-    view = view_along_foramina(anatomy)
-    told(0.15)
-    structures = forbidden_structures(anatomy, view, lambda fraction: told(0.15 + 0.5 * fraction))
-    largest_ml = min(_LARGEST_PER_ALA_ML, _LARGEST_TOTAL_ML / len(set(sides)))
     found: dict[Side, list[Trajectory]] = {}
     blocked: dict[Side, tuple[str, ...]] = {}
-    for number, side in enumerate(dict.fromkeys(sides)):
-        reasons = blocking_reasons(anatomy, side)
+    for number, side in enumerate(sides):
+        reasons = blocking_reasons(context.anatomy, side)
         try:
-            found[side] = _plan_side(ct, anatomy, view, structures, side, technique, needle, margin_mm, largest_ml)
+            found[side] = _plan_side(context, side, options, len(sides))
         except PlanError as error:
             # Half a sacrum is planned on the half that is there.
             if not reasons:
@@ -210,136 +88,296 @@ def plan_trajectories(
             reasons = (*reasons, str(error))
         if reasons:
             blocked[side] = reasons
-            found[side] = [_refused(item, reasons) for item in found[side]]
-        told(0.65 + 0.35 * (number + 1) / len(sides))
-    if technique == "double-needle":
-        found = _pair(found, needle)
-    trajectories = tuple(trajectory for side in found for trajectory in found[side])
-    confirmed = tuple(sorted(anatomy.confirmed))
-    return Plan(trajectories, anatomy.image_hash, blocked, confirmed, leak_risk_notes(anatomy))
+            found[side] = [refused(item, reasons) for item in found[side][:_REFUSED]]
+        told((number + 1) / len(sides))
+    if options.technique == "double-needle":
+        found = _pair(found)
+    return replace(plan_of(context, [item for side in found for item in found[side]], options), blocked=blocked)
 
 
-def _refused(item: Trajectory, reasons: Sequence[str]) -> Trajectory:
-    """The trajectory refused for these reasons too, each said once."""
-    return replace(item, accepted=False, reasons=tuple(dict.fromkeys((*reasons, *item.reasons))))
+def plan_of(context: PlanningContext, trajectories: Sequence[Trajectory], options: PlanOptions) -> Plan:
+    """The plan that holds these trajectories, with all that they were judged by."""
+    return Plan(
+        trajectories=tuple(trajectories),
+        image_hash=context.anatomy.image_hash,
+        confirmed=tuple(sorted(context.anatomy.confirmed)),
+        notes=leak_risk_notes(context.anatomy),
+        technique=options.technique,
+        needle=options.needle,
+        margin_mm=options.margin_mm,
+        preferred_margin_mm=options.preferred_margin_mm,
+        accuracy=options.accuracy,
+        overrides=options.overrides,
+        frame_of_reference=context.frame_of_reference,
+    )
 
 
-def _plan_side(
-    ct: Volume,
-    anatomy: Anatomy,
-    view: SacrumView,
-    structures: Structures,
+def nearest_accepted(
+    context: PlanningContext,
+    entry_skin: ArrayLike,
+    target: ArrayLike,
     side: Side,
-    technique: Technique,
-    needle: Needle,
-    margin_mm: float,
-    largest_ml: float,
-) -> list[Trajectory]:
-    rules = _rules(anatomy, view, side, _APPROACHES[technique])
-    entries, targets = rules.grid_of_entries(), rules.grid_of_targets()
-    entries = entries[np.isfinite(entries[:, 1])]
-    if not len(entries) or not len(targets):
-        what = "posterior cortex beside the S2 foramen" if not len(entries) else "ala at the height of S1"
-        raise PlanError(f"there is no {what} on the {side} in this anatomy; check the sacrum label and its regions")
-    candidates = rules.pairs(np.repeat(entries, len(targets), axis=0), np.tile(targets, (len(entries), 1)))
-    if not len(candidates.entry):
-        raise PlanError(f"no path on the {side} has the direction that {technique} asks for; choose another technique")
-    ranking = _rank(structures, candidates, needle, margin_mm, largest_ml)
-    best = _distinct(candidates, np.argsort(-ranking, kind="stable"), _REFINED)
-    candidates = _neighbors(rules, candidates, best)
-    ranking = _rank(structures, candidates, needle, margin_mm, largest_ml)
-    accepted: list[Trajectory] = []
-    refused: list[Trajectory] = []
-    for index in _distinct(candidates, np.argsort(-ranking, kind="stable"), most=8 * _BEST):
-        ends = candidates.entry[index], candidates.target[index]
-        trajectory = _measure(ct, view, structures, side, technique, needle, margin_mm, *ends)
-        trajectory = replace(trajectory, planned_volume_ml=_cement_ml(structures, *ends, largest_ml))
-        (accepted if trajectory.accepted else refused).append(trajectory)
-        if len(accepted) == _BEST:
-            break
-    return accepted or refused[:3]
+    options: PlanOptions | None = None,
+    sides: int = 1,
+) -> Trajectory:
+    """The accepted trajectory whose ends lie nearest to those of a line.
+
+    Raises:
+        PlanError: when there is none within some 20 mm.
+    """
+    options = options or PlanOptions()
+    drawn = check_trajectory(context, entry_skin, target, side, options, sides)
+    if drawn.accepted:
+        return drawn
+    search = _Search(context, side, options, sides)
+    RASToView = search.structures.view.RASToView
+    entry, tip = transform_points(RASToView, np.stack([drawn.entry_bone, drawn.target]))
+    for reach in (2.0, 4.0, 8.0, 16.0):
+        offsets = _spread_evenly(12_000) * reach
+        around = search.rules.neighbors(entry[None], tip[None], offsets)
+        slack = search.slack_mm(around)
+        kept = np.flatnonzero(slack >= 0)
+        moved = np.maximum(
+            np.linalg.norm(around.entry[kept] - entry, axis=1), np.linalg.norm(around.target[kept] - tip, axis=1)
+        )
+        for index in kept[np.argsort(moved, kind="stable")][:10]:
+            found = search.measured(around.entry[index], around.target[index])
+            if found.accepted:
+                return replace(found, source="manual")
+    why = "; ".join(drawn.reasons)
+    raise PlanError(f"no accepted trajectory lies within 16 mm of this line ({why}); draw another one, or search")
 
 
-def _rules(anatomy: Anatomy, view: SacrumView, side: Side, approach: _Approach) -> _Rules:
-    edges = []
-    for level in ("s2", "s3"):
-        foramen = anatomy.foramina.get(f"foramen_{level}_{side}")
-        if foramen is None:
-            raise PlanError(f"foramen_{level}_{side} is not known, and the entry is measured from it; segment again")
-        edges.append(transform_points(invert_rigid(view.ViewToRAS), foramen.lateral_edge_ras))
-    return _Rules(anatomy, view, side, approach, edges[0], edges[1], 1.0 if side == "left" else -1.0)
+class _Search:
+    """The search on one side."""
 
+    def __init__(self, context: PlanningContext, side: Side, options: PlanOptions, sides: int) -> None:
+        self.context, self.side, self.options, self.sides = context, side, options, sides
+        self.rules = Rules(context, options.technique, side)
+        self.structures: Structures = context.structures(options.technique, side)
+        fractures = fractures_on(context, side)
+        self._fracture_ras = np.concatenate(fractures) if fractures else None
 
-def _rank(
-    structures: Structures, candidates: _Candidates, needle: Needle, margin_mm: float, largest_ml: float
-) -> FloatArray:
-    """A score (n,) that is below -50 for every candidate that does not keep the margin."""
-    slack = _screen(structures, candidates, needle.outer_diameter_mm / 2) - margin_mm
-    room = _room_for_cement(structures, candidates)
-    volume_ml = np.minimum(4 / 3 * np.pi * room**3 * _POROSITY / 1000, largest_ml)
-    # Past the margin more room is worth having up to 3 mm, where the usual errors of navigation no longer matter.
-    score = np.minimum(slack, 3.0) / 3.0 + 1.5 * np.minimum(volume_ml, 4.0) / 4.0 - candidates.penalty
-    return np.where(slack >= 0, score, -100 + slack)
+    def slack_mm(self, candidates: Candidates) -> FloatArray:
+        """What each shaft keeps from all structures together beyond what it must.
 
-
-def _neighbors(rules: _Rules, candidates: _Candidates, best: list[int]) -> _Candidates:
-    """The best candidates with everything around their ends."""
-    offsets = np.stack(np.meshgrid(*[[-_NEIGHBOR_MM, 0.0, _NEIGHBOR_MM]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
-    entry = np.repeat(candidates.entry[best], len(offsets), axis=0)
-    target = np.repeat(candidates.target[best], len(offsets), axis=0)
-    offsets = np.tile(offsets, (len(best), 1))
-    entry = rules.entries(entry[:, 0] + offsets[:, 0], entry[:, 2] + offsets[:, 1])
-    target = target + offsets[:, 2:]
-    kept = np.isfinite(entry[:, 1]) & rules.in_ala(target)
-    return rules.pairs(entry[kept], target[kept])
-
-
-def _screen(structures: Structures, candidates: _Candidates, radius: float) -> FloatArray:
-    """Smallest clearance of each shaft from all structures together, sampled every 2 mm to 60 mm behind the entry."""
-    smallest = np.empty(len(candidates.entry))
-    for start in range(0, len(smallest), 4000):
-        part = slice(start, start + 4000)
-        entry, target = candidates.entry[part], candidates.target[part]
-        direction = entry - target
+        Exact where it is not negative. A quick look at few points of a shaft rejects most: the distance at the grid
+        point nearest to a place is wrong by at most the way between them.
+        """
+        needed = self.options.margin_mm + self.options.needle.radius_mm
+        direction = candidates.entry - candidates.target
         length = np.linalg.norm(direction, axis=1)
-        direction /= length[:, None]
-        steps = np.arange(0, float(length.max()) + 60, 2.0)
-        along = np.minimum(steps, length[:, None] + 60)
-        points = target[:, None, :] + along[..., None] * direction[:, None, :]
-        smallest[part] = structures.everything.at_view(points).min(axis=1)
-    return smallest - radius
+        values = self.structures.everything(self.side).values
+        origin, last = self.structures.view.origin_mm, np.array(values.shape) - 1
+        slack = np.full(len(length), np.inf)
+        alive = np.arange(len(length))
+        for share in _QUICK_LOOK:
+            place = candidates.target[alive] + share * direction[alive]
+            index = np.clip(np.rint((place - origin) / STEP_MM).astype(np.int32), 0, last)
+            at = values[index[:, 0], index[:, 1], index[:, 2]] + STEP_MM * np.sqrt(3) / 2
+            at = at - needed - self._extra_mm(share * length[alive])
+            slack[alive] = np.minimum(slack[alive], at)
+            alive = alive[at >= 0]
+        slack[alive] = self.exact_slack_mm(candidates.part(alive))
+        return slack
+
+    def exact_slack_mm(self, candidates: Candidates) -> FloatArray:
+        """The same for all of them, from points 1 mm apart."""
+        needed = self.options.margin_mm + self.options.needle.radius_mm
+        field = self.structures.everything(self.side)
+        slack = np.empty(len(candidates.entry))
+        for start in range(0, len(slack), 2000):
+            part = slice(start, start + 2000)
+            target = candidates.target[part]
+            direction = candidates.entry[part] - target
+            length = np.linalg.norm(direction, axis=1)
+            steps = np.arange(0, float(length.max()) + _BEHIND_MM, 1.0)
+            along = np.minimum(steps, length[:, None] + _BEHIND_MM)
+            points = target[:, None] + (along / length[:, None])[..., None] * direction[:, None]
+            slack[part] = (field.at_view(points) - needed - self._extra_mm(along)).min(axis=1)
+        return slack
+
+    def _extra_mm(self, along_mm: FloatArray) -> FloatArray | float:
+        """What a stated system error adds to the margin at a distance from the tip."""
+        if self.options.accuracy is None:
+            return 0.0
+        covariance = pose_uncertainty(self.options.accuracy, np.zeros(3)).covariance
+        return _SD_95 * np.sqrt(covariance[0, 0] + covariance[3, 3] * np.square(along_mm) * 2 / 3)
+
+    def score(self, candidates: Candidates, slack: FloatArray, volume_ml: FloatArray) -> FloatArray:
+        """A score (n,) that is below -50 for every candidate that does not keep the margin."""
+        # Up to the preferred margin more room is worth having.
+        span = max(self.options.preferred_margin_mm - self.options.margin_mm, 0.5)
+        score = np.minimum(slack, span) / span + 1.5 * np.minimum(volume_ml, 4.0) / 4.0 - candidates.penalty
+        fits = np.flatnonzero(slack >= 0)
+        score[fits] += self._reached(candidates.part(fits))
+        return np.where(slack >= 0, score, -100 + slack)
+
+    def _reached(self, candidates: Candidates) -> FloatArray:
+        """What the last part of each shaft reaches: bone that holds fat in place of trabeculae, a marked fracture."""
+        from scipy.ndimage import map_coordinates
+        from scipy.spatial import cKDTree
+
+        if not len(candidates.entry):
+            return np.zeros(0)
+        outwards = candidates.entry - candidates.target
+        outwards = outwards / np.linalg.norm(outwards, axis=1)[:, None]
+        along = np.arange(0, _REACHED_MM, 2.0)
+        points = candidates.target[:, None] + along[:, None] * outwards[:, None]
+        ras = transform_points(self.structures.view.ViewToRAS, points)
+        ct = self.context.ct
+        hu = map_coordinates(ct.voxels, ct.kji_of(ras).reshape(-1, 3).T, order=1, output=np.float32, mode="nearest")
+        worth = 0.3 * (hu.reshape(points.shape[:2]) < LOW_DENSITY_HU).mean(axis=1)
+        if self._fracture_ras is not None:
+            away = cKDTree(self._fracture_ras).query(ras[:, ::2].reshape(-1, 3), distance_upper_bound=_REACHED_MM)[0]
+            nearest = np.minimum(away.reshape(len(ras), -1).min(axis=1), _REACHED_MM)
+            worth += 0.5 * (1 - nearest / _REACHED_MM)
+        return worth
+
+    def volume_ml(self, candidates: Candidates) -> FloatArray:
+        """Cement that fits around the last part of each path, at most the limit of one trocar."""
+        outwards = candidates.entry - candidates.target
+        outwards = outwards / np.linalg.norm(outwards, axis=1)[:, None]
+        steps = np.arange(0, _WITHDRAWAL_MM + 0.1, 2.5)
+        points = candidates.target[:, None, :] + steps[:, None] * outwards[:, None, :]
+        room = room_mm(self.structures, points).max(axis=1)
+        return np.minimum(sphere_ml(room), self.options.limit_ml(self.sides))
+
+    def measured(self, entry: FloatArray, target: FloatArray) -> Trajectory:
+        """The full measurement of a pair in view coordinates."""
+        ends = transform_points(self.structures.view.ViewToRAS, np.stack([entry, target]))
+        start = ends[0] + 5.0 * unit(ends[0] - ends[1])
+        return check_trajectory(self.context, start, ends[1], self.side, self.options, self.sides, source="search")
 
 
-def _room_for_cement(structures: Structures, candidates: _Candidates) -> FloatArray:
-    """Radius (n,) of the largest sphere inside the bone and off the foramina at the last part of each path [mm]."""
-    outwards = candidates.entry - candidates.target
-    outwards = outwards / np.linalg.norm(outwards, axis=1)[:, None]
-    steps = np.arange(0, _WITHDRAWAL_MM + 0.1, 2.5)
-    points = candidates.target[:, None, :] + steps[:, None] * outwards[:, None, :]
-    return _depth(structures, points).max(axis=1)
+@dataclass(frozen=True)
+class _Ranked:
+    """Candidates with what they are ranked by, arrays of length n."""
+
+    candidates: Candidates
+    slack: FloatArray
+    volume_ml: FloatArray
+    score: FloatArray
 
 
-def _depth(structures: Structures, points: FloatArray) -> FloatArray:
-    """How far cement may spread from view points (..., 3) in every direction [mm], 0 or more."""
-    room = np.minimum(-structures.sacrum.at_view(points), structures.nerves.at_view(points))
-    return np.maximum(room - _CEMENT_MARGIN_MM, 0.0)
+def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides: int) -> list[Trajectory]:
+    search = _Search(context, side, options, sides)
+    coarse = _ranked(search, search.rules.all_pairs())
+    best = _distinct(coarse.candidates, np.argsort(-coarse.score, kind="stable"), _REFINED)
+    offsets = np.stack(np.meshgrid(*[[-_NEIGHBOR_MM, 0.0, _NEIGHBOR_MM]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
+    fine = _ranked(
+        search, search.rules.neighbors(coarse.candidates.entry[best], coarse.candidates.target[best], offsets)
+    )
+    ranked = _joined(_keep_best(coarse), fine)
+    return _chosen(search, ranked) or _least_bad(search, ranked)
 
 
-def _cement_ml(structures: Structures, entry: FloatArray, target: FloatArray, largest_ml: float) -> float:
-    """Pore volume of the spheres that fit around the tip while it is withdrawn, at most `largest_ml`."""
-    outwards = (entry - target) / np.linalg.norm(entry - target)
-    centers = target + np.arange(0, _WITHDRAWAL_MM + 0.1, 2.5)[:, None] * outwards
-    radii = _depth(structures, centers)
-    reach = float(radii.max()) + _WITHDRAWAL_MM
-    axis = np.arange(-reach, reach + 0.5, 1.0)
-    grid = target + np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    filled = np.zeros(len(grid), bool)
-    for center, radius in zip(centers, radii, strict=True):
-        filled |= np.linalg.norm(grid - center, axis=1) <= radius
-    return round(min(float(filled.sum()) * _POROSITY / 1000, largest_ml), 2)
+def _ranked(search: _Search, candidates: Candidates) -> _Ranked:
+    slack = search.slack_mm(candidates)
+    volume = np.zeros(len(slack))
+    fits = np.flatnonzero(slack >= 0)
+    volume[fits] = search.volume_ml(candidates.part(fits))
+    return _Ranked(candidates, slack, volume, search.score(candidates, slack, volume))
 
 
-def _distinct(candidates: _Candidates, order: NDArray[np.int_], most: int) -> list[int]:
+def _keep_best(ranked: _Ranked, most: int = 3000) -> _Ranked:
+    """The best of all by score, and by each of the merits among those that keep the margin."""
+    orders = [ranked.score, np.where(ranked.slack >= 0, ranked.slack, -np.inf), ranked.volume_ml]
+    chosen = np.unique(np.concatenate([np.argsort(-order, kind="stable")[:most] for order in orders]))
+    return _subset(ranked, chosen)
+
+
+def _subset(ranked: _Ranked, index: NDArray[np.int_]) -> _Ranked:
+    return _Ranked(ranked.candidates.part(index), ranked.slack[index], ranked.volume_ml[index], ranked.score[index])
+
+
+def _joined(a: _Ranked, b: _Ranked) -> _Ranked:
+    pairs = zip(
+        (a.candidates.entry, a.candidates.target, a.candidates.penalty, a.slack, a.volume_ml, a.score),
+        (b.candidates.entry, b.candidates.target, b.candidates.penalty, b.slack, b.volume_ml, b.score),
+        strict=True,
+    )
+    entry, target, penalty, slack, volume, score = (np.concatenate(pair) for pair in pairs)
+    return _Ranked(Candidates(entry, target, penalty), slack, volume, score)
+
+
+def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
+    """The recommended trajectory, the best in each merit, and others that differ from them."""
+    fits = np.flatnonzero(ranked.slack >= 0)
+    if not len(fits):
+        return []
+    # Of those that keep the rules of the technique, as long as there are any.
+    ruled = fits[ranked.candidates.penalty[fits] < 5.0]
+    pool = ruled if len(ruled) else fits
+    length = np.linalg.norm(ranked.candidates.entry - ranked.candidates.target, axis=1)
+    enough = pool[ranked.volume_ml[pool] >= min(SMALLEST_USUAL_ML, 0.8 * ranked.volume_ml[pool].max())]
+    orders: dict[Merit | None, NDArray[np.int_]] = {
+        None: pool[np.argsort(-ranked.score[pool], kind="stable")],
+        "safest": pool[np.argsort(-ranked.slack[pool] + 0.01 * length[pool], kind="stable")],
+        "best-filling": pool[np.argsort(-ranked.volume_ml[pool] - 0.01 * ranked.slack[pool], kind="stable")],
+        # A short way to where nothing fits is none.
+        "shortest": enough[np.argsort(length[enough], kind="stable")],
+    }
+    found: list[Trajectory] = []
+    for order in orders.values():
+        # The first that is accepted; rather one whose axis a C-arm can look along.
+        hidden: list[Trajectory] = []
+        for index in _distinct(ranked.candidates, order, most=_TRIED):
+            item = search.measured(ranked.candidates.entry[index], ranked.candidates.target[index])
+            if item.accepted and item.view_feasible is not False:
+                found.append(item)
+                break
+            hidden += [item] if item.accepted else []
+        else:
+            found += hidden[:1]
+    for index in _distinct(ranked.candidates, orders[None], most=4 * _BEST):
+        if len(found) >= _BEST + 3:
+            break
+        item = search.measured(ranked.candidates.entry[index], ranked.candidates.target[index])
+        if item.accepted and all(_apart(item, other) for other in found):
+            found.append(item)
+    return with_merits(_without_copies(found))[: 2 * _BEST if search.options.technique == "double-needle" else _BEST]
+
+
+def with_merits(items: Sequence[Trajectory]) -> list[Trajectory]:
+    """The trajectories of one side with what each is the best in: clearance, volume, length."""
+    if not items:
+        return []
+    safest = max(range(len(items)), key=lambda n: min(items[n].clearance_mm.values()))
+    filling = max(range(len(items)), key=lambda n: items[n].planned_volume_ml)
+    shortest = min(range(len(items)), key=lambda n: items[n].length_mm)
+    merits: list[tuple[Merit, int]] = [("safest", safest), ("best-filling", filling), ("shortest", shortest)]
+    return [
+        replace(item, merits=tuple(name for name, index in merits if index == number))
+        for number, item in enumerate(items)
+    ]
+
+
+def _without_copies(items: list[Trajectory]) -> list[Trajectory]:
+    kept: list[Trajectory] = []
+    for item in items:
+        if all(_apart(item, other, 0.5) for other in kept):
+            kept.append(item)
+    return kept
+
+
+def _apart(a: Trajectory, b: Trajectory, least_mm: float = _DISTINCT_MM) -> bool:
+    entries, targets = np.linalg.norm(a.entry_bone - b.entry_bone), np.linalg.norm(a.target - b.target)
+    return bool(max(entries, targets) >= least_mm)
+
+
+def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
+    # What was rejected at a first look may be worse than that look said.
+    near = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
+    order = np.argsort(-search.exact_slack_mm(near), kind="stable")
+    measured = [
+        search.measured(near.entry[index], near.target[index]) for index in _distinct(near, order, most=4 * _REFUSED)
+    ]
+    # Those that the structures refuse say more than those that leave the image.
+    return sorted(measured, key=lambda item: SKIN_OUTSIDE in item.reasons)[:_REFUSED]
+
+
+def _distinct(candidates: Candidates, order: NDArray[np.int_], most: int) -> list[int]:
     """The first of the ranking that differ from each other at the entry or at the target."""
     chosen: list[int] = []
     remaining = order
@@ -352,99 +390,40 @@ def _distinct(candidates: _Candidates, order: NDArray[np.int_], most: int) -> li
     return chosen
 
 
-def _measure(
-    ct: Volume,
-    view: SacrumView,
-    structures: Structures,
-    side: Side,
-    technique: Technique,
-    needle: Needle,
-    margin_mm: float,
-    entry: FloatArray,
-    target: FloatArray,
-) -> Trajectory:
-    """The trajectory with its clearance over the whole shaft, and every reason against it."""
-    outwards = (entry - target) / np.linalg.norm(entry - target)
-    entry_ras, target_ras = transform_points(view.ViewToRAS, np.stack([entry, target]))
-    skin_ras = _skin(ct, entry_ras, view.ViewToRAS[:3, :3] @ outwards)
-    reasons = []
-    if skin_ras is None:
-        reasons.append("the skin is outside the image: the path leaves the CT before it leaves the body")
-        skin_ras = entry_ras
-    length = float(np.linalg.norm(skin_ras - target_ras))
-    points = target + np.arange(0, length + 0.25, 0.5)[:, None] * outwards
-    clearance = {
-        name: round(float(field.at_view(points).min()) - needle.outer_diameter_mm / 2, 2)
-        for name, field in structures.fields.items()
-    }
-    reasons += [
-        f"{name}: clearance {distance:.1f} mm, {margin_mm:.1f} mm needed"
-        for name, distance in sorted(clearance.items(), key=lambda item: item[1])
-        if not distance >= margin_mm
-    ]
-    unknown = [name.format(side=side) for name in NEEDED if name.format(side=side) in structures.unknown]
-    reasons += [f"{name}: not found in this CT, so it counts as in the way" for name in unknown]
-    if length > needle.length_mm:
-        reasons.append(f"needs {length:.0f} mm from skin to target; the trocar has {needle.length_mm:.0f} mm")
-    return Trajectory(
-        side=side,
-        technique=technique,
-        entry_skin=skin_ras,
-        entry_bone=entry_ras,
-        target=target_ras,
-        outer_diameter_mm=needle.outer_diameter_mm,
-        length_mm=round(length, 2),
-        clearance_mm=clearance,
-        accepted=not reasons,
-        reasons=tuple(reasons),
-        planned_volume_ml=0.0,
-    )
+def _spread_evenly(count: int) -> FloatArray:
+    """Points (count, 5) of the cube from -1 to 1, always the same."""
+    from scipy.stats import qmc
+
+    return 2 * qmc.Sobol(5, scramble=False).random(2 ** int(np.ceil(np.log2(count)))) - 1
 
 
-def _skin(ct: Volume, start_ras: FloatArray, outwards: FloatArray) -> FloatArray | None:
-    """Where a ray from the bone comes out of the body; None when the image ends first."""
-    from scipy import ndimage
-
-    along = np.arange(0, 400, 1.0)
-    kji = ct.kji_of(start_ras + along[:, None] * outwards)
-    inside = ((kji >= 0) & (kji <= np.array(ct.voxels.shape) - 1)).all(axis=1)
-    last = len(along) if inside.all() else int(np.argmin(inside))
-    air = ndimage.map_coordinates(ct.voxels, kji[:last].T, order=1, output=np.float32, mode="nearest") < _AIR_HU
-    run = int(_AIR_RUN_MM)
-    for index in range(last):
-        ahead = air[index : index + run]
-        # At the edge of the image a shorter run of air is enough, if there is any.
-        if ahead.all() and len(ahead) >= 2:
-            return start_ras + along[index] * outwards
-    return None
-
-
-def _pair(found: dict[Side, list[Trajectory]], needle: Needle) -> dict[Side, list[Trajectory]]:
+def _pair(found: dict[Side, list[Trajectory]]) -> dict[Side, list[Trajectory]]:
     """Put the best pair of trocars that leave each other room first; refuse all when no pair does."""
     left, right = found["left"], found["right"]
     pairs = [
         (row + column, row, column)
         for row, a in enumerate(left)
         for column, b in enumerate(right)
-        if a.accepted and b.accepted and _leave_room(a, b, needle)
+        if a.accepted and b.accepted and leave_room(a, b)
     ]
     if pairs:
         _, row, column = min(pairs)
         return {
-            "left": [left[row], *left[:row], *left[row + 1 :]],
-            "right": [right[column], *right[:column], *right[column + 1 :]],
+            "left": [left[row], *left[:row], *left[row + 1 :]][:_BEST],
+            "right": [right[column], *right[:column], *right[column + 1 :]][:_BEST],
         }
     reason = "double-needle: no pair of paths keeps shafts and hubs of both trocars apart"
-    return {
-        side: [replace(item, accepted=False, reasons=(*item.reasons, reason)) for item in items]
-        for side, items in found.items()
-    }
+    return {side: [refused(item, (*item.reasons, reason)) for item in items] for side, items in found.items()}
 
 
-def _leave_room(a: Trajectory, b: Trajectory, needle: Needle) -> bool:
-    hubs = []
-    for item in (a, b):
-        outwards = (item.entry_skin - item.target) / item.length_mm
-        hubs.append(item.target + outwards * needle.length_mm)
+def leave_room(a: Trajectory, b: Trajectory) -> bool:
+    """Whether two trocars can be in place at a time: shafts 10 mm apart, hubs 40 mm, for two hands."""
+    shafts_mm, hubs_mm = gaps_mm(a, b)
+    return shafts_mm >= _SHAFT_GAP_MM and hubs_mm >= _HUB_GAP_MM
+
+
+def gaps_mm(a: Trajectory, b: Trajectory) -> tuple[float, float]:
+    """Distance between the axes of two trocars, and between their hubs."""
+    hubs = [item.target + item.needle.length_mm * unit(item.entry_skin - item.target) for item in (a, b)]
     shafts = segment_to_segment_distance(a.target, hubs[0], b.target, hubs[1])
-    return shafts >= _SHAFT_GAP_MM and float(np.linalg.norm(hubs[0] - hubs[1])) >= _HUB_GAP_MM
+    return shafts, float(np.linalg.norm(hubs[0] - hubs[1]))

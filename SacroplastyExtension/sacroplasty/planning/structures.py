@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,35 @@ from ..anatomy.regions import border_joined
 from ..anatomy.surroundings import joint_space
 from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, rigid, transform_points, unit
-from ..image import Volume
+from ..image import Volume, box_around, crop
+
+Mask = NDArray[np.bool_]
+#: How much of a structure is at each grid point: 1 inside, 0 outside, one half at its surface.
+Level = NDArray[np.float32]
 
 STEP_MM = 1.0
-#: Rim of the working grid around the sacrum: to the sides and in front, behind (up to the iliac spines), and how far
-#: below the S4 foramina it ends [mm].
+#: Rim of the working grid around the sacrum: to the sides, in front and above, behind (up to the iliac spines), and how
+#: far below the S4 foramina it ends [mm].
 _RIM_MM, _BEHIND_MM, _BELOW_S4_MM = 10.0, 35.0, 25.0
+#: A way through the ilium starts outside of it: so much more of the sides then [mm].
+_WIDE_RIM_MM = 70.0
 #: Gaps in a sacrum label up to twice this are closed: osteoporotic alae hold negative HU, and labels have holes there.
-_LABEL_GAP_MM = 2.0
+_LABEL_GAP_MM = 2
 #: Larger distances decide nothing [mm].
-_REACH_MM = 30.0
-#: Share of a label from which a grid point counts as inside; below one half it leans towards "too near".
-_OCCUPIED = 0.4
+REACH_MM = 20.0
+#: So many steps beside the bone it counts whether its surface faces the back: whether its normal has at least this
+#: part along the foramina.
+_BESIDE_STEPS, _FACES_BACK = 2, 0.25
+#: What the grid of 1 mm adds to a distance at most, see `Doubt` [mm].
+_GRID_DOUBT_MM = 0.11
+#: Standard deviation of the point spread of a CT with a usual kernel [mm], half a voxel of 1.2 mm.
+_POINT_SPREAD_MM = 0.6
+#: Bone that no label claims counts as hip: from this density [HU], so far lateral [mm], in pieces of this size [mm3].
+_UNCLAIMED_HU, _UNCLAIMED_LATERAL_MM, _UNCLAIMED_MM3 = 250.0, 22.0, 200
+#: Voxels whose sides differ by no more than this count as cubes.
+_CUBE = 1.2
+#: The surface of a structure lies at most so far outside of its outermost grid points [mm].
+_FARTHEST_SURFACE_MM = 1.0
 
 #: Structures without which nothing may be planned on a side; `{side}` is filled in.
 NEEDED = ("sacral_canal", *(f"foramen_{level}_{{side}}" for level in LEVELS), "si_joint_{side}", "hip_{side}")
@@ -40,7 +58,7 @@ class SacrumView:
     Attributes:
         ViewToRAS: rigid 4x4; x to the patient's left, y backwards along the foramina, z up; origin at the S1 endplate.
         left_mm, back_mm, up_mm: coordinates of the grid.
-        sacrum: the sacrum without holes in its label; canal and foramina are no part of it.
+        sacrum: level of the sacrum without holes in its label; canal and foramina are no part of it.
         front_surface_mm, back_surface_mm: [left, up] first and last sacral bone along y; NaN beside it.
     """
 
@@ -48,41 +66,106 @@ class SacrumView:
     left_mm: FloatArray
     back_mm: FloatArray
     up_mm: FloatArray
-    sacrum: NDArray[np.bool_]
+    sacrum: Level
     front_surface_mm: FloatArray
     back_surface_mm: FloatArray
 
+    @property
+    def origin_mm(self) -> FloatArray:
+        """View coordinates of the first grid point."""
+        return np.array([self.left_mm[0], self.back_mm[0], self.up_mm[0]])
+
+    @cached_property
+    def RASToView(self) -> FloatArray:
+        return invert_rigid(self.ViewToRAS)
+
+    @cached_property
+    def back_continued_mm(self) -> FloatArray:
+        """[left, up] the back surface, beside the bone that of the nearest bone."""
+        from scipy import ndimage
+
+        known = np.isfinite(self.back_surface_mm)
+        nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+        return self.back_surface_mm[tuple(nearest)]
+
+    def sampled(self, mask: Volume) -> Level:
+        """The level of a mask at the grid points, interpolated linearly between voxel centres, 0 outside."""
+        return _on_grid(mask, self.ViewToRAS, [self.left_mm, self.back_mm, self.up_mm])
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How far a measured distance may be above the real one.
+
+    Of the grid: the point of a surface that is nearest lies up to half a face's diagonal beside the grid point that its
+    distance is read from, which at a clearance of 3 mm and a trocar of 3 mm adds 0.5 / (2 x 4.5) mm, and interpolation
+    in a field that bends as that of a rod adds as much again. Of the label: along each axis of the image the border
+    between two voxels is off by up to half of one, and the scanner's point spread leaves it open as well; a surface is
+    off by the part of both that lies along its normal.
+
+    Attributes:
+        half_voxels_mm: rows are the axes of the image in view coordinates, as long as the border is off along them.
+    """
+
+    half_voxels_mm: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, view: SacrumView) -> Doubt:
+        """The doubt about labels on the grid of an anatomy."""
+        axes = view.RASToView[:3, :3] @ anatomy.bones.IJKToRAS[:3, :3]
+        spacing = anatomy.bones.spacing_mm
+        return cls((axes / spacing * np.hypot(spacing / 2, _POINT_SPREAD_MM)).T.astype(np.float32))
+
+    def along_mm(self, way: list[NDArray[np.float32]], length: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The doubt about surfaces whose normals point along the three parts of a way of a length."""
+        sizes = np.linalg.norm(self.half_voxels_mm, axis=1)
+        if sizes.max() <= _CUBE * sizes.min():
+            return np.full(1, _GRID_DOUBT_MM + sizes.max(), np.float32)
+        most = np.zeros(length.shape, np.float32)
+        for axis in self.half_voxels_mm:
+            along = way[0] * axis[0]
+            along += way[1] * axis[1]
+            along += way[2] * axis[2]
+            np.maximum(most, np.abs(along, out=along), out=most)
+        most /= np.maximum(length, 1)
+        return most + np.float32(_GRID_DOUBT_MM)
+
 
 class ViewField:
-    """Signed distance in mm from a mask on the grid of a view, interpolated; beyond the grid, that at its border.
+    """Signed distance in mm from a structure on the grid of a view, interpolated; beyond the grid, that at its border.
 
-    Exact up to 30 mm, which also stands for everything further away.
+    Exact up to 20 mm, which also stands for everything further away.
     """
 
     def __init__(self, view: SacrumView, values: NDArray[np.float32]) -> None:
         self.values = values
-        self._origin_mm = np.array([view.left_mm[0], view.back_mm[0], view.up_mm[0]])
+        self._origin_mm = view.origin_mm
 
     @classmethod
-    def of_mask(cls, view: SacrumView, mask: NDArray[np.bool_]) -> ViewField:
-        """The field of a mask [left, back, up]."""
-        from scipy.ndimage import distance_transform_edt
+    def of_level(cls, view: SacrumView, level: Level, depth: bool = True, doubt: Doubt | None = None) -> ViewField:
+        """The field of a structure.
 
-        values = np.full(mask.shape, _REACH_MM, np.float32)
-        if mask.any():
-            margin = int(_REACH_MM / STEP_MM) + 1
-            used = [(index.min(), index.max() + 1) for index in np.nonzero(mask)]
-            box = tuple(slice(max(low - margin, 0), high + margin) for low, high in used)
-            inside = mask[box]
-            outer = distance_transform_edt(~inside) * STEP_MM - STEP_MM / 2
-            inner = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1] * STEP_MM - STEP_MM / 2
-            values[box] = np.where(inside, -inner, np.minimum(outer, _REACH_MM))
+        Args:
+            doubt: what is taken off; nothing by default.
+            depth: whether distances inside of it are wanted; without them they are only below zero there.
+        """
+        mask = level >= 0.5
+        values = np.full(mask.shape, REACH_MM, np.float32)
+        box = box_around(mask, int(REACH_MM / STEP_MM) + 1)
+        if box is not None:
+            values[box] = np.minimum(_distances(level[box], doubt), REACH_MM)
+        if depth:
+            values = np.where(mask, -cls.depth_in(view, level).values, values)
         return cls(view, values)
 
     @classmethod
-    def nearest(cls, view: SacrumView, fields: Iterable[ViewField]) -> ViewField:
-        """Distance from whichever structure is nearest."""
-        return cls(view, np.minimum.reduce([field.values for field in fields]))
+    def depth_in(cls, view: SacrumView, level: Level) -> ViewField:
+        """How deep inside of a structure a point lies; minus half a step or less outside of it."""
+        values = np.full(level.shape, -STEP_MM / 2, np.float32)
+        core = box_around(level >= 0.5, 1)
+        if core is not None:
+            values[core] = _distances(1 - np.pad(level[core], 1))[1:-1, 1:-1, 1:-1]
+        return cls(view, values)
 
     def at_view(self, points_mm: FloatArray) -> NDArray[np.float32]:
         """Distances (...) of view points (..., 3)."""
@@ -91,35 +174,247 @@ class ViewField:
         index = np.moveaxis((points_mm - self._origin_mm) / STEP_MM, -1, 0)
         return map_coordinates(self.values, index, order=1, mode="nearest")
 
+    def gradient_at_view(self, points_mm: FloatArray) -> FloatArray:
+        """Gradients (..., 3) of the distance at view points (..., 3), from 1 mm to both sides."""
+        shifts = STEP_MM * np.eye(3)
+        return np.stack(
+            [(self.at_view(points_mm + shift) - self.at_view(points_mm - shift)) / (2 * STEP_MM) for shift in shifts],
+            axis=-1,
+        ).astype(float)
 
-@dataclass(frozen=True)
+
 class Structures:
-    """Distance fields on the grid of a view, and the names of structures that are not known in this patient.
+    """Distance fields of everything a shaft must keep clear of, each computed when it is first asked for.
 
     Attributes:
-        fields: by name, `sacral_canal`, `foramen_s1_left` ..., `anterior_cortex`, `si_joint_left`, `hip_left` ..., and
-            `iliac_vessels` where the label map had them.
-        nerves: canal and foramina together.
-        everything: all fields together.
-        sacrum: negative inside the sacrum.
+        names: those that this patient has: `sacral_canal`, `foramen_s1_left` ..., `anterior_cortex`, `si_joint_left`,
+            `hip_left` ..., and `iliac_vessels` where the label map had them.
         unknown: names that `NEEDED` asks for and the anatomy does not have.
+        doubt: what the distances are short of those measured, so that the real ones are not smaller.
     """
 
-    fields: dict[str, ViewField]
-    nerves: ViewField
-    everything: ViewField
-    sacrum: ViewField
-    unknown: frozenset[str]
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        view: SacrumView,
+        through_ilium: str | None = None,
+        ct: Volume | None = None,
+        exact_labels: bool = False,
+    ) -> None:
+        """
+        Args:
+            through_ilium: side whose hip and sacroiliac joint may be passed, and the space lateral to them.
+            ct: in which bone is looked for that no label claims; without it there is none.
+            exact_labels: whether the labels are the patient, as in a simulation: nothing is open about them then.
+
+        Raises:
+            PlanError: when neither canal nor foramina are known.
+        """
+        anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if through_ilium else _BEHIND_MM)
+        self.view = view
+        self.doubt = Doubt(np.zeros((3, 3), np.float32)) if exact_labels else Doubt.of(anatomy, view)
+        self._through = through_ilium
+        self._levels = _levels(anatomy, view)
+        if not any(name in NERVES for name in self._levels):
+            raise PlanError(
+                "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
+            )
+        if ct is not None:
+            self._claim_bone(anatomy, ct)
+        self._fields: dict[str, ViewField] = {}
+        self._deep: set[str] = set()
+        self._nearest: dict[str, ViewField] = {}
+        self._extents: dict[str, tuple[FloatArray, FloatArray]] = {}
+        for side in SIDES:
+            if f"hip_{side}" in self._levels and (joint := self._joint(side)).any():
+                self._levels[f"si_joint_{side}"] = joint
+        allowed = () if through_ilium is None else (f"hip_{through_ilium}", f"si_joint_{through_ilium}")
+        self.names = tuple(name for name in (*self._levels, PRESACRAL) if name not in allowed)
+        needed = {name.format(side=side) for name in NEEDED for side in SIDES}
+        self.unknown = frozenset(needed - set(self._levels))
+
+    def field(self, name: str) -> ViewField:
+        """The distance field of one structure, less the guard."""
+        if name not in self._deep:
+            self._fields[name] = self._guarded(self._level(name), depth=True)
+            self._deep.add(name)
+        return self._fields[name]
+
+    @property
+    def fields(self) -> dict[str, ViewField]:
+        """All of them by name."""
+        with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
+            return dict(zip(self.names, pool.map(self.field, self.names), strict=True))
+
+    def distance_mm(self, name: str, points_mm: FloatArray) -> FloatArray:
+        """Distances (n,) of view points (n, 3) from one structure; what is beyond reach needs no field."""
+        low, high = self._extent_mm(name)
+        off = np.maximum(np.maximum(low - points_mm.max(axis=0), points_mm.min(axis=0) - high), 0)
+        if np.linalg.norm(off) > REACH_MM:
+            return np.full(len(points_mm), REACH_MM)
+        found = self._outer_field(name).at_view(points_mm)
+        # Depths are worth computing only for a shaft that is inside.
+        if found.min() <= 0:
+            found = self.field(name).at_view(points_mm)
+        return found.astype(float)
+
+    def _outer_field(self, name: str) -> ViewField:
+        if name not in self._fields:
+            self._fields[name] = self._guarded(self._level(name), depth=False)
+        return self._fields[name]
+
+    def _extent_mm(self, name: str) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest view coordinates of a structure."""
+        if name not in self._extents:
+            box = box_around(self._level(name) >= 0.5)
+            ends = np.array([(part.start, part.stop) for part in box]) if box else np.full((3, 2), np.inf)
+            origin = self.view.origin_mm
+            self._extents[name] = origin + ends[:, 0] * STEP_MM, origin + ends[:, 1] * STEP_MM
+        return self._extents[name]
+
+    def everything(self, side: str) -> ViewField:
+        """Distance from whichever structure is nearest, less the guard, without hip and joint of the other side."""
+        if side not in self._nearest:
+            far = [f"{name}_{other}" for other in SIDES if other != side for name in ("hip", "si_joint")]
+            self._nearest[side] = self._nearest_of([name for name in self.names if name not in far])
+        return self._nearest[side]
+
+    @cached_property
+    def nerves(self) -> ViewField:
+        """Distance from canal and foramina, less the guard."""
+        return self._nearest_of([name for name in self.names if name in NERVES])
+
+    @cached_property
+    def outside(self) -> ViewField:
+        """Distance from all that is not sacral bone: positive inside the bone, canal and foramina being outside."""
+        return ViewField.depth_in(self.view, self.view.sacrum)
+
+    def _nearest_of(self, names: list[str]) -> ViewField:
+        with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
+            fields = list(pool.map(self._outer_field, names))
+        return ViewField(self.view, np.minimum.reduce([field.values for field in fields]))
+
+    def _guarded(self, level: Level, depth: bool) -> ViewField:
+        return ViewField.of_level(self.view, level, depth, self.doubt)
+
+    def _level(self, name: str) -> Level:
+        return self._presacral if name == PRESACRAL else self._levels[name]
+
+    def _claim_bone(self, anatomy: Anatomy, ct: Volume) -> None:
+        """Add bone beside the sacrum that no label claims to the hip of its side: labels of hips may end too early."""
+        from scipy import ndimage
+
+        view = self.view
+        margin = np.ceil(_BEHIND_MM / ct.spacing_mm[::-1]) + 1
+        bones = view.sampled(anatomy.bones.like(anatomy.bones.voxels > 0)) >= 0.5
+        box = box_around(bones, 1)
+        if box is None:
+            return
+        origin = ct.kji_of(anatomy.bones.ras_of([[0, 0, 0]]))[0]
+        low = np.clip(np.round(origin - margin).astype(int), 0, ct.voxels.shape)
+        high = np.clip(np.round(origin + anatomy.bones.voxels.shape + margin).astype(int), 0, ct.voxels.shape)
+        near = crop(ct, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
+        density = ndimage.uniform_filter(_on_grid(near, view.ViewToRAS, [view.left_mm, view.back_mm, view.up_mm]), 3)
+        unclaimed = (density >= _UNCLAIMED_HU) & ~_grown(bones | (view.sacrum >= 0.5), 2)
+        for side, sign in (("left", 1.0), ("right", -1.0)):
+            name = f"hip_{side}"
+            beside = unclaimed & (sign * view.left_mm > _UNCLAIMED_LATERAL_MM)[:, None, None]
+            if name not in self._levels or not beside.any():
+                continue
+            parts, _ = ndimage.label(beside)
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            large = (sizes * STEP_MM**3 >= _UNCLAIMED_MM3)[parts]
+            # Back to the label's surface, from which it was kept away.
+            reached = _grown(large, 2) & (density >= _UNCLAIMED_HU) & ~(view.sacrum >= 0.5)
+            self._levels[name] = np.maximum(self._levels[name], reached.astype(np.float32))
+
+    def _joint(self, side: str) -> Level:
+        hip, sacrum = self._levels[f"hip_{side}"], self.view.sacrum
+        joint = np.zeros(hip.shape, np.float32)
+        boxes = [box_around(level >= 0.5, 5) for level in (hip, sacrum)]
+        if boxes[0] is None or boxes[1] is None:
+            return joint
+        # Only where both are near.
+        box = tuple(
+            slice(max(a.start, b.start), max(min(a.stop, b.stop), max(a.start, b.start)))
+            for a, b in zip(*boxes, strict=True)
+        )
+        if (hip[box] >= 0.5).any() and (sacrum[box] >= 0.5).any():
+            # Either bone may be half a voxel nearer than its label.
+            half = np.linalg.norm(self.doubt.half_voxels_mm, axis=1).max()
+            away = [_distances(level[box]) for level in (sacrum, hip)]
+            space = joint_space(*(np.where(far > 0, np.maximum(far - half, 1e-3), far) for far in away))
+            joint[box] = np.where(space, 1 - np.maximum(sacrum[box], hip[box]), 0)
+            # Within the space it is joint, however narrow.
+            joint[box] = np.where(space, np.maximum(joint[box], 0.5), joint[box])
+        return joint
+
+    @cached_property
+    def _beside_steep_bone(self) -> Mask:
+        """Next to bone whose surface does not face the back: its edges, where the back surface ends between columns."""
+        from scipy.ndimage import uniform_filter
+
+        solid = self.view.sacrum >= 0.5
+        near = _grown(solid, _BESIDE_STEPS) & ~solid
+        near[0], near[-1] = False, False
+        near[:, 0], near[:, -1] = False, False
+        near[:, :, 0], near[:, :, -1] = False, False
+        blurred = np.zeros(solid.shape, np.float32)
+        box = box_around(solid, 5)
+        assert box is not None
+        blurred[box] = uniform_filter(self.view.sacrum[box], 5)
+        place = np.nonzero(near)
+        slope = np.stack(
+            [_neighbor(blurred, place, axis, -1) - _neighbor(blurred, place, axis, 1) for axis in range(3)]
+        )
+        length = np.maximum(np.linalg.norm(slope, axis=0), 1e-6)
+        near[place] = slope[1] / length < _FACES_BACK
+        return near
+
+    @cached_property
+    def _presacral(self) -> Level:
+        """In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
+
+        Beside its outline the back surface is continued: leaving over an edge counts as well.
+        """
+        view = self.view
+        ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
+        counts = ahead | self._beside_steep_bone
+        # What is named by another structure is that structure.
+        for level in self._levels.values():
+            counts &= level < 0.5
+        if self._through is not None and f"hip_{self._through}" in self._levels:
+            hip = self._levels[f"hip_{self._through}"] >= 0.5
+            outward = hip if self._through == "left" else hip[::-1]
+            lateral = np.logical_or.accumulate(outward, axis=0)
+            counts &= ~(lateral if self._through == "left" else lateral[::-1])
+        return np.where(counts, 1 - view.sacrum, np.float32(0))
 
 
-def view_along_foramina(anatomy: Anatomy) -> SacrumView:
+def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
+    """The anatomy with its label maps cut off so far around the sacrum: whole CTs take long to look through.
+
+    Raises:
+        PlanError: when there is no sacrum.
+    """
+    margin = np.ceil(margin_mm / anatomy.bones.spacing_mm[::-1]) + 1
+    box = box_around(anatomy.bone("sacrum"), margin)
+    if box is None:
+        raise PlanError("the anatomy has no sacrum; segment the CT again")
+    return replace(anatomy, bones=crop(anatomy.bones, box), regions=crop(anatomy.regions, box))
+
+
+def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
     """Resample the sacrum in the direction in which its foramina are seen through.
+
+    Args:
+        wide: with the ilia beside it.
 
     Raises:
         PlanError: when the anatomy has no pair of foramina to look along.
     """
-    from scipy import ndimage
-
+    anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if wide else _BEHIND_MM)
     left = anatomy.SacrumToRAS[:3, 0]
     axes = [
         unit(foramen.posterior.center_ras - foramen.anterior.center_ras)
@@ -132,41 +427,146 @@ def view_along_foramina(anatomy: Anatomy) -> SacrumView:
     back = unit(back - (back @ left) * left)
     up = np.cross(left, back)
     ViewToRAS = rigid(np.column_stack([left, back, up]), anatomy.SacrumToRAS[:3, 3])
-    sacrum_ras = anatomy.bones.ras_of(np.argwhere(anatomy.bone("sacrum")))
-    if not len(sacrum_ras):
-        raise PlanError("the anatomy has no sacrum; segment the CT again")
-    view = (sacrum_ras - ViewToRAS[:3, 3]) @ ViewToRAS[:3, :3]
+    sacrum = anatomy.bones.like(anatomy.bone("sacrum"))
+    view = transform_points(invert_rigid(ViewToRAS), anatomy.bones.ras_of(_column_ends(sacrum.voxels)))
     lowest = min(
         transform_points(invert_rigid(ViewToRAS), foramen.posterior.center_ras)[2]
         for foramen in anatomy.foramina.values()
     )
-    lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - _RIM_MM
-    upper = view.max(axis=0) + np.array([_RIM_MM, _BEHIND_MM, _RIM_MM])
+    side = _WIDE_RIM_MM if wide else _RIM_MM
+    lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - [side, _RIM_MM, _RIM_MM]
+    upper = view.max(axis=0) + np.array([side, _BEHIND_MM, _RIM_MM])
     axis = [np.arange(low, high, STEP_MM) for low, high in zip(lower, upper, strict=True)]
-    bone = _on_grid(anatomy.bones.like(anatomy.bone("sacrum")), ViewToRAS, axis) > 0.5
-    hollow = _on_grid(anatomy.regions.like(anatomy.canal_and_foramina()), ViewToRAS, axis) > 0.5
-    reach = int(_LABEL_GAP_MM / STEP_MM)
-    closed = ndimage.binary_closing(bone, ndimage.generate_binary_structure(3, 1), iterations=reach)
-    solid = ndimage.binary_fill_holes(closed | hollow) & ~hollow
+    bone = _on_grid(sacrum, ViewToRAS, axis)
+    hollow = _on_grid(anatomy.regions.like(anatomy.canal_and_foramina()), ViewToRAS, axis)
+    filled = _filled(bone >= 0.5, hollow >= 0.5)
+    # What was filled is bone; the surface keeps the place that the label gives it.
+    whole = np.where(_enclosed(filled), 1, np.maximum(bone + hollow, np.where(filled, np.float32(0.5), 0)))
+    level = np.minimum(whole, 1 - hollow).astype(np.float32)
+    solid = level >= 0.5
     hit = solid.any(axis=1)
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
-    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], solid, front, rear)
+    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear)
+
+
+def _column_ends(mask: Mask) -> NDArray[np.int_]:
+    """Indices (n, 3) of the first and last voxel of each column; what sticks out of a mask anywhere is among them."""
+    used = mask.any(axis=0)
+    first, last = np.argmax(mask, axis=0), mask.shape[0] - 1 - np.argmax(mask[::-1], axis=0)
+    rows, columns = np.nonzero(used)
+    ends = [np.column_stack([end[rows, columns], rows, columns]) for end in (first, last)]
+    return np.concatenate(ends)
+
+
+def _filled(bone: Mask, hollow: Mask) -> Mask:
+    """Bone and its hollow with the gaps of its label closed and everything that they enclose."""
+    from scipy import ndimage
+
+    box = box_around(bone, _LABEL_GAP_MM + 1)
+    assert box is not None
+    part = np.pad(bone[box], _LABEL_GAP_MM)
+    closed = ~_grown(~_grown(part, _LABEL_GAP_MM), _LABEL_GAP_MM)
+    inner = (slice(_LABEL_GAP_MM, -_LABEL_GAP_MM),) * 3
+    filled = bone | hollow
+    filled[box] |= closed[inner]
+    # What hangs together with the first corner, which lies outside of everything, is no hole.
+    parts, _ = ndimage.label(~np.pad(filled, 1))
+    return (parts != parts[0, 0, 0])[1:-1, 1:-1, 1:-1]
+
+
+def _grown(mask: Mask, steps: int) -> Mask:
+    """The mask with its neighbours along the axes, so many times."""
+    for _ in range(steps):
+        grown = mask.copy()
+        for axis in range(3):
+            lower = tuple(slice(None, -1) if n == axis else slice(None) for n in range(3))
+            upper = tuple(slice(1, None) if n == axis else slice(None) for n in range(3))
+            grown[lower] |= mask[upper]
+            grown[upper] |= mask[lower]
+        mask = grown
+    return mask
+
+
+def _enclosed(mask: Mask) -> Mask:
+    """Points of a mask whose six neighbours belong to it too."""
+    return ~_grown(~mask, 1)
+
+
+def _levels(anatomy: Anatomy, view: SacrumView) -> dict[str, Level]:
+    """Canal, foramina, hips and vessels on the grid; what may be nerve or bone counts as the nerve beside it."""
+    nerves = border_joined(anatomy.regions)
+    wanted: list[tuple[str, Volume, Mask]] = [
+        (name, nerves, nerves.voxels == REGION_LABEL[name]) for name in NERVES if name in anatomy.confidence
+    ]
+    if VESSELS in anatomy.confidence:
+        wanted.append((VESSELS, anatomy.regions, anatomy.region(VESSELS)))
+    wanted += [
+        (f"hip_{side}", anatomy.bones, anatomy.bone(f"hip_{side}"))
+        for side in SIDES
+        if f"hip_{side}" in anatomy.confidence
+    ]
+    return {name: view.sampled(grid.like(mask)) for name, grid, mask in wanted if mask.any()}
+
+
+def _distances(level: Level, doubt: Doubt | None = None) -> NDArray[np.float32]:
+    """Distance in mm of each grid point from a structure, whose surface lies where its level is one half.
+
+    The way to the nearest grid point inside, less how far the surface lies outside of that, less the doubt. Points
+    inside have minus that.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    mask = level >= 0.5
+    if not mask.any():
+        return np.full(mask.shape, REACH_MM, np.float32)
+    nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    way, squared = [], np.zeros(mask.shape, np.float32)
+    flat = np.zeros(mask.shape, np.int32)
+    for axis in range(3):
+        place = np.arange(mask.shape[axis], dtype=np.int32).reshape([-1 if n == axis else 1 for n in range(3)])
+        way.append((nearest[axis] - place).astype(np.float32))
+        squared += np.square(way[-1])
+        flat *= mask.shape[axis]
+        flat += nearest[axis]
+    steps = np.sqrt(squared)
+    distance = steps * np.float32(STEP_MM) - _surface_mm(level, mask).ravel()[flat]
+    return distance if doubt is None else distance - doubt.along_mm(way, steps)
+
+
+def _surface_mm(level: Level, mask: Mask) -> NDArray[np.float32]:
+    """How far outside of each outermost grid point of a structure its surface lies."""
+    beyond = np.zeros(mask.shape, np.float32)
+    place = np.nonzero(mask & _grown(~mask, 1))
+    own = level[place]
+    falls = np.zeros(len(own), np.float32)
+    for axis in range(3):
+        least = np.minimum(_neighbor(level, place, axis, -1), _neighbor(level, place, axis, 1))
+        falls += np.square(np.maximum(own - least, 0))
+    beyond[place] = np.minimum((own - 0.5) / np.maximum(np.sqrt(falls), 1e-3) * STEP_MM, _FARTHEST_SURFACE_MM)
+    return beyond
+
+
+def _neighbor(values: NDArray, place: tuple[NDArray, ...], axis: int, step: int) -> NDArray:
+    """Values at the neighbours of places along an axis; at the border the place's own."""
+    moved = list(place)
+    moved[axis] = np.clip(place[axis] + step, 0, values.shape[axis] - 1)
+    return values[tuple(moved)]
 
 
 def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDArray[np.float32]:
-    """Share of a mask on the grid of a view, interpolated linearly between voxel centres, 0 outside."""
-    from scipy import ndimage
+    """Level of a mask on the grid of a view, interpolated linearly between voxel centres, 0 outside."""
+    import SimpleITK as sitk
 
     shape = tuple(len(axis) for axis in axes)
     result = np.zeros(shape, np.float32)
-    if not mask.voxels.any():
+    used = box_around(mask.voxels)
+    if used is None:
         return result
-    used = [(int(index.min()), int(index.max())) for index in np.nonzero(mask.voxels)]
-    crop = np.pad(mask.voxels[tuple(slice(low, high + 1) for low, high in used)], 1).astype(np.float32)
-    first = np.array([low for low, _ in used]) - 1
+    crop = np.pad(mask.voxels[used], 1).astype(np.float32)
+    first = np.array([part.start for part in used]) - 1
     # Only the part of the grid that the mask can reach.
-    ends = [(low - 1, high + 1) for low, high in used]
+    ends = [(part.start - 1, part.stop) for part in used]
     corners = mask.ras_of([[k, j, i] for k in ends[0] for j in ends[1] for i in ends[2]])
     origin = np.array([axis[0] for axis in axes])
     reached = (transform_points(invert_rigid(ViewToRAS), corners) - origin) / STEP_MM
@@ -174,74 +574,13 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
     high = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 1, 0, shape)
     if (high <= low).any():
         return result
-    RASToKJI = mask.RASToIJK[[2, 1, 0]]
-    matrix = RASToKJI[:, :3] @ ViewToRAS[:3, :3] * STEP_MM
-    start = transform_points(ViewToRAS, origin + low * STEP_MM)
-    offset = RASToKJI[:, :3] @ start + RASToKJI[:, 3] - first
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    result[box] = ndimage.affine_transform(crop, matrix, offset, output_shape=tuple(high - low), order=1, cval=0.0)
-    return result
-
-
-def forbidden_structures(
-    anatomy: Anatomy, view: SacrumView, progress: Callable[[float], None] = lambda fraction: None
-) -> Structures:
-    """Distance fields of everything a shaft must keep clear of.
-
-    Raises:
-        PlanError: when neither canal nor foramina are known.
-    """
-    from scipy import ndimage
-
-    axes = [view.left_mm, view.back_mm, view.up_mm]
-
-    def sampled(volume: Volume, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return _on_grid(volume.like(mask), view.ViewToRAS, axes) >= _OCCUPIED
-
-    masks: dict[str, NDArray[np.bool_]] = {}
-    # What may be nerve or bone counts as the canal or foramen beside it.
-    nerves = border_joined(anatomy.regions)
-    for name in NERVES:
-        mask = nerves.voxels == REGION_LABEL[name]
-        if name in anatomy.confidence and mask.any():
-            masks[name] = sampled(nerves, mask)
-    if not masks:
-        raise PlanError(
-            "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
-        )
-    progress(0.2)
-    hollow = np.logical_or.reduce(list(masks.values()))
-    if VESSELS in anatomy.confidence and anatomy.region(VESSELS).any():
-        masks[VESSELS] = sampled(anatomy.regions, anatomy.region(VESSELS))
-    for side in SIDES:
-        if f"hip_{side}" in anatomy.confidence and anatomy.bone(f"hip_{side}").any():
-            masks[f"hip_{side}"] = sampled(anatomy.bones, anatomy.bone(f"hip_{side}"))
-    # In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
-    # Beside its outline the back surface is continued from the nearest bone: leaving over an edge counts as well.
-    known = np.isfinite(view.back_surface_mm)
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    rear = view.back_surface_mm[tuple(nearest)]
-    outside = ~view.sacrum & (view.back_mm[None, :, None] < rear[:, None, :]) & ~hollow
-    sacrum = ViewField.of_mask(view, view.sacrum)
-    fields: dict[str, ViewField] = {}
-    for number, (name, mask) in enumerate(masks.items()):
-        fields[name] = ViewField.of_mask(view, mask)
-        progress(0.3 + 0.5 * number / len(masks))
-    for side in SIDES:
-        if f"hip_{side}" not in fields:
-            continue
-        outside &= ~masks[f"hip_{side}"]
-        joint = joint_space(sacrum.values, fields[f"hip_{side}"].values)
-        outside &= ~joint
-        if joint.any():
-            fields[f"si_joint_{side}"] = ViewField.of_mask(view, joint)
-    fields[PRESACRAL] = ViewField.of_mask(view, outside)
-    progress(1.0)
-    needed = {name.format(side=side) for name in NEEDED for side in SIDES}
-    return Structures(
-        fields=fields,
-        nerves=ViewField.nearest(view, (field for name, field in fields.items() if name in NERVES)),
-        everything=ViewField.nearest(view, fields.values()),
-        sacrum=sacrum,
-        unknown=frozenset(needed - set(fields)),
+    # Image axes of the crop are i, j, k; those of the result up, back, left, so that its array is [left, back, up].
+    RASToIJK = mask.RASToIJK
+    matrix = RASToIJK[:3, :3] @ ViewToRAS[:3, [2, 1, 0]] * STEP_MM
+    start = transform_points(RASToIJK, transform_points(ViewToRAS, origin + low * STEP_MM)) - first[::-1]
+    GridToCrop = sitk.AffineTransform(matrix.ravel().tolist(), start.tolist())
+    resampled = sitk.Resample(
+        sitk.GetImageFromArray(crop), [int(n) for n in (high - low)[::-1]], GridToCrop, sitk.sitkLinear
     )
+    result[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = sitk.GetArrayFromImage(resampled)
+    return result

@@ -9,13 +9,13 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from ..cement.aging import CementClock
+from ..cement.delivery import DeliveryFacts
 from ..cement.injection import InjectionFacts, InjectionState, Prescription, Request, begin, decide, step
 from ..cement.interlock import Facts, Limits, Observed
 from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
 from ..cement.zones import Zones
 from ..devices.fluoroscope import PLANES, View
 from ..devices.fluoroscope import Frame as DetectorFrame
-from ..devices.pump_protocol import PumpState
 from ..errors import DeviceError, GeometryError, ImageError
 from ..planning.model import Side
 from ..xray.geometry import XrayGeometry
@@ -23,6 +23,7 @@ from .case import Case, InjectionRecord, InjectionSample
 from .equipment import Clocks, Equipment
 from .journal import Journal
 from .prompts import ConnectLine, Press, Prompt, Wait, Watch
+from .pump_delivery import PumpDelivery
 
 #: Frames per second and columns of the live pictures.
 FRAME_RATE_HZ = 5.0
@@ -173,8 +174,8 @@ class _InjectionRun:
         self._state: InjectionState = begin(prescription, limits, clocks.procedure.now(), clocks.device.now())
         self._monitor = SpreadMonitor(zones, trocar.tip_ras, MonitorSettings(frame_period_s=limits.frame_period_s))
         self._reading: MonitorReading | None = None
-        self._pump: PumpState | None = None
-        self._pump_time_s = float("-inf")
+        self._delivery = PumpDelivery(equipment.pump)
+        self._pump = DeliveryFacts()
         self._next_sample_s = float("-inf")
         self._refusal = ""
         self._alarm = ""
@@ -278,7 +279,7 @@ class _InjectionRun:
         facts = self._facts(now_s, device_s, request)
         self._state, commands = step(self._state, facts, now_s, device_s)
         for command in commands:
-            self._order(command.name, command.arguments, device_s)
+            self._delivery.order(command, device_s)
         return facts, device_s
 
     def _new_frames(self) -> list[tuple[str, Frame]]:
@@ -308,7 +309,7 @@ class _InjectionRun:
 
     def _update(self, frames: dict[str, Frame], now_s: float, device_s: float) -> None:
         try:
-            self._reading = self._monitor.update(frames, device_s)
+            self._reading = self._monitor.update(frames, device_s, self._state.given_ml)
         except ImageError as error:
             self._reading = None
             self._journal.write(now_s, "monitor_failed", side=self.record.side, reason=str(error))
@@ -327,44 +328,39 @@ class _InjectionRun:
             )
 
     def _facts(self, now_s: float, device_s: float, request: Request | None) -> InjectionFacts:
-        for answer in self._equipment.pump.take_answers():
-            if not answer.accepted:
-                self._refusal = f"; the pump refused to {answer.command}: {answer.reason}"
-                self._journal.write(now_s, "pump_refused", order=answer.command, code=answer.code, reason=answer.reason)
-        pump = self._equipment.pump.reading(device_s)
+        pump = self._pump = self._delivery.facts(device_s)
+        for refusal in pump.refusals:
+            self._refusal = f"; {refusal.text}"
+            self._journal.write(now_s, "pump_refused", order=refusal.order, code=refusal.code, reason=refusal.reason)
         if pump.alarm and not self._alarm:
             self._alarm = pump.alarm
             self._journal.write(now_s, "pump_alarm", side=self.record.side, text=pump.alarm)
-        if pump.state is not None:
-            self._pump, self._pump_time_s = pump.state, device_s - pump.age_s
         planes = self._fluoroscopy.planes
         views = {view: self._equipment.fluoroscope.view(plane, device_s) for view, plane in planes.items()}
         reading = self._reading
         facts = Facts(
             operator_stop=Observed(request == "stop", device_s),
-            pump_connected=Observed(pump.ready, device_s),
-            pump_fault=self._of_pump(lambda state: bool(state.fault) and state.fault != "order"),
+            pump_connected=pump.connected,
+            pump_fault=pump.fault,
             frames_changing={view: Observed(_is_live(seen), device_s - seen.age_s) for view, seen in views.items()},
             monitor_healthy=None if reading is None else Observed(reading.healthy, reading.time_s),
             leak=None if reading is None else Observed(reading.leak, reading.time_s),
             cement_phase=Observed(self._cement.phase(now_s), device_s),
-            pressure_kpa=self._of_pump(lambda state: state.pressure_kpa),
+            pressure_kpa=pump.pressure_kpa,
             registration_error_mm=Observed(self._error_mm, device_s),
         )
         self._sample(now_s, device_s)
         return InjectionFacts(
             interlock=facts,
-            pump_volume_ml=self._of_pump(lambda state: state.delivered_ml),
-            pump_state=self._of_pump(lambda state: state.state),
+            pump_volume_ml=pump.volume_ml,
+            pump_state=pump.state,
             concentricity=None if reading is None else Observed(reading.concentricity, reading.time_s),
             request=request,
         )
 
-    def _of_pump(self, value):  # type: ignore[no-untyped-def]
-        return None if self._pump is None else Observed(value(self._pump), self._pump_time_s)
-
     def _sample(self, now_s: float, device_s: float) -> None:
-        if self._pump is None or self._reading is None or device_s < self._next_sample_s:
+        pressure = self._pump.pressure_kpa
+        if pressure is None or self._reading is None or device_s < self._next_sample_s:
             return
         self._next_sample_s = device_s + _SAMPLE_S
         self.record.samples.append(
@@ -373,22 +369,9 @@ class _InjectionRun:
                 pump_ml=self._state.given_ml,
                 seen_ml=self._reading.volume_ml,
                 seen_sd_ml=self._reading.volume_ml_sd,
-                pressure_kpa=self._pump.pressure_kpa,
+                pressure_kpa=pressure.value,
             )
         )
-
-    def _order(self, name: str, numbers: dict[str, float], device_s: float) -> None:
-        pump = self._equipment.pump
-        if name == "stop":
-            pump.stop(device_s)
-        elif name == "run":
-            pump.run(**numbers, now_s=device_s)
-        elif name == "arm":
-            pump.arm(device_s)
-        elif name == "hold":
-            pump.hold(device_s)
-        elif name == "reset":
-            pump.reset(device_s)
 
     def _prompt(self, facts: InjectionFacts, device_s: float) -> Prompt:
         state, side = self._state, self.record.side

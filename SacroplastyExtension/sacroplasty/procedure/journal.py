@@ -16,12 +16,14 @@ class Journal:
     """Appends one JSON object a line and syncs it to the disk before going on.
 
     Args:
-        path: the file; an existing one is continued.
+        path: the file; an existing one is continued. A last line that a crash cut short is no entry and goes.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        _cut_unfinished_line(self.path)
         self._file = self.path.open("a", encoding="utf-8")
+        _sync_folder(self.path.parent)
 
     def write(self, time_s: float, event: str, **facts: Any) -> None:
         """Record what happened.
@@ -66,6 +68,27 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number} is damaged ({error}); the journal was changed by hand?"
             ) from None
     return entries
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """End the file after its last whole line, so that the next entry does not become part of half a line."""
+    if not path.exists():
+        return
+    text = path.read_bytes()
+    if text and not text.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(text.rfind(b"\n") + 1)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's list of files on the disk too, so that a power cut leaves no journal without its name."""
+    if os.name != "posix":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _plain(value: Any) -> Any:

@@ -21,11 +21,12 @@ class Preparation:
     zones: dict[Side, Zones]
 
 
-def prepare(case: Case, progress: Callable[[float], None]) -> Preparation:
+def prepare(case: Case, progress: Callable[[float], None], exact_labels: bool = False) -> Preparation:
     """Work it out for the case's targets.
 
     Args:
         progress: called with 0 to 1.
+        exact_labels: whether the labels are the patient, as in a simulation.
 
     Raises:
         AnatomyError, PlanError: when a structure that decides about safety was not segmented, or was found with a low
@@ -35,7 +36,7 @@ def prepare(case: Case, progress: Callable[[float], None]) -> Preparation:
         reasons = blocking_reasons(case.anatomy, side)
         if reasons:
             raise PlanError(f"the {side} must not be treated: {'; '.join(reasons)}")
-    clearance = ShaftClearance.of_anatomy(case.anatomy, lambda done: progress(0.7 * done))
+    clearance = ShaftClearance.of_anatomy(case.anatomy, lambda done: progress(0.7 * done), case.ct, exact_labels)
     zones: dict[Side, Zones] = {}
     for number, (side, trajectory) in enumerate(case.targets.items(), start=1):
         zones[side] = make_zones(case.anatomy, trajectory.target, (side,))

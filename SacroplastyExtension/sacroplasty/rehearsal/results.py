@@ -24,7 +24,7 @@ from ..scene.anatomy import LANDMARKS_NAME, readable
 from ..scene.case import show_case
 from ..scene.files import add_image_sequence
 from ..scene.host import HeadlessHost
-from ..scene.pictures import Photographer, save_gray_png
+from ..scene.pictures import Photographer, save_png
 from ..scene.records import write_record
 from ..scene.verification import show_cement
 from ..simulation.cement import CementTruth, paint_cement, post_operative_ct
@@ -144,7 +144,7 @@ def _pictures(folder: Path, rehearsal: Rehearsal, verification: Verification) ->
         for view, frames in fluoroscopy.kept.items():
             last = frames[-1]
             path = folder / f"xray_{'live' if fluoroscopy is rehearsal.live else 'final'}_{view}.png"
-            save_gray_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
+            save_png(path, display_image(log_image(last.pixels, last.air_level or float(last.pixels.max()))))
             angles = angles_text(fluoroscopy.geometries[view])
             figures.append(Figure(path, f"{what}, {_VIEW_NAMES.get(view, view)} ({angles})"))
     path = folder / "injection.svg"

@@ -55,8 +55,6 @@ def choose_targets(plan: Plan, scenario: Scenario) -> dict[Side, Trajectory]:
     Raises:
         PlanError: with the planner's reasons when a side has none.
     """
-    from dataclasses import replace
-
     targets: dict[Side, Trajectory] = {}
     for side in scenario.sides:
         of_side = [trajectory for trajectory in plan.trajectories if trajectory.side == side]
@@ -65,7 +63,7 @@ def choose_targets(plan: Plan, scenario: Scenario) -> dict[Side, Trajectory]:
             why = "; ".join(of_side[0].reasons) if of_side else "nothing was found"
             raise PlanError(f"no acceptable trajectory on the {side}: {why}")
         volume_ml = scenario.volume_ml or best.planned_volume_ml
-        targets[side] = replace(best, planned_volume_ml=volume_ml)
+        targets[side] = best.with_volume(volume_ml)
     return targets
 
 

@@ -19,6 +19,7 @@ from ..documents import write_document
 from ..errors import SacroplastyError
 from ..files import staged_directory
 from ..image import read_ct
+from ..planning.context import PlanningContext
 from ..planning.search import plan_trajectories
 from ..procedure.case import Case
 from ..procedure.journal import Journal
@@ -62,10 +63,16 @@ def rehearse_case(
     # Where a person would look at what is uncertain and confirm it, the rehearsal does, and says so.
     unsure = to_confirm(anatomy, events.sides)
     anatomy = confirm(anatomy, unsure)
-    plan = plan_trajectories(image, anatomy, events.sides, progress=partial(display, "plan", "Searching trajectories"))
+    plan = plan_trajectories(
+        PlanningContext(image, anatomy, exact_labels=True),
+        events.sides,
+        progress=partial(display, "plan", "Searching trajectories"),
+    )
     case = Case(image, anatomy, plan, choose_targets(plan, events))
     landmarks = touchable(anatomy.landmarks)
-    preparation = prepare(case, partial(display, "preparation", "Distances and zones around the targets"))
+    preparation = prepare(
+        case, partial(display, "preparation", "Distances and zones around the targets"), exact_labels=True
+    )
     with staged_directory(out) as stage, tempfile.TemporaryDirectory(prefix="sacroplasty-world-") as place:
         world = make_world(Path(place), case, landmarks, events, seed)
         with Journal(stage / "journal.jsonl") as journal:

@@ -230,6 +230,14 @@ def add_line(
     return node
 
 
+def move_line(node: vtkMRMLMarkupsLineNode, start_ras: ArrayLike, end_ras: ArrayLike) -> None:
+    """Move both ends of a line, which views and observers see as one change."""
+    was_modifying = node.StartModify()
+    for number, position in enumerate((start_ras, end_ras)):
+        node.SetNthControlPointPositionWorld(number, vtk.vtkVector3d(*np.asarray(position, float)))
+    node.EndModify(was_modifying)
+
+
 def line_points(node: vtkMRMLMarkupsLineNode) -> tuple[FloatArray, FloatArray]:
     """Start and end of a line in RAS.
 

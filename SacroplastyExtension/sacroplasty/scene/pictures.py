@@ -67,22 +67,26 @@ class Photographer:
         self,
         path: Path,
         volume: vtkMRMLScalarVolumeNode,
-        orientation: str,
+        orientation: str | vtk.vtkMatrix4x4,
         through_ras: ArrayLike,
         width_mm: float = 220.0,
     ) -> None:
         """Save one slice of a CT, with everything that shows in slices, as PNG.
 
         Args:
-            orientation: "Axial", "Coronal" or "Sagittal".
+            orientation: "Axial", "Coronal" or "Sagittal", or the SliceToRAS matrix of a slice node.
             through_ras: the point in the middle of the picture.
         """
         display = volume.GetDisplayNode()
         display.AutoWindowLevelOff()
         display.SetWindowLevel(*BONE_WINDOW_HU)
         self._slice.set_background_volume_id(volume.GetID())
-        self._slice.set_orientation(orientation)
         node = self._slice.get_view_node()
+        if isinstance(orientation, str):
+            self._slice.set_orientation(orientation)
+        else:
+            node.GetSliceToRAS().DeepCopy(orientation)
+            node.UpdateMatrices()
         columns, rows, _ = node.GetDimensions()
         node.SetFieldOfView(width_mm, width_mm * rows / columns, node.GetFieldOfView()[2])
         node.JumpSliceByCentering(*np.asarray(through_ras, float))
@@ -97,12 +101,14 @@ def _save(window: vtk.vtkRenderWindow, path: Path) -> None:
     _write_png(path, grabber.GetOutputPort())
 
 
-def save_gray_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write a grey image (rows, columns), top row first, as PNG, whole or not at all."""
+def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a grey image (rows, columns) or a color one (rows, columns, 3), top row first, whole or not at all."""
+    rows, columns = pixels.shape[:2]
     image = vtk.vtkImageData()
-    image.SetDimensions(pixels.shape[1], pixels.shape[0], 1)
+    image.SetDimensions(columns, rows, 1)
     # VTK's first row is the bottom one.
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(pixels[::-1]).ravel(), deep=True))
+    values = np.ascontiguousarray(pixels[::-1]).reshape(rows * columns, -1)
+    image.GetPointData().SetScalars(numpy_to_vtk(values, deep=True))
     source = vtk.vtkTrivialProducer()
     source.SetOutput(image)
     _write_png(path, source.GetOutputPort())

@@ -1,125 +1,111 @@
-"""Plans in the scene: a locked line for each trajectory, a record of all of them, and clearance of a moved line."""
+"""Plans in the scene: a record of all trajectories, and a locked line for each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from slicer import vtkMRMLMarkupsLineNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
 from ..errors import PlanError
-from ..planning.model import NEEDLES, Plan, Side, Technique, Trajectory
-from .anatomy import anatomy_of
-from .nodes import add_line, line_points, volume_of
+from ..planning.files import plan_from_record, plan_record
+from ..planning.model import Plan, Side, Trajectory
+from .anatomy import readable
+from .nodes import add_line, line_points, move_line
 from .records import read_record, write_record
+from .trocar_models import remove_models, show_cement, show_models
 
 RECORD_NAME = "Sacroplasty plan"
 #: On each line: which trajectory of the plan it shows.
 _INDEX = "Sacroplasty.Trajectory"
 _ACCEPTED_COLOR = (0.2, 0.8, 0.9)
 _REFUSED_COLOR = (0.85, 0.2, 0.2)
+#: A line is where it was planned when its ends are no farther off than this; files keep fewer digits than memory [mm].
+_SAME_PLACE_MM = 0.1
 
 
 @dataclass(frozen=True)
 class TrajectoryRow:
-    """What the table of trajectories shows.
+    """A trajectory as the table of trajectories shows it.
 
-    `clearance_mm` is that of the planned place, nearest first; `nearest` is the structure with the smallest clearance.
+    Attributes:
+        is_chosen: its side is treated by it.
+        is_moved: its line stands elsewhere than where it was checked, so nothing is known of that place.
+        nearest: the structure with the smallest clearance.
+        riskiest_breach: largest probability of entering a structure, or None where none was computed.
     """
 
-    side: Side
-    accepted: bool
+    trajectory: Trajectory
+    name: str
+    is_chosen: bool
+    is_moved: bool
     nearest: str
     nearest_mm: float
-    length_mm: float
-    planned_volume_ml: float
-    reasons: tuple[str, ...]
-    clearance_mm: dict[str, float]
+    riskiest_breach: float | None
     line: vtkMRMLMarkupsLineNode | None
-
-
-def plan(
-    scene: vtkMRMLScene,
-    ct_node: vtkMRMLScalarVolumeNode,
-    segmentation: vtkMRMLSegmentationNode,
-    sides: Sequence[Side],
-    technique: Technique,
-    gauge: int,
-    margin_mm: float,
-    progress: Callable[[float], None] | None = None,
-) -> Plan:
-    """Search trajectories and show them, in place of an older plan.
-
-    Raises:
-        PlanError: when nothing can be searched; a plan without an accepted trajectory is no error but says why.
-    """
-    from ..planning.search import plan_trajectories
-
-    if not sides:
-        raise PlanError("choose at least one side to plan")
-    if gauge not in NEEDLES:
-        raise PlanError(f"there is no {gauge} G trocar here; choose {' or '.join(str(known) for known in NEEDLES)}")
-    anatomy = anatomy_of(scene, segmentation, ct_node)
-    result = plan_trajectories(
-        volume_of(ct_node), anatomy, tuple(sides), technique, NEEDLES[gauge], margin_mm, progress=progress
-    )
-    show_plan(scene, result)
-    return result
 
 
 def show_plan(scene: vtkMRMLScene, plan: Plan) -> None:
     """Show a plan in place of an older one. Only the best accepted line of each side is visible at first."""
-    for old in _lines(scene).values():
-        scene.RemoveNode(old)
-    shown: set[str] = set()
-    for index, trajectory in enumerate(plan.trajectories):
-        best = trajectory.accepted and trajectory.side not in shown
-        shown |= {trajectory.side} if best else set()
-        line = add_line(
-            scene,
-            trajectory.entry_skin,
-            trajectory.target,
-            _line_name(plan, index),
-            _ACCEPTED_COLOR if trajectory.accepted else _REFUSED_COLOR,
-        )
+    for old in plan_lines(scene).values():
+        _remove_line(scene, old)
+    update_plan(scene, plan, [None] * len(plan.trajectories))
+    best = list(chosen(plan).values())
+    for index, line in plan_lines(scene).items():
+        set_visible(line, any(plan.trajectories[index] is one for one in best))
+
+
+def update_plan(scene: vtkMRMLScene, plan: Plan, lines: Sequence[vtkMRMLMarkupsLineNode | None]) -> None:
+    """Make the scene show a changed plan, whose lines keep what else refers to them.
+
+    Args:
+        lines: one for each trajectory, moved to it; None for a trajectory that has none yet. Others of the plan are
+            removed.
+    """
+    kept = [line for line in lines if line is not None]
+    for old in plan_lines(scene).values():
+        if not any(old is line for line in kept):
+            _remove_line(scene, old)
+    for index, (trajectory, line) in enumerate(zip(plan.trajectories, lines, strict=True)):
+        if line is None:
+            line = add_line(scene, trajectory.entry_skin, trajectory.target, _new_name(scene, trajectory.side))
+        elif not is_at(line, trajectory):
+            move_line(line, trajectory.entry_skin, trajectory.target)
         line.SetAttribute(_INDEX, str(index))
-        line.SetDisplayVisibility(best)
-    write_record(scene, RECORD_NAME, _record_of(plan))
+        color = _ACCEPTED_COLOR if trajectory.accepted else _REFUSED_COLOR
+        line.GetDisplayNode().SetSelectedColor(*color)
+        line.GetDisplayNode().SetColor(*color)
+        show_cement(line, trajectory.depots)
+    write_record(scene, RECORD_NAME, plan_record(plan))
 
 
 def plan_of(scene: vtkMRMLScene) -> Plan | None:
-    """The plan that the scene holds, or None."""
+    """The plan that the scene holds, or None; one of an older version of the program is none, and is planned again."""
     record = read_record(scene, RECORD_NAME)
-    if record is None:
+    try:
+        return None if record is None else plan_from_record(record)
+    except (KeyError, TypeError):
         return None
-    return Plan(
-        tuple(_trajectory(item) for item in record["trajectories"]),
-        record["image_hash"],
-        {side: tuple(reasons) for side, reasons in record.get("blocked", {}).items()},
-        tuple(record.get("confirmed", ())),
-        tuple(record.get("notes", ())),
-    )
 
 
 def trajectory_of(scene: vtkMRMLScene, line: vtkMRMLMarkupsLineNode | None) -> Trajectory:
-    """What was planned for a line, wherever it was moved since.
+    """What was checked for a line, wherever it was moved since.
 
     Raises:
         PlanError: when the line is none of the plan's.
     """
     plan = plan_of(scene)
-    index = line.GetAttribute(_INDEX) if line is not None else None
-    if plan is None or index is None or int(index) >= len(plan.trajectories):
+    index = index_of(line)
+    if plan is None or index is None or index >= len(plan.trajectories):
         raise PlanError("select a line of the plan; make one in the Planning module first")
-    return plan.trajectories[int(index)]
+    return plan.trajectories[index]
 
 
 def chosen(plan: Plan) -> dict[Side, Trajectory]:
-    """The best accepted trajectory of each side that has one."""
+    """The trajectory by which each side is treated: its first accepted one; sides without any are left out."""
     best: dict[Side, Trajectory] = {}
     for trajectory in plan.trajectories:
         if trajectory.accepted:
@@ -130,76 +116,62 @@ def chosen(plan: Plan) -> dict[Side, Trajectory]:
 def trajectory_rows(scene: vtkMRMLScene) -> list[TrajectoryRow]:
     """One row for each trajectory of the plan, in its order."""
     plan = plan_of(scene)
-    lines = _lines(scene)
+    if plan is None:
+        return []
+    lines, best = plan_lines(scene), list(chosen(plan).values())
     rows = []
-    for index, trajectory in enumerate(plan.trajectories if plan else ()):
-        clearance_mm = dict(sorted(trajectory.clearance_mm.items(), key=lambda item: item[1]))
-        nearest = next(iter(clearance_mm), "")
+    for index, trajectory in enumerate(plan.trajectories):
+        line = lines.get(index)
+        nearest = min(trajectory.clearance_mm, key=trajectory.clearance_mm.__getitem__, default="")
         rows.append(
             TrajectoryRow(
-                side=trajectory.side,
-                accepted=trajectory.accepted,
+                trajectory=trajectory,
+                name="" if line is None else line.GetName(),
+                is_chosen=any(trajectory is one for one in best),
+                is_moved=line is not None and not is_at(line, trajectory),
                 nearest=nearest,
-                nearest_mm=clearance_mm.get(nearest, float("nan")),
-                length_mm=trajectory.length_mm,
-                planned_volume_ml=trajectory.planned_volume_ml,
-                reasons=trajectory.reasons,
-                clearance_mm=clearance_mm,
-                line=lines.get(index),
+                nearest_mm=trajectory.clearance_mm.get(nearest, float("nan")),
+                riskiest_breach=max(trajectory.breach_probability.values(), default=None),
+                line=line,
             )
         )
     return rows
 
 
-def select_line(scene: vtkMRMLScene, index: int, movable: bool = False) -> vtkMRMLMarkupsLineNode | None:
-    """Show one trajectory alone on its side; it can be dragged when `movable`, all others are locked."""
-    plan, lines = plan_of(scene), _lines(scene)
-    if plan is None or index not in lines:
-        return None
-    side = plan.trajectories[index].side
-    for number, line in lines.items():
-        line.SetLocked(not (movable and number == index))
-        if plan.trajectories[number].side == side:
-            line.SetDisplayVisibility(number == index)
-    return lines[index]
+def moved_lines(scene: vtkMRMLScene) -> list[int]:
+    """Numbers of the trajectories whose lines were moved since they were checked."""
+    return [number for number, row in enumerate(trajectory_rows(scene)) if row.is_moved]
 
 
-def is_moved(scene: vtkMRMLScene, index: int, tolerance_mm: float = 0.1) -> bool:
-    """Whether a person has moved this line away from its planned place."""
-    plan, line = plan_of(scene), _lines(scene).get(index)
-    if plan is None or line is None:
+def plan_lines(scene: vtkMRMLScene) -> dict[int, vtkMRMLMarkupsLineNode]:
+    """Lines of the plan by the number of their trajectory."""
+    found = {}
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode")):
+        node = scene.GetNthNodeByClass(number, "vtkMRMLMarkupsLineNode")
+        index = index_of(node)
+        if index is not None:
+            found[index] = node
+    return found
+
+
+def index_of(line: vtkMRMLMarkupsLineNode | None) -> int | None:
+    """Number of the trajectory that a line shows; None for a line that is none of the plan's."""
+    index = line.GetAttribute(_INDEX) if line is not None else None
+    return None if index is None else int(index)
+
+
+def in_words(text: str, trajectory: Trajectory) -> str:
+    """A sentence of the engine with the names of structures as a person reads them."""
+    names = sorted(trajectory.clearance_mm, key=len, reverse=True)
+    return re.sub("|".join(names), lambda found: readable(found.group()), text) if names else text
+
+
+def is_at(line: vtkMRMLMarkupsLineNode, trajectory: Trajectory) -> bool:
+    """Whether a line stands where its trajectory was checked."""
+    if line.GetNumberOfDefinedControlPoints() < 2:
         return False
-    planned = plan.trajectories[index]
-    now = line_points(line)
-    return any(
-        float(np.linalg.norm(a - b)) > tolerance_mm
-        for a, b in zip(now, (planned.entry_skin, planned.target), strict=True)
-    )
-
-
-class LineClearance:
-    """Clearance of a line that a person drags, quick enough to follow the mouse.
-
-    Distance fields are computed once, when this is made, and can be shared with guidance as `shaft`.
-    """
-
-    def __init__(
-        self,
-        scene: vtkMRMLScene,
-        segmentation: vtkMRMLSegmentationNode,
-        ct_node: vtkMRMLScalarVolumeNode,
-        progress: Callable[[float], None] | None = None,
-    ) -> None:
-        from ..navigation.clearance import ShaftClearance
-
-        tell = progress or (lambda fraction: None)
-        self.shaft = ShaftClearance.of_anatomy(anatomy_of(scene, segmentation, ct_node), tell)
-
-    def of(self, line: vtkMRMLMarkupsLineNode, outer_diameter_mm: float) -> dict[str, float]:
-        """Distance in mm of the shaft's surface to each protected structure, nearest first; negative inside it."""
-        start, end = line_points(line)
-        clearance = self.shaft.distances_mm(end, start, outer_diameter_mm)
-        return dict(sorted(clearance.items(), key=lambda item: item[1]))
+    ends = zip(line_points(line), (trajectory.entry_skin, trajectory.target), strict=True)
+    return all(float(np.linalg.norm(now - planned)) <= _SAME_PLACE_MM for now, planned in ends)
 
 
 def clearance_key(segmentation: vtkMRMLSegmentationNode, ct_node: vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
@@ -209,47 +181,25 @@ def clearance_key(segmentation: vtkMRMLSegmentationNode, ct_node: vtkMRMLScalarV
     for number in range(segments.GetNumberOfSegments()):
         voxels = segments.GetNthSegment(number).GetRepresentation("Binary labelmap")
         edited.append(0 if voxels is None else voxels.GetMTime())
-    return segmentation.GetID(), tuple(edited), ct_node.GetID(), ct_node.GetImageData().GetMTime()
+    image = ct_node.GetImageData()
+    return segmentation.GetID(), tuple(edited), ct_node.GetID(), 0 if image is None else image.GetMTime()
 
 
-def export_plan(scene: vtkMRMLScene, path: Path) -> None:
-    """Write the plan as a plan document.
-
-    Raises:
-        PlanError: when there is no plan, or a line was moved so that its recorded clearance no longer holds.
-    """
-    from ..planning.files import write_plan
-
-    plan = plan_of(scene)
-    if plan is None:
-        raise PlanError("there is no plan to export; press Plan first")
-    moved = [number for number in range(len(plan.trajectories)) if is_moved(scene, number)]
-    if moved:
-        names = ", ".join(_line_name(plan, number) for number in moved)
-        raise PlanError(f"{names} was moved by hand, so its checks no longer hold; plan again or move it back")
-    write_plan(plan, Path(path))
+def set_visible(line: vtkMRMLMarkupsLineNode, visible: bool, margin: bool = False, cement: bool = True) -> None:
+    """Show or hide a line with its shaft; where it is shown, its safety margin and its cement on their own."""
+    line.SetDisplayVisibility(visible)
+    show_models(line, visible, margin, cement)
 
 
-def _line_name(plan: Plan, index: int) -> str:
-    side = plan.trajectories[index].side
-    rank = sum(trajectory.side == side for trajectory in plan.trajectories[: index + 1])
-    return f"Plan {side} {rank}"
+def _remove_line(scene: vtkMRMLScene, line: vtkMRMLMarkupsLineNode) -> None:
+    remove_models(line)
+    scene.RemoveNode(line)
 
 
-def _lines(scene: vtkMRMLScene) -> dict[int, vtkMRMLMarkupsLineNode]:
-    """Lines of the plan by the number of their trajectory."""
-    found = {}
-    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode")):
-        node = scene.GetNthNodeByClass(number, "vtkMRMLMarkupsLineNode")
-        if node.GetAttribute(_INDEX) is not None:
-            found[int(node.GetAttribute(_INDEX))] = node
-    return found
-
-
-def _trajectory(item: dict[str, Any]) -> Trajectory:
-    points = {key: np.asarray(item[key], float) for key in ("entry_skin", "entry_bone", "target")}
-    return Trajectory(**{**item, **points, "reasons": tuple(item["reasons"])})
-
-
-def _record_of(plan: Plan) -> dict[str, Any]:
-    return {"coordinateSystem": "RAS", **asdict(plan)}
+def _new_name(scene: vtkMRMLScene, side: Side) -> str:
+    """`Plan left 3`: names stay with their lines, whatever the order becomes."""
+    taken = {line.GetName() for line in plan_lines(scene).values()}
+    number = 1
+    while f"Plan {side} {number}" in taken:
+        number += 1
+    return f"Plan {side} {number}"

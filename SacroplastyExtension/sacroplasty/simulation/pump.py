@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..devices.link import Received
 from ..devices.messages import Command, CommandReply, Sensor, Status, StatusCode, String
 from ..devices.pump_protocol import (
@@ -62,7 +60,7 @@ class Syringe:
 
     def turn(self, rate_ml_s: float, seconds: float) -> None:
         """Move the plunger at a rate (negative: back) for a short time, and let the pressure drive cement out."""
-        move_ml = float(np.clip(rate_ml_s * seconds, -self.displaced_ml, self.remaining_ml))
+        move_ml = min(max(rate_ml_s * seconds, -self.displaced_ml), self.remaining_ml)
         self.displaced_ml += move_ml
         pressure_kpa = self.pressure_kpa
         if pressure_kpa > 0:

@@ -26,9 +26,11 @@ from .usage import qualified, read_form
 from .widgets import widget_class
 
 if sys.version_info < (3, 12):
-    # PySide6 6.12 drops one reference to None in every call that returns nothing. From Python 3.12 on None is immortal;
-    # before, it would be freed after some ten thousand calls. So many spare references make it as good as immortal.
-    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+    # PySide6 6.12 drops one reference to None in every call that returns nothing; True and False are lost now and then
+    # too. From Python 3.12 on they are immortal; before, they would be freed after some ten thousand calls. So many
+    # spare references make them as good as immortal.
+    for constant in (None, True, False):
+        ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
 # Functions of slicer.util that need windows, dialogs or views: the desk notes the call instead.
 NOTED_CALLS = (

@@ -1,0 +1,205 @@
+"""A view before the injection: what is to be compared with, how noisy it is, and where it can be relied on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from ..xray.field import Field, find_field
+from ..xray.geometry import XrayGeometry
+from .frames import binned_geometry, binning_of
+from .pieces import large_pieces
+
+Image = NDArray[np.float32]
+
+#: Side of the square over which counts are averaged [pixels].
+SMOOTHING = 3
+
+#: What changes over so many pixels is slow.
+_SLOW_PIXELS = 21
+
+#: Noise is told for this many levels of signal, each a share of the pixels.
+_LEVELS = 24
+#: A pixel that flickers by this factor beyond the others of its brightness is broken.
+_BROKEN = 6.0
+#: Pieces of so many pixels that change by this factor beyond noise have moved.
+_MOVED_PIXELS, _MOVED = 6, 25.0
+#: Noisier than this (standard deviation of the logarithm) a pixel cannot show 2 mm of cement: too few quanta.
+_NOISIEST = 0.25
+#: What is left of a shift after compensation, as part of a pixel.
+_RESIDUAL_SHIFT_PIXELS = 0.05
+#: What second derivatives leave of a shift of up to half a pixel, and of blur by movement, as a share of them.
+_RESIDUAL_BEND = 0.1
+#: Pixels beside saturated ones that are not relied on.
+_BESIDE_SATURATED_PIXELS = 6
+#: With less of the image than this to look at there is nothing to be watched.
+_LEAST_USABLE = 0.1
+
+
+@dataclass(frozen=True)
+class Shiftable:
+    """An image with its first and second derivatives per pixel, to be shifted by up to half a pixel.
+
+    Attributes:
+        values: (rows, columns).
+        gradient: along rows and columns.
+        curvature: along rows, rows and columns, and columns.
+    """
+
+    values: Image
+    gradient: tuple[Image, Image]
+    curvature: tuple[Image, Image, Image]
+
+    @staticmethod
+    def of(values: Image) -> Shiftable:
+        """The image with its derivatives."""
+        rows, columns = np.gradient(values, axis=0), np.gradient(values, axis=1)
+        mixed = np.gradient(rows, axis=1)
+        return Shiftable(values, (rows, columns), (np.gradient(rows, axis=0), mixed, np.gradient(columns, axis=1)))
+
+    def at(self, part: NDArray[np.float64], values: Image | None = None) -> Image:
+        """The image shifted by (rows, columns); of `values` instead of its own, which have nearly its derivatives."""
+        a, b = np.asarray(-part, np.float32)
+        rr, rc, cc = self.curvature
+        shifted: Image = (self.values if values is None else values) + a * self.gradient[0] + b * self.gradient[1]
+        return shifted + (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
+
+
+@dataclass(frozen=True)
+class Background:
+    """A view before the injection, on binned pixels.
+
+    Attributes:
+        geometry, full_geometry: of the binned and of the detector's own pixels.
+        binning: detector pixels per image pixel, each way.
+        field: circle and blades.
+        log_signal: (rows, columns) logarithm of the mean signal, smoothed over 3 x 3 pixels.
+        log_detail: what is fine in it (see `detail`).
+        edges: pixels where the detail is steep beyond noise, which tell a shift.
+        median_log: of the usable part of `log_signal`.
+        log_sharp: likewise, not smoothed, without the bias that noise gives a logarithm.
+        sigma: standard deviation of the logarithm of a later smoothed frame against `log_signal`.
+        sharp_variance: of the logarithm of a later frame that is not smoothed.
+        usable: where a pixel lies in the field, works, is neither saturated nor too dark.
+        white: signal at which the detector saturates; infinite when none was seen.
+        least_signal: keeps logarithms finite.
+        moved_share: of the field, how much changed beyond noise while the frames were taken.
+    """
+
+    geometry: XrayGeometry
+    full_geometry: XrayGeometry
+    binning: int
+    field: Field
+    log_signal: Shiftable
+    log_detail: Shiftable
+    edges: NDArray[np.bool_]
+    median_log: float
+    log_sharp: Image
+    sigma: Image
+    sharp_variance: Image
+    usable: NDArray[np.bool_]
+    white: float
+    least_signal: float
+    moved_share: float
+
+
+def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) -> Background:
+    """The background of binned frames that show the patient in one place.
+
+    Args:
+        white: signal at which the detector saturates.
+
+    Raises:
+        ImageError: for black, saturated or too noisy frames.
+    """
+    from scipy.ndimage import maximum_filter
+
+    binning = binning_of(geometry)
+    mean = np.mean(stack, axis=0)
+    # What was saturated a moment ago is unknown when it moves in.
+    saturated = maximum_filter(smoothed(mean) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
+    try:
+        field = find_field(mean)
+    except ImageError:
+        raise ImageError("the reference frames are black; correct the exposure first") from None
+    lit = field.mask & ~saturated & (mean > 0)
+    if np.count_nonzero(lit) < _LEAST_USABLE * lit.size:
+        raise ImageError("the reference frames are black or saturated; correct the exposure first")
+
+    least = 1e-4 * float(np.median(mean[lit]))
+    log_signal = np.log(np.maximum(smoothed(mean), least))
+    variance = _variance([np.log(np.maximum(smoothed(one), least)) for one in stack], log_signal, lit)
+    raw_log = np.log(np.maximum(mean, least))
+    raw_variance = _variance([np.log(np.maximum(one, least)) for one in stack], raw_log, lit)
+    level = _by_level(variance, log_signal, lit, len(stack))
+    sharp_level = _by_level(raw_variance, log_signal, lit, len(stack))
+    broken = variance > _BROKEN * np.maximum(level, 1e-12)
+    shiftable, detailed = Shiftable.of(log_signal), Shiftable.of(detail(log_signal))
+    steep = np.hypot(*shiftable.gradient)
+    bend = np.abs(shiftable.curvature[0]) + np.abs(shiftable.curvature[2])
+    residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
+    count = len(stack)
+    usable = lit & ~broken & (level < _NOISIEST**2)
+    if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
+        raise ImageError("the reference frames are too noisy to show cement; raise the dose")
+    return Background(
+        geometry=binned_geometry(geometry, binning),
+        full_geometry=geometry,
+        binning=binning,
+        field=field,
+        log_signal=shiftable,
+        log_detail=detailed,
+        # Noise alone makes slopes of a third of its deviation in a mean of eight frames.
+        edges=np.hypot(*detailed.gradient) > np.sqrt(level),
+        median_log=float(np.median(log_signal[usable])),
+        log_sharp=(raw_log + sharp_level / (2 * count)).astype(np.float32),
+        sigma=np.sqrt(level * (1 + 1 / count) + residual + 1e-8).astype(np.float32),
+        sharp_variance=sharp_level,
+        usable=usable,
+        white=white,
+        least_signal=least,
+        moved_share=np.count_nonzero(large_pieces(lit & (variance > _MOVED * level), _MOVED_PIXELS)) / lit.sum(),
+    )
+
+
+def smoothed(signal: Image) -> Image:
+    """Means over 3 x 3 pixels."""
+    from scipy.ndimage import uniform_filter
+
+    result: Image = uniform_filter(signal, SMOOTHING, mode="nearest")
+    return result
+
+
+def detail(log_signal: Image) -> Image:
+    """A logarithm of signal less its slow part, such as scatter and the shape of the body."""
+    from scipy.ndimage import uniform_filter
+
+    result: Image = log_signal - uniform_filter(log_signal, _SLOW_PIXELS, mode="nearest")
+    return result
+
+
+def _variance(logs: Sequence[Image], mean: Image, lit: NDArray[np.bool_]) -> Image:
+    """Variance of each pixel over the frames, flicker of the whole picture apart."""
+    total = np.zeros(mean.shape, np.float32)
+    for log in logs:
+        residual = log - mean
+        total += (residual - np.median(residual[lit])) ** 2
+    return total / np.float32(len(logs) - 1)
+
+
+def _by_level(variance: Image, log_signal: Image, lit: NDArray[np.bool_], frames: int) -> Image:
+    """The variance that pixels of a brightness have, which is better known than that of each."""
+    values, variances = log_signal[lit], variance[lit]
+    order = np.argsort(values)
+    groups = np.array_split(order, min(_LEVELS, len(order)))
+    middle = np.array([values[group].mean() for group in groups])
+    # A median, which an instrument that moved does not pull. That of a variance of few frames lies below its mean.
+    below = (1 - 2 / (9 * (frames - 1))) ** 3
+    typical = np.array([np.median(variances[group]) for group in groups]) / below
+    # Variances span decades, and brightness is a logarithm already. Darker than seen is noisier still.
+    darker = -np.minimum(log_signal - middle[0], 0.0)
+    return np.exp(np.interp(log_signal, middle, np.log(np.maximum(typical, 1e-10))) + darker).astype(np.float32)

@@ -1,0 +1,66 @@
+"""The frames before the injection, made into the background that later ones are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from ..xray.geometry import XrayGeometry
+from .alignment import align
+from .background import Background, background_of, smoothed
+from .frames import binned, binning_of
+
+#: Fewer frames do not tell the noise from the anatomy.
+FEWEST_REFERENCE_FRAMES = 4
+#: A level that this share of the pixels holds, the highest of all, is where the detector saturates.
+_SATURATED_SHARE = 1e-3
+#: Shifts between reference frames that need no alignment [pixels].
+_STILL_PIXELS = 0.1
+#: More of the field than this changes when an instrument moves.
+_LARGEST_MOVED_SHARE = 0.002
+
+
+def learn_background(frames: Sequence[NDArray], geometry: XrayGeometry) -> Background:
+    """The view before the injection from at least four frames of one pose, trocar in place.
+
+    Args:
+        frames: each (rows, columns), larger values brighter.
+
+    Raises:
+        ImageError: for too few, frozen, black, saturated or noisy frames, or if something but the patient moved.
+    """
+    from scipy.ndimage import shift
+
+    if len(frames) < FEWEST_REFERENCE_FRAMES:
+        raise ImageError(
+            f"{len(frames)} reference frames are too few: take at least {FEWEST_REFERENCE_FRAMES} before the injection"
+        )
+    columns, rows = geometry.detector_pixels
+    if any(frame.shape != (rows, columns) for frame in frames):
+        raise ImageError(f"a reference frame does not have the {columns} x {rows} pixels of its geometry")
+    if all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
+        raise ImageError("all reference frames are identical: fluoroscopy is frozen; start it before the monitor")
+    white = min(_white_level(frame) for frame in frames)
+    binning = binning_of(geometry)
+    stack = [binned(frame, binning) for frame in frames]
+    background = background_of(stack, geometry, white)
+    # The patient breathes while the reference is taken: without alignment it would be blurred and seem noisy.
+    shifts = [
+        align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable).shift_pixels
+        for one in stack
+    ]
+    if np.abs(shifts).max() > _STILL_PIXELS:
+        still = [shift(one, -by, order=3, mode="nearest") for one, by in zip(stack, shifts, strict=True)]
+        background = background_of(still, geometry, white)
+    if background.moved_share > _LARGEST_MOVED_SHARE:
+        raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
+    return background
+
+
+def _white_level(frame: NDArray) -> float:
+    """The largest value, if many pixels have it."""
+    most = frame.max()
+    return float(most) if np.count_nonzero(frame == most) > _SATURATED_SHARE * frame.size else float("inf")

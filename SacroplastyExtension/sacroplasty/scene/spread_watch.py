@@ -1,0 +1,193 @@
+"""The spread monitor on the live views of the devices: learns them without cement, then looks at every new frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from slicer import vtkMRMLScene
+
+from ..cement.interlock import Limits, Observed
+from ..cement.monitor import Frame, MonitorSettings, SpreadMonitor
+from ..cement.zones import make_zones
+from ..devices.fluoroscope import Frame as DetectorFrame
+from ..errors import AnatomyError, GeometryError, ImageError, PlanError
+from ..geometry import FloatArray, unit
+from ..planning.model import Side
+from ..procedure.injection_session import Surroundings
+from ..xray.geometry import XrayGeometry
+from .anatomy import anatomy_of, segmented_ct
+from .devices import DeviceDesk
+from .navigation import registration_error_mm, trocars
+from .planning import chosen, plan_of
+
+#: Frames without cement that the monitor learns from, of each plane.
+_REFERENCE_FRAMES = 8
+
+#: Without new frames the monitor is asked this often whether it still sees.
+_LOOK_S = 0.1
+
+BannerLevel = Literal["none", "watch", "warning", "leak", "blind"]
+
+_WARNING = "the monitor sees cement outside the planned ala"
+
+
+@dataclass(frozen=True)
+class MonitorView:
+    """What the spread monitor last said. `level` is `blind` when it cannot see; `time_s` is when it was true."""
+
+    time_s: float
+    level: BannerLevel
+    text: str
+    concentricity: float
+
+
+class SpreadWatch:
+    """One monitor, from one learning of the views to the next."""
+
+    def __init__(self, scene: vtkMRMLScene, devices: DeviceDesk, limits: Limits) -> None:
+        self._scene = scene
+        self._devices = devices
+        self._limits = limits
+        self._monitor: SpreadMonitor | None = None
+        self._view: MonitorView | None = None
+        self._reference: dict[str, list[Frame]] | None = None
+        self._looked_s = -math.inf
+        self._given_before_ml = 0.0
+        self._waiting: dict[str, DetectorFrame] = {}
+        self.problem = ""
+
+    @property
+    def learned(self) -> bool:
+        """Whether the views were learned, or are being learned."""
+        return self._monitor is not None
+
+    def learn(self, side: Side, withdrawn_mm: float = 0.0) -> None:
+        """Begin to learn what the views show now; from then on every frame is watched for cement that is more.
+
+        Args:
+            withdrawn_mm: how far the trocar of this side stands back from where it was placed.
+
+        Raises:
+            AnatomyError: without a segmentation of a CT in the scene.
+            PlanError: when this side has no accepted trajectory.
+        """
+        ct_node, segmentation = segmented_ct(self._scene)
+        if segmentation is None or ct_node is None:
+            raise AnatomyError("the monitor needs the segmented CT; run the segmentation first")
+        plan = plan_of(self._scene)
+        trajectory = chosen(plan).get(side) if plan else None
+        if trajectory is None:
+            raise PlanError(f"no trajectory is accepted for the {side} ala, so no cement belongs there")
+        zones = make_zones(anatomy_of(self._scene, segmentation, ct_node), trajectory.target, (side,))
+        settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
+        self._monitor = SpreadMonitor(zones, tip_ras(self._scene, side, withdrawn_mm), settings)
+        self._view, self._waiting, self._reference, self.problem = None, {}, {}, ""
+
+    def forget(self) -> None:
+        """The views are not those that were learned any more."""
+        self._monitor, self._view, self._reference = None, None, None
+
+    def tick(self, now_s: float, given_ml: float) -> None:
+        """Let the monitor learn from, or look at, all frames that have come.
+
+        Args:
+            given_ml: cement given so far, through all trocars.
+        """
+        frames = self._devices.take_frames()
+        if self._monitor is None:
+            return
+        if self._reference is not None:
+            self._given_before_ml = given_ml
+            self._learn_from(frames)
+            return
+        self._waiting |= {taken.plane: taken for taken in frames if taken.plane in self._monitor.views}
+        if not self._waiting and now_s - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now_s
+        try:
+            # One picture a turn, the newest of its plane: looking takes long, and the pump waits for its heartbeat.
+            for plane in list(self._waiting)[:1]:
+                frame = _frame_of(self._waiting.pop(plane))
+                self._monitor.update({plane: frame}, now_s, given_ml - self._given_before_ml)
+            reading = self._monitor.update({}, now_s)
+        except ImageError as error:
+            self._view = MonitorView(now_s, "blind", str(error), math.nan)
+            return
+        level: BannerLevel = "blind" if not reading.healthy else (reading.level or "none")
+        text = (
+            reading.health if not reading.healthy else f"{reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen"
+        )
+        self._view = MonitorView(now_s, level, text, reading.concentricity)
+
+    def banner(self, now_s: float) -> tuple[BannerLevel, str]:
+        """What the banner says now; what is silent is blind."""
+        if self._reference is not None:
+            return "blind", "learning the views: hold still"
+        if self._view is None:
+            return "blind", "the views were not learned"
+        if not 0 <= now_s - self._view.time_s <= self._limits.frame_age_s:
+            return "blind", "the spread monitor is silent"
+        return self._view.level, self._view.text
+
+    def surroundings(self, now_s: float) -> Surroundings:
+        """What is known beside pump and cement, each with its time. What is not known stays None and forbids."""
+        view = self._view
+        error_mm = registration_error_mm(self._scene)
+        return Surroundings(
+            frames_changing=self._frames(now_s),
+            monitor_healthy=Observed(view.level != "blind", view.time_s) if view else None,
+            leak=Observed(view.level == "leak", view.time_s) if view else None,
+            registration_error_mm=Observed(error_mm, now_s) if error_mm is not None else None,
+            concentricity=Observed(view.concentricity, view.time_s) if view else None,
+            warning=_WARNING if view is not None and view.level == "warning" else "",
+        )
+
+    def _learn_from(self, frames: list[DetectorFrame]) -> None:
+        """Collect reference frames; when every plane that sends has enough, the monitor knows its views."""
+        assert self._reference is not None and self._monitor is not None
+        for taken in frames:
+            self._reference.setdefault(taken.plane, []).append(_frame_of(taken))
+        if not self._reference or min(map(len, self._reference.values())) < _REFERENCE_FRAMES:
+            return
+        try:
+            for plane, learned in self._reference.items():
+                self._monitor.set_reference(plane, learned)
+            self._reference = None
+        except ImageError as error:
+            self.problem = str(error)
+            self.forget()
+
+    def _frames(self, now_s: float) -> dict[str, Observed[bool]] | None:
+        """Every plane that the monitor was started with must be live."""
+        role = self._devices.fluoroscope
+        if role is None:
+            return None
+        planes = self._monitor.views if self._monitor is not None else ()
+        views = {plane: role.view(plane, now_s) for plane in planes}
+        return {plane: Observed(view.changing, now_s - view.age_s) for plane, view in views.items()}
+
+
+def tip_ras(scene: vtkMRMLScene, side: Side, withdrawn_mm: float) -> FloatArray:
+    """Where cement leaves the trocar: where it was placed, or planned, and so far back along its axis.
+
+    Raises:
+        PlanError: when neither a trocar nor a plan of this side is known.
+    """
+    placed = trocars(scene).get(side)
+    plan = plan_of(scene)
+    trajectory = chosen(plan).get(side) if plan else None
+    if placed is not None:
+        return placed.tip_ras + withdrawn_mm * unit(placed.hub_ras - placed.tip_ras)
+    if trajectory is None:
+        raise PlanError(f"neither a trocar nor a plan of the {side} side is known")
+    return trajectory.target + withdrawn_mm * unit(trajectory.entry_skin - trajectory.target)
+
+
+def _frame_of(taken: DetectorFrame) -> Frame:
+    try:
+        geometry = XrayGeometry.from_dict(taken.geometry or {})
+    except (GeometryError, KeyError, TypeError, ValueError):
+        geometry = None
+    return Frame(taken.pixels, taken.received_s, geometry)

@@ -1,0 +1,315 @@
+"""Plans of synthetic patients against their exact shapes: is the clearance real, is a path found where there is one?
+
+Run: python Testing/benchmarks/planning_on_phantoms.py [seeds ...] [--cache FOLDER] [--reference] [--breach] [--time]
+Bones come from the built-in method. --cache keeps phantoms with their anatomy (about 40 MB each). --reference compares
+with an exhaustive search on a fine grid (a minute for each side), --breach probabilities with 10,000 draws each, --time
+measures nothing but time, beside the same search without its first look. About 20 s for each patient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from anatomy_on_phantoms import case_of
+from planning_truth import PhantomTruth
+
+from sacroplasty.anatomy.bone_sources import BoneSource, find_bones
+from sacroplasty.anatomy.confirmation import confirm, to_confirm
+from sacroplasty.anatomy.labels import LEVELS, REGION_LABEL, SIDES
+from sacroplasty.anatomy.model import Anatomy
+from sacroplasty.anatomy.segment import find_structures
+from sacroplasty.errors import SacroplastyError
+from sacroplasty.geometry import unit
+from sacroplasty.image import Volume
+from sacroplasty.phantom.make import make_phantom
+from sacroplasty.planning.approaches import LEAST_PAIRS
+from sacroplasty.planning.context import PlanningContext
+from sacroplasty.planning.model import Accuracy, Side, Trajectory
+from sacroplasty.planning.needles import custom_needle
+from sacroplasty.planning.options import PlanOptions
+from sacroplasty.planning.search import plan_trajectories
+from sacroplasty.planning.uncertainty import breach_probability, pose_uncertainty
+
+SEEDS = tuple(range(1, 201))
+_RULE_MM = (15.0, 20.0)
+#: Probabilities below this cannot be counted with 10,000 draws: their own scatter is above 7 %.
+_COUNTABLE = 0.02
+_DRAWS = 10_000
+#: Errors several times those of an ordinary system, since at its own nothing breaches often enough to be counted.
+_ERRORS = (3.0, 4.5, 6.0)
+
+
+@dataclass
+class Tally:
+    """What is counted over all sides."""
+
+    sides: int = 0
+    planned: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    true_mm: list[float] = field(default_factory=list)
+    over_mm: list[float] = field(default_factory=list)
+    rule_mm: list[float] = field(default_factory=list)
+    reference: list[tuple[bool, bool, bool]] = field(default_factory=list)
+    rule_possible: list[bool] = field(default_factory=list)
+    impossible: list[bool] = field(default_factory=list)
+    breach: list[tuple[float, float]] = field(default_factory=list)
+
+
+def patient(seed: int, cache: Path | None) -> tuple[Volume, Anatomy]:
+    """CT and anatomy of a seed, from the cache where it has them.
+
+    Raises:
+        SacroplastyError: when segmentation refuses the CT.
+    """
+    path = cache / f"{seed:03d}.pickle" if cache else None
+    if path is not None and path.exists():
+        phantom, anatomy = pickle.loads(path.read_bytes())
+    else:
+        phantom = make_phantom(seed, **case_of(seed))
+        try:
+            anatomy = find_structures(phantom.ct, find_bones(phantom.ct, BoneSource("atlas")))
+        except SacroplastyError as error:
+            anatomy = error
+        if path is not None:
+            path.write_bytes(pickle.dumps((phantom, anatomy), protocol=4))
+    if isinstance(anatomy, Exception):
+        raise anatomy
+    # Where a person would look at what is uncertain, it counts as looked at.
+    return phantom.ct, confirm(anatomy, to_confirm(anatomy, SIDES))
+
+
+def measure_side(seed: int, side: Side, context: PlanningContext, truth: PhantomTruth, tally: Tally) -> str:
+    """Plan a side and compare every accepted trajectory with the truth; the row of the table."""
+    tally.sides += 1
+    found = [item for item in plan_trajectories(context, (side,)).trajectories]
+    accepted = [item for item in found if item.accepted]
+    row = f"| {seed} {side} | {'x'.join(f'{size:g}' for size in case_of(seed)['spacing_mm'])} | "
+    if not accepted:
+        blockers = Counter(reason.split(":")[0] for reason in found[0].reasons) if found else Counter({"nothing": 1})
+        tally.refused.update(blockers)
+        return row + f"refused: {', '.join(blockers)} | | | |"
+    tally.planned += 1
+    worst = (np.inf, "")
+    for item in accepted:
+        real = truth.clearance_mm(item.entry_skin, item.target, item.needle.radius_mm, reach_mm=6.0)
+        nearest = min(real, key=real.__getitem__, default="")
+        distance = real.get(nearest, 6.0)
+        worst = min(worst, (distance, nearest))
+        tally.true_mm.append(distance)
+        tally.over_mm.append(min(item.clearance_mm.values()) - distance)
+    tally.rule_mm.append(truth.foramen_edge_mm(accepted[0].entry_bone, side))
+    return row + (
+        f"{len(accepted)} | {min(accepted[0].clearance_mm.values()):.2f} | {worst[0]:.2f} {worst[1]} | "
+        f"{tally.rule_mm[-1]:.1f} |"
+    )
+
+
+def against_reference(context: PlanningContext, side: Side, tally: Tally) -> None:
+    """A path where the fine grid has one, and a refusal that names the right structure where it has none."""
+    from planning_reference import make_reference
+
+    anatomy = context.anatomy
+    reference = make_reference(anatomy, side)
+    options = PlanOptions()
+    least = options.margin_mm + options.needle.radius_mm
+    doubt = float(np.linalg.norm(context.structures().doubt.half_voxels_mm, axis=1).max())
+    found = next((i for i in plan_trajectories(context, (side,), options).trajectories if i.accepted), None)
+    free, assured = (reference.best_slack_mm(least + extra) >= 0 for extra in (0.0, doubt + 0.05))
+    tally.reference.append((free, assured, found is not None))
+    if reference.best_slack_mm(least + doubt + 0.05, _RULE_MM) >= 0:
+        lateral = found.lateral_to_s2_mm if found is not None else None
+        tally.rule_possible.append(lateral is not None and _RULE_MM[0] <= lateral <= _RULE_MM[1])
+    # No corridor: a wide margin, a thick trocar, and foramina as wide as the bone between them.
+    thick = custom_needle(7.0, 150.0)
+    narrow = PlanningContext(context.ct, _with_wide_foramina(anatomy, side))
+    cases = [
+        (context, reference, replace(options, margin_mm=9.0, preferred_margin_mm=9.0)),
+        (context, reference, replace(options, needle=thick, margin_mm=5.0, preferred_margin_mm=5.0)),
+        (narrow, make_reference(narrow.anatomy, side), options),
+    ]
+    for case, fields, wanted in cases:
+        needed = wanted.margin_mm + wanted.needle.radius_mm
+        if fields.best_slack_mm(needed) >= 0:
+            continue
+        items = plan_trajectories(case, (side,), wanted).trajectories
+        named = [
+            [name for name in fields.distance_mm if any(reason.startswith(f"{name}:") for reason in item.reasons)]
+            for item in items
+        ]
+        right = all(
+            names
+            and all(fields.clearance_mm(name, item.entry_skin, item.target) < needed + doubt + 0.6 for name in names)
+            for item, names in zip(items, named, strict=True)
+        )
+        tally.impossible.append(bool(items) and right and not any(item.accepted for item in items))
+
+
+def _with_wide_foramina(anatomy: Anatomy, side: str) -> Anatomy:
+    """Foramina of one side grown by 9 mm into the bone around them."""
+    from scipy import ndimage
+
+    regions = anatomy.regions.voxels.copy()
+    ala = REGION_LABEL[f"ala_{side}"]
+    for level in LEVELS:
+        label = REGION_LABEL[f"foramen_{level}_{side}"]
+        away = ndimage.distance_transform_edt(regions != label, sampling=anatomy.regions.spacing_mm[::-1])
+        regions[(away <= 9.0) & ((regions == 0) | (regions == ala))] = label
+    return replace(anatomy, regions=anatomy.regions.like(regions))
+
+
+def breach(context: PlanningContext, item: Trajectory, seed: int, tally: Tally) -> None:
+    """Predicted against counted probabilities of a breach of one trajectory."""
+    shaft = _points(item)
+    for number, times in enumerate(_ERRORS):
+        ordinary = Accuracy()
+        error = Accuracy(
+            times * ordinary.registration_sd_mm,
+            times * ordinary.registration_sd_deg,
+            times * ordinary.tool_sd_mm,
+            times * ordinary.tool_sd_deg,
+        )
+        uncertainty = pose_uncertainty(error, item.target)
+        for name, clearance in item.clearance_mm.items():
+            if clearance > 10:
+                continue
+            distance_of = context.distance_of(name, item.technique, item.side)
+            predicted = breach_probability(distance_of, shaft, item.needle.radius_mm, uncertainty)
+            rng = np.random.default_rng([seed, number])
+            sd = np.sqrt(np.diag(uncertainty.covariance))
+            counted = 0
+            for _ in range(_DRAWS // 500):
+                errors = rng.standard_normal((500, 6)) * sd
+                arm = shaft - uncertainty.center_ras
+                moved = shaft + errors[:, None, :3] + np.cross(errors[:, None, 3:], arm[None])
+                away = distance_of(moved.reshape(-1, 3)).reshape(500, -1).min(axis=1)
+                counted += int((away < item.needle.radius_mm).sum())
+            tally.breach.append((predicted, counted / _DRAWS))
+
+
+def _points(item: Trajectory) -> np.ndarray:
+    length = min(item.length_mm, 110.0)
+    return item.target + np.arange(0, length, 1.5)[:, None] * unit(item.entry_skin - item.target)
+
+
+def measure_time(seeds: list[int], cache: Path | None) -> None:
+    """Seconds for each side, fields included, beside the same number of pairs measured one by one.
+
+    On a busy machine the processor's own seconds say more: of all threads together.
+    """
+    print("| patient | CT | sides | s for each side | processor's s for each side |\n" + "|---" * 5 + "|")
+    for seed in seeds:
+        ct, anatomy = patient(seed, cache)
+        for sides in (("left",), ("left", "right")):
+            began, worked = time.perf_counter(), time.process_time()
+            context = PlanningContext(ct, anatomy)
+            plan_trajectories(context, sides)
+            spent = [
+                (now - then) / len(sides) for now, then in ((time.perf_counter(), began), (time.process_time(), worked))
+            ]
+            size = "x".join(map(str, ct.voxels.shape))
+            print(f"| {seed} | {size} | {'+'.join(sides)} | {spent[0]:.2f} | {spent[1]:.2f} |")
+        began = time.perf_counter()
+        pairs = 200
+        rng = np.random.default_rng(seed)
+        found = plan_trajectories(context, ("left",)).trajectories[0]
+        for _ in range(pairs):
+            _naive(context, found, rng)
+        each = (time.perf_counter() - began) / pairs
+        print(
+            f"| {seed} | one pair at a time in a loop | {LEAST_PAIRS} pairs | {each * LEAST_PAIRS:.0f} | |", flush=True
+        )
+
+
+def _naive(context: PlanningContext, like: Trajectory, rng: np.random.Generator) -> float:
+    """Clearance of one pair as a loop over pairs measures it."""
+    ends = [point + rng.normal(0, 3, 3) for point in (like.entry_bone, like.target)]
+    return min(context.clearance_mm(*ends, like.needle, like.side).values())
+
+
+def report(tally: Tally) -> None:
+    """The totals."""
+    real = np.array(tally.true_mm)
+    print(f"\n{tally.sides} sides, {tally.planned} with an accepted trajectory")
+    if len(real):
+        over = np.array(tally.over_mm)
+        print(
+            f"accepted trajectories: {len(real)}; true clearance >= 3 mm: {np.count_nonzero(real >= 3.0)}, least "
+            f"{real.min():.2f} mm; reported minus true: mean {over.mean():+.2f}, most {over.max():+.2f} mm"
+        )
+        inside = [_RULE_MM[0] <= value <= _RULE_MM[1] for value in tally.rule_mm]
+        print(f"chosen entry truly 15 to 20 mm lateral to the S2 foramen: {sum(inside)} of {len(inside)}")
+    print(f"refused for: {', '.join(f'{name} {count}' for name, count in tally.refused.most_common())}")
+    if tally.reference:
+        for text, which in (("as labelled", 0), ("with the planner's doubt about labels", 1)):
+            there = [row for row in tally.reference if row[which]]
+            print(f"reference has a path ({text}): {len(there)}; planner too: {sum(row[2] for row in there)}")
+        print(f"rule possible in the reference: {len(tally.rule_possible)}, kept: {sum(tally.rule_possible)}")
+        print(
+            f"cases without a corridor: {len(tally.impossible)}, refused with the right name: {sum(tally.impossible)}"
+        )
+    countable = np.array([pair for pair in tally.breach if pair[1] >= _COUNTABLE])
+    if len(countable):
+        ratio = countable[:, 0] / countable[:, 1]
+        scatter = 2 * np.sqrt((1 - countable[:, 1]) / (countable[:, 1] * _DRAWS))
+        print(
+            f"breach, predicted / counted, {len(ratio)} with at least {_COUNTABLE:.0%}: mean {ratio.mean():.3f}, "
+            f"within 10 %: {np.mean(np.abs(ratio - 1) <= 0.1):.1%}, within 10 % and the scatter of the count: "
+            f"{np.mean(np.abs(ratio - 1) <= 0.1 + scatter):.1%}, range {ratio.min():.2f} to {ratio.max():.2f}"
+        )
+        rest = np.array([pair for pair in tally.breach if pair[1] < _COUNTABLE])
+        if len(rest):
+            print(f"below that, {len(rest)}: largest difference {np.abs(rest[:, 0] - rest[:, 1]).max():.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Plans against synthetic patients.")
+    parser.add_argument("seeds", nargs="*", type=int, help=f"default {SEEDS[0]} to {SEEDS[-1]}")
+    parser.add_argument("--cache", type=Path, help="folder of phantoms with their anatomy")
+    parser.add_argument("--reference", action="store_true", help="compare with the exhaustive search")
+    parser.add_argument("--breach", action="store_true", help="compare probabilities with draws")
+    parser.add_argument("--time", action="store_true", help="measure time only")
+    asked = parser.parse_args()
+    seeds = asked.seeds or list(SEEDS)
+    if asked.time:
+        measure_time(seeds, asked.cache)
+        return
+    tally, no_anatomy = Tally(), 0
+    print(
+        "| patient | voxels | accepted | reported mm | true mm, least of all | entry lateral to S2 mm |\n"
+        + "|---" * 6
+        + "|"
+    )
+    for seed in seeds:
+        try:
+            context = PlanningContext(*patient(seed, asked.cache))
+        except SacroplastyError as error:
+            no_anatomy += 1
+            print(f"| {seed} | segmentation refused: {error} | | | | |", flush=True)
+            continue
+        truth = PhantomTruth(seed)
+        for side in SIDES:
+            try:
+                if asked.reference:
+                    against_reference(context, side, tally)
+                elif asked.breach:
+                    items = [item for item in plan_trajectories(context, (side,)).trajectories if item.accepted]
+                    for item in items[:2]:
+                        breach(context, item, seed, tally)
+                else:
+                    print(measure_side(seed, side, context, truth, tally), flush=True)
+            except SacroplastyError as error:
+                tally.sides += 1
+                tally.refused["anatomy"] += 1
+                print(f"| {seed} {side} | {error} | | | | |", flush=True)
+    report(tally)
+    print(f"{no_anatomy} patients refused by segmentation")
+
+
+if __name__ == "__main__":
+    main()

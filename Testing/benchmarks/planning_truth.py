@@ -1,0 +1,178 @@
+"""The true clearance of a trocar, from shapes that planning never sees: implicit surfaces of a synthetic patient.
+
+Nothing here uses the fields of the planner. Points are laid around the axis 0.5 mm apart; where a point lies within
+half a millimetre of a structure's surface, the distance of that surface from the axis is the point's own distance from
+the axis plus the structure's signed field there, which is exact to first order.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from anatomy_on_phantoms import case_of
+from numpy.typing import NDArray
+
+from sacroplasty.geometry import (
+    FloatArray,
+    distance_to_segment,
+    invert_rigid,
+    perpendicular,
+    transform_points,
+    transform_vectors,
+    unit,
+)
+from sacroplasty.phantom.parameters import draw_parameters
+from sacroplasty.phantom.patient import Patient
+
+#: Points around the axis [mm], and how near to a surface they must lie to tell its distance.
+_STEP_MM, _SHELL_MM = 0.5, 0.5
+#: The back of the bone counts as left through the back down to so much below its surface [mm].
+_BACK_MM = 1.0
+#: A surface whose normal has a larger part along the foramina is the back of the bone, through which trocars enter.
+_FACES_BACK = 0.2
+
+
+def points_around(start: FloatArray, end: FloatArray, reach_mm: float) -> FloatArray:
+    """Points (n, 3) within a distance of the segment, about half a millimetre apart."""
+    axis = unit(end - start)
+    u = perpendicular(axis)
+    v = np.cross(axis, u)
+    across = np.arange(-reach_mm, reach_mm + 0.01, _STEP_MM)
+    along = np.arange(-reach_mm, np.linalg.norm(end - start) + reach_mm + 0.01, _STEP_MM)
+    a, b = (grid.ravel() for grid in np.meshgrid(across, across, indexing="ij"))
+    near = np.hypot(a, b) <= reach_mm
+    disc = a[near, None] * u + b[near, None] * v
+    points = (start + along[:, None, None] * axis + disc[None]).reshape(-1, 3)
+    return points[distance_to_segment(points, start, end) <= reach_mm]
+
+
+class PhantomTruth:
+    """The shapes of the synthetic patient of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.patient = Patient(draw_parameters(seed, 1.0), case_of(seed)["fracture"])
+        self.RASToSacrum = invert_rigid(self.patient.SacrumToRAS)
+        self._RASToPatient = invert_rigid(self.patient.PatientToRAS)
+
+    def envelope(self, points_ras: FloatArray) -> NDArray:
+        return self.patient.sacrum.envelope(*self._local(points_ras))
+
+    def fields(self, points_ras: FloatArray) -> dict[str, NDArray]:
+        """Signed fields (n,) in mm of RAS points (n, 3), exact near the surface: negative inside each structure."""
+        sacrum = self.patient.sacrum
+        x, y, z = self._local(points_ras)
+        curved = sacrum.curved(y, z)
+        envelope = sacrum.envelope(x, y, z, curved)
+        found = {"sacral_canal": sacrum.canal(x, y, z, curved)}
+        for name in sacrum.channels:
+            found[name] = np.maximum(sacrum.channel_field(name, x, y, z), envelope)
+        for number, side in enumerate(self.patient.hips):
+            found[f"hip_{side}"] = self._hip(points_ras, side, envelope)
+            found[f"si_joint_{side}"] = self._joint(points_ras, side, envelope, found[f"hip_{side}"], number)
+        beside = np.isfinite(found["si_joint_left"]) & (found["si_joint_left"] < 50)
+        beside |= found["si_joint_right"] < 50
+        ahead = self._depth(points_ras) < self._back_at(points_ras) - _BACK_MM
+        front = (np.abs(envelope) <= _SHELL_MM) & ahead & ~beside
+        front[front] = self._slope_backwards(points_ras[front]) < _FACES_BACK
+        found["anterior_cortex"] = np.where(front, -envelope, np.float32(99.0))
+        return found
+
+    def _hip(self, points_ras: FloatArray, side: str, envelope: NDArray) -> NDArray:
+        hip = self.patient.hips[side]
+        gap = self.patient.parameters.si_joint_mm[0 if side == "left" else 1]
+        plate_points = hip.to_plate(*transform_points(self._RASToPatient, points_ras).astype(np.float32).T)
+        return hip.bone(plate_points, hip.plate(*plate_points), envelope, gap)
+
+    def _joint(self, points_ras: FloatArray, side: str, envelope: NDArray, hip: NDArray, number: int) -> NDArray:
+        """The field of the joint: the sacrum's surface from which the hip is no farther than the joint is wide."""
+        from scipy.spatial import cKDTree
+
+        gap = self.patient.parameters.si_joint_mm[number]
+        joint = np.full(len(points_ras), np.float32(99.0))
+        surface = np.flatnonzero((np.abs(envelope) <= _SHELL_MM) & (hip < gap + _SHELL_MM + 2))
+        if not len(surface):
+            return joint
+        # Beyond its surface the hip's field is no distance: points of the hip itself, around this surface.
+        low, high = points_ras[surface].min(axis=0) - gap - 1, points_ras[surface].max(axis=0) + gap + 1
+        axes = [np.arange(a, b, _STEP_MM) for a, b in zip(low, high, strict=True)]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        inside = grid[self._hip(grid, side, self.envelope(grid)) <= 0]
+        if not len(inside):
+            return joint
+        away = cKDTree(inside).query(points_ras[surface], distance_upper_bound=gap + 2)[0]
+        # From the surface, not from the point beside it, and to the hip's own, not to the grid point inside of it.
+        near = away + envelope[surface] <= gap + _STEP_MM / 2
+        joint[surface[near]] = -envelope[surface[near]]
+        return joint
+
+    def _slope_backwards(self, points_ras: FloatArray) -> NDArray:
+        """Component along the foramina of the normal of the bone's surface (n,)."""
+        step = 0.5 * transform_vectors(self.patient.SacrumToRAS, self._axes[1])
+        return self.envelope(points_ras + step) - self.envelope(points_ras - step)
+
+    def clearance_mm(
+        self, skin: FloatArray, target: FloatArray, radius_mm: float, reach_mm: float = 8.0
+    ) -> dict[str, float]:
+        """Distance of the shaft's surface from every structure; what is farther than the reach is left out."""
+        outwards = unit(skin - target)
+        # Further out than 90 mm from the tip there is skin only.
+        start = target + min(float(np.linalg.norm(skin - target)), 90.0) * outwards
+        points = points_around(target, start, radius_mm + reach_mm)
+        away = distance_to_segment(points, target, start)
+        result = {}
+        for name, field in self.fields(points).items():
+            near = np.abs(field) <= _SHELL_MM
+            if near.any():
+                result[name] = float((away[near] + field[near]).min()) - radius_mm
+        return result
+
+    def foramen_edge_mm(self, entry: FloatArray, side: str) -> float:
+        """How far an entry lies lateral to the true lateral edge of the S2 foramen."""
+        edge = self.patient.sacrum.channels[f"foramen_s2_{side}"].lateral_edge
+        return float(transform_points(self.RASToSacrum, entry)[0] - edge[0]) * (1 if side == "left" else -1)
+
+    def _local(self, points_ras: FloatArray) -> tuple[NDArray, NDArray, NDArray]:
+        x, y, z = transform_points(self.RASToSacrum, points_ras).astype(np.float32).T
+        return x, y, z
+
+    @cached_property
+    def _axes(self) -> FloatArray:
+        """Rows: left, back along the true foramina, up, in the sacrum's frame."""
+        channels = self.patient.sacrum.channels
+        ways = [unit(channel.posterior - channel.anterior) for name, channel in channels.items() if "s4" not in name]
+        back = np.mean(ways, axis=0)
+        back = unit(back - back[0] * np.array([1.0, 0, 0]))
+        return np.stack([[1.0, 0, 0], back, np.cross([1.0, 0, 0], back)])
+
+    def _depth(self, points_ras: FloatArray) -> FloatArray:
+        return transform_points(self.RASToSacrum, points_ras) @ self._axes[1]
+
+    def _back_at(self, points_ras: FloatArray) -> FloatArray:
+        """Depth of the back of the bone at the columns of points; beside the bone that of the nearest column."""
+        from scipy import ndimage
+
+        local = transform_points(self.RASToSacrum, points_ras) @ self._axes.T
+        index = np.stack([local[:, 0] + 75, local[:, 2] + 140])
+        return ndimage.map_coordinates(self._back, index, order=1, mode="nearest")
+
+    @cached_property
+    def _back(self) -> FloatArray:
+        """[left + 75, up + 140] depth of the back of the bone, on 1 mm."""
+        from scipy import ndimage
+
+        left, depth, up = np.arange(-75.0, 76.0), np.arange(60.0, -60.0, -1.0), np.arange(-140.0, 41.0)
+        surface = np.full((len(left), len(up)), np.nan)
+        for number, x in enumerate(left):
+            b, c = np.meshgrid(depth, up, indexing="ij")
+            local = np.stack([np.full(b.shape, x), b, c], axis=-1).reshape(-1, 3) @ self._axes
+            field = self.patient.sacrum.envelope(*local.astype(np.float32).T).reshape(b.shape)
+            enters = (field[:-1] > 0) & (field[1:] <= 0)
+            first = np.argmax(enters, axis=0)
+            column = np.arange(len(up))
+            share = field[first, column] / np.where(
+                enters.any(axis=0), field[first, column] - field[first + 1, column], 1.0
+            )
+            surface[number] = np.where(enters.any(axis=0), depth[first] - share, np.nan)
+        nearest = ndimage.distance_transform_edt(np.isnan(surface), return_distances=False, return_indices=True)
+        return surface[tuple(nearest)]
