@@ -229,7 +229,7 @@ class Desktop:
         panel.show()
         self.wait()
         wanted = max(panel.layout().totalHeightForWidth(width), QtWidgets.QWidget.sizeHint(panel).height(), 200)
-        panel.resize(width, min(wanted, 1600))
+        panel.resize(width, min(wanted, 2400))
         self.wait()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not panel.grab().save(str(path)):
