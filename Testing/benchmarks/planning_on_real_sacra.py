@@ -1,10 +1,11 @@
 """Plans on CTs painted from 30 real sacra, judged by their surface meshes.
 
-Run: python Testing/benchmarks/planning_on_real_sacra.py [numbers ...]
+Run: python Testing/benchmarks/planning_on_real_sacra.py [--bones labels] [numbers ...]
 Meshes of S1 to S3 and of both hips (JHU pelvis atlas, Han 2019, doi 10.1088/1361-6560/ab1456) are painted as CTs, the
-built-in method finds their bones, and the planner plans. True is the distance of the shaft from the mesh: from all of
-the sacrum's surface that does not face the back (front, edges, walls of canal and foramina), and from the hips. Of the
-atlas the patients 1, 4, 7, ... (counted from 0) had no part in the built-in method. A minute or two for each.
+built-in method finds their bones, and the planner plans. With `--bones labels` the bones are the meshes' own voxels, so
+that the planner's part can be told from the built-in method's. True is the distance of the shaft from the mesh: from
+all of the sacrum's surface that does not face the back (front, edges, walls of canal and foramina), and from the hips.
+Of the atlas the patients 1, 4, 7, ... (counted from 0) had no part in the built-in method. A minute or two for each.
 """
 
 from __future__ import annotations
@@ -13,20 +14,35 @@ import argparse
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pelvis_labels import DATA, _read_mesh, jhu_patients, jhu_pelvis
+from pelvis_labels import (
+    DATA,
+    HIP_LEFT,
+    HIP_RIGHT,
+    L5,
+    SACRUM,
+    SACRUM_BELOW_S3,
+    PelvisLabels,
+    _read_mesh,
+    jhu_patients,
+    jhu_pelvis,
+    voxelize,
+)
 from pseudo_ct import draw_look, paint
 from scipy.spatial import cKDTree
 
 from sacroplasty.anatomy.bone_sources import BoneSource, find_bones
+from sacroplasty.anatomy.bones import LabelledBones, bones_from_labels
 from sacroplasty.anatomy.confirmation import confirm, to_confirm
 from sacroplasty.anatomy.labels import SIDES
 from sacroplasty.anatomy.segment import find_structures
 from sacroplasty.anatomy.surroundings import axis_of_foramina
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.geometry import FloatArray, flip_lps_ras, unit
+from sacroplasty.image import Volume
 from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.model import Trajectory
 from sacroplasty.planning.search import plan_trajectories
@@ -45,9 +61,13 @@ class Surface:
     normals: FloatArray
 
 
+def _mesh_file(patient: str, name: str) -> Path:
+    return DATA / "surfaces" / "jhu_pelvis_atlas" / f"patient{patient}_{name}.vtp"
+
+
 def read_surface(patient: str, name: str) -> Surface:
     """A mesh of the atlas, densely sampled."""
-    corners, triangles = _read_mesh(DATA / "surfaces" / "jhu_pelvis_atlas" / f"patient{patient}_{name}.vtp")
+    corners, triangles = _read_mesh(_mesh_file(patient, name))
     faces = flip_lps_ras(corners)[triangles]
     # Turned half around the long axis, so triangles keep their sense; normals point out of the bone.
     normals = np.cross(faces[:, 1] - faces[:, 0], faces[:, 2] - faces[:, 0])
@@ -67,6 +87,22 @@ def read_surface(patient: str, name: str) -> Surface:
         points.append((weights[None, :, :, None] * faces[chosen][:, None]).sum(axis=2).reshape(-1, 3))
         directions.append(np.repeat(normals[chosen], len(weights), axis=0))
     return Surface(np.concatenate(points), np.concatenate(directions))
+
+
+def bones_of_meshes(ct: Volume, patient: str, pelvis: PelvisLabels) -> LabelledBones:
+    """The bones as a faultless label map on a painted CT's grid; what was invented is where it was painted."""
+    nearest = [
+        np.minimum(np.round(np.arange(count) * step).astype(int), last - 1)
+        for count, step, last in zip(ct.voxels.shape, ct.spacing_mm[::-1], pelvis.labels.voxels.shape, strict=True)
+    ]
+    painted = pelvis.labels.voxels[np.ix_(*nearest)]
+    labels = np.select([painted == L5, painted == SACRUM_BELOW_S3], [L5, SACRUM]).astype(np.uint8)
+    origin = flip_lps_ras(ct.IJKToRAS[:3, 3])
+    # As painted, the sacrum has what two meshes claim.
+    for name, label in (("hip_left", HIP_LEFT), ("hip_right", HIP_RIGHT), ("sacrum", SACRUM)):
+        corners, triangles = _read_mesh(_mesh_file(patient, name))
+        labels[voxelize((corners - origin) / ct.spacing_mm, triangles, np.zeros(3), ct.voxels.shape)] = label
+    return bones_from_labels(ct, ct.like(labels))
 
 
 def without_cut(surface: Surface) -> Surface:
@@ -109,6 +145,7 @@ def main() -> None:
     parser.add_argument(
         "numbers", nargs="*", type=int, help="of the patients in the atlas, counted from 0; default all"
     )
+    parser.add_argument("--bones", choices=("atlas", "labels"), default="atlas", help="by the built-in method or exact")
     asked = parser.parse_args()
     patients = jhu_patients()
     if not patients:
@@ -121,9 +158,12 @@ def main() -> None:
     sides = planned = 0
     for number in order:
         patient, look = patients[number], draw_look(500 + number)
-        ct = paint(jhu_pelvis(patient), look, 500 + number, _SPACINGS_MM[number % 3]).ct
+        pelvis = jhu_pelvis(patient)
+        ct = paint(pelvis, look, 500 + number, _SPACINGS_MM[number % 3]).ct
         try:
-            anatomy = find_structures(ct, find_bones(ct, BoneSource("atlas")))
+            exact = asked.bones == "labels"
+            bones = bones_of_meshes(ct, patient, pelvis) if exact else find_bones(ct, BoneSource("atlas"))
+            anatomy = find_structures(ct, bones)
             anatomy = confirm(anatomy, to_confirm(anatomy, SIDES))
             context = PlanningContext(ct, anatomy)
             plan = plan_trajectories(context)
