@@ -121,17 +121,24 @@ def without_cut(surface: Surface) -> Surface:
     return Surface(surface.points[kept], surface.normals[kept])
 
 
-def true_clearance_mm(item: Trajectory, sacrum: Surface, hips: list[cKDTree], back: FloatArray) -> dict[str, float]:
-    """Distance of the shaft's surface from what it must not touch."""
+def true_clearance_mm(
+    item: Trajectory, sacrum: Surface, hips: list[cKDTree], back: FloatArray
+) -> dict[str, tuple[float, float]]:
+    """Distance of the shaft's surface from what it must not touch, and how deep below the entry into bone that is."""
     outwards = unit(item.entry_skin - item.target)
     inside = np.linalg.norm(item.entry_bone - item.target)
     bony = item.target + np.arange(0, inside, 0.25)[:, None] * outwards
     whole = item.target + np.arange(0, min(item.length_mm, inside + 60), 0.25)[:, None] * outwards
     wall = sacrum.points[sacrum.normals @ back < _FACES_BACK]
     near = wall[cKDTree(bony[::8]).query(wall, distance_upper_bound=12.0)[0] < 12.0]
-    found = {"sacrum": 12.0} if not len(near) else {"sacrum": float(cKDTree(near).query(bony)[0].min())}
-    found["hips"] = min(float(tree.query(whole)[0].min()) for tree in hips)
-    return {name: distance - item.needle.radius_mm for name, distance in found.items()}
+    distances = {
+        "sacrum": cKDTree(near).query(bony)[0] if len(near) else np.full(len(bony), 12.0),
+        "hips": np.min([tree.query(whole)[0] for tree in hips], axis=0),
+    }
+    return {
+        name: (float(values.min()) - item.needle.radius_mm, float(inside - 0.25 * values.argmin()))
+        for name, values in distances.items()
+    }
 
 
 def in_mesh(point: FloatArray, sacrum: Surface) -> bool:
@@ -152,7 +159,11 @@ def main() -> None:
         sys.exit(f"the real sacra are not at {DATA}; see the data folder's description")
     # First those that had no part in the built-in method.
     order = asked.numbers or sorted(range(len(patients)), key=lambda number: (number % 3 != 1, number))
-    print("| patient | side | accepted | reported mm | true mm, least of all |\n|---|---|---|---|---|")
+    print(
+        "| patient | side | accepted | reported mm | true mm, least of all | there mm below entry | truly 3 mm |\n"
+        + 7 * "|---"
+        + "|"
+    )
     real: list[float] = []
     refused: Counter[str] = Counter()
     sides = planned = 0
@@ -170,7 +181,7 @@ def main() -> None:
         except SacroplastyError as error:
             sides += 2
             refused.update({"segmentation": 2})
-            print(f"| {patient} | both | refused: {error} | | |", flush=True)
+            print(f"| {patient} | both | refused: {error} | | | | |", flush=True)
             continue
         whole = read_surface(patient, "sacrum")
         sacrum = without_cut(whole)
@@ -184,19 +195,21 @@ def main() -> None:
                 reasons = plan.blocked.get(side) or (items[0].reasons if items else ("nothing found",))
                 names = {reason.split(":")[0] for reason in reasons}
                 refused.update(names)
-                print(f"| {patient} | {side} | refused: {', '.join(sorted(names))} | | |", flush=True)
+                print(f"| {patient} | {side} | refused: {', '.join(sorted(names))} | | | | |", flush=True)
                 continue
             planned += 1
-            least: list[tuple[float, str]] = []
+            least: list[tuple[float, float, str]] = []
             for item in accepted:
                 clearance = true_clearance_mm(item, sacrum, hips, back)
                 if not in_mesh(item.target, whole):
-                    clearance["target not in the bone"] = -1.0
-                least.append(min((distance, name) for name, distance in clearance.items()))
-            real += [distance for distance, _ in least]
+                    clearance["target not in the bone"] = (-1.0, 0.0)
+                least.append(min((*place, name) for name, place in clearance.items()))
+            real += [distance for distance, _, _ in least]
+            nearest = min(least)
             print(
                 f"| {patient} | {side} | {len(accepted)} | {min(accepted[0].clearance_mm.values()):.2f} | "
-                f"{min(least)[0]:.2f} {min(least)[1]} |",
+                f"{nearest[0]:.2f} {nearest[2]} | "
+                f"{nearest[1]:.1f} | {np.count_nonzero([distance >= 3 for distance, _, _ in least])} |",
                 flush=True,
             )
     values: NDArray = np.array(real)
