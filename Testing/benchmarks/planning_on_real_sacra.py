@@ -50,6 +50,8 @@ from sacroplasty.planning.search import plan_trajectories
 _FACES_BACK = 0.2
 #: Triangles are cut until no edge is longer [mm].
 _EDGE_MM = 0.7
+#: Hips of the atlas have a few triangles across the pelvis (up to 158 mm long), which are no bone; sacra have none.
+_LONGEST_EDGE_MM = 20.0
 _SPACINGS_MM = ((0.9, 0.9, 1.5), (1.0, 1.0, 1.0), (0.8, 0.8, 2.0))
 
 
@@ -69,6 +71,7 @@ def read_surface(patient: str, name: str) -> Surface:
     """A mesh of the atlas, densely sampled."""
     corners, triangles = _read_mesh(_mesh_file(patient, name))
     faces = flip_lps_ras(corners)[triangles]
+    faces = faces[np.linalg.norm(faces - np.roll(faces, 1, axis=1), axis=2).max(axis=1) <= _LONGEST_EDGE_MM]
     # Turned half around the long axis, so triangles keep their sense; normals point out of the bone.
     normals = np.cross(faces[:, 1] - faces[:, 0], faces[:, 2] - faces[:, 0])
     area = np.linalg.norm(normals, axis=1)
