@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..geometry import FloatArray
 from ..xray.field import Field, find_field
 from ..xray.geometry import XrayGeometry
 from .frames import binned_geometry, binning_of
@@ -36,6 +37,8 @@ _RESIDUAL_SHIFT_PIXELS = 0.05
 _RESIDUAL_BEND = 0.1
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
+#: So much of what has to be seen must lie in the field.
+_SHOWN = 0.9
 #: With less of the image than this to look at there is nothing to be watched.
 _LEAST_USABLE = 0.1
 
@@ -107,11 +110,15 @@ class Background:
     moved_share: float
 
 
-def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) -> Background:
+def background_of(
+    stack: Sequence[Image], geometry: XrayGeometry, white: float, needed_ras: FloatArray | None = None
+) -> Background:
     """The background of binned frames that show the patient in one place.
 
     Args:
         white: signal at which the detector saturates.
+        needed_ras: (n, 3) places that have to be seen. A field without them is none, but a dark patient beside bright
+            air.
 
     Raises:
         ImageError: for black, saturated or too noisy frames.
@@ -126,6 +133,8 @@ def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) 
         field = find_field(mean)
     except ImageError:
         raise ImageError("the reference frames are black; correct the exposure first") from None
+    if needed_ras is not None and shown_share(field.mask, binned_geometry(geometry, binning), needed_ras) < _SHOWN:
+        field = Field(np.ones(mean.shape, bool), None, ())
     lit = field.mask & ~saturated & (mean > 0)
     if np.count_nonzero(lit) < _LEAST_USABLE * lit.size:
         raise ImageError("the reference frames are black or saturated; correct the exposure first")
@@ -164,6 +173,14 @@ def background_of(stack: Sequence[Image], geometry: XrayGeometry, white: float) 
         least_signal=least,
         moved_share=np.count_nonzero(large_pieces(lit & (variance > _MOVED * level), _MOVED_PIXELS)) / lit.sum(),
     )
+
+
+def shown_share(mask: NDArray[np.bool_], geometry: XrayGeometry, points_ras: FloatArray) -> float:
+    """Which share of points (n, 3) falls on the mask (rows, columns) of that geometry."""
+    column, row = np.rint(np.nan_to_num(geometry.project(points_ras), nan=-1.0)).astype(int).T
+    rows, columns = mask.shape
+    inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    return float(np.mean(inside & mask[np.clip(row, 0, rows - 1), np.clip(column, 0, columns - 1)]))
 
 
 def smoothed(signal: Image) -> Image:

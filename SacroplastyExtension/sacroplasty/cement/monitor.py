@@ -39,6 +39,9 @@ _CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
 #: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much.
 _CALIBRATION_ML = (0.3, 1.0)
 
+#: Every view must show the cube of twice this size around the tip [mm].
+_AROUND_TIP_MM = 8.0
+
 #: Less cement has no shape yet [mL].
 _SMALLEST_SHAPE_ML = 0.15
 
@@ -200,7 +203,7 @@ class SpreadMonitor:
             raise ImageError(f"the reference frames of view {view} have no geometry; cement cannot be located without")
         if any(not _same_pose(frame.geometry, geometry) for frame in frames):
             raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
-        background = learn_background([grey_signal(frame.pixels) for frame in frames], geometry)
+        background = learn_background([grey_signal(frame.pixels) for frame in frames], geometry, self._needed_ras())
         self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
         self._finder = None
         self._spots, self._growing_frames = [], 0
@@ -249,7 +252,13 @@ class SpreadMonitor:
         if level in (None, "watch") and not self._leak and pump_volume_ml is not None:
             self._calibrate(frames, depth, pump_volume_ml)
         volumes = {name: self._volume(self._views[name], depth) for name in maps}
-        weights = np.array([1 / sd**2 for _, sd in volumes.values()])
+        # A view that sees little may be the one that errs: its error is as large as what the other sees.
+        largest_ml = max(volume for volume, _ in volumes.values())
+        shares = [_CALIBRATED_SD if self._views[name].veils else _UNCALIBRATED_SD for name in volumes]
+        noises = [noise for _, noise in volumes.values()]
+        weights = np.array(
+            [1 / np.hypot(noise, share * largest_ml) ** 2 for noise, share in zip(noises, shares, strict=True)]
+        )
         volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
         sd_ml = float(weights.sum() ** -0.5)
         measures = self._measure(maps, now_s)
@@ -371,7 +380,7 @@ class SpreadMonitor:
             view.veils.append(find_veil(view.seen.sharp[region], log_signal[region], expected))
 
     def _volume(self, view: _View, center_ras: FloatArray | None) -> tuple[float, float]:
-        """Volume in mL and its standard deviation: path length times pixel area in the cement's plane."""
+        """Volume in mL and its standard deviation by noise: path length times pixel area in the cement's plane."""
         assert view.seen is not None
         region, to_ml = self._cement_region(view, center_ras)
         share = np.broadcast_to(view.share, region.shape)[region]
@@ -379,7 +388,7 @@ class SpreadMonitor:
         volume = max(float((path * _cosine(view.background.geometry)[region]).sum()) * to_ml, 0.0)
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
         noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml
-        return volume, max(math.hypot(noise, volume * (_CALIBRATED_SD if view.veils else _UNCALIBRATED_SD)), 1e-4)
+        return volume, max(noise, 1e-4)
 
     def _cement_region(self, view: _View, center_ras: FloatArray | None) -> tuple[NDArray[np.bool_], float]:
         """Pixels with cement and their rim, and how many mL one of them has for each unit of attenuation."""
@@ -420,6 +429,12 @@ class SpreadMonitor:
         if measures is None or volume_ml < _SMALLEST_SHAPE_ML:
             return math.nan
         return min(view.concentricity for view in measures.views.values())
+
+    def _needed_ras(self) -> FloatArray | None:
+        """The tip and points around it, which every view must show; None without a tip."""
+        if self.tip_ras is None:
+            return None
+        return self.tip_ras + _AROUND_TIP_MM * np.array([*np.ndindex(3, 3, 3)]) - _AROUND_TIP_MM
 
     def _middle(self, geometry: XrayGeometry) -> FloatArray:
         """Where cement is expected: the tip, the zones' middle, or the detector's axis at two thirds of the way."""
