@@ -15,6 +15,10 @@ def _host():
 def host(_host):
     """The headless Slicer with an empty scene; one for the whole run, as starting it takes seconds."""
     _host.scene.Clear(False)
+    # Views outlive the clearing of a scene, and those of one test must not be seen by the next.
+    for kind in ("vtkMRMLSliceNode", "vtkMRMLModelNode"):
+        while (node := _host.scene.GetNthNodeByClass(0, kind)) is not None:
+            _host.scene.RemoveNode(node)
     return _host
 
 

@@ -134,6 +134,13 @@ def test_the_color_along_the_shaft_is_that_of_its_verdict(line):
     assert display.GetVisibility2D(), "slices show the shaft too"
 
 
+def model_count(scene):
+    """Models but for those in which slice views show themselves in 3D."""
+    kind = "vtkMRMLModelNode"
+    names = [scene.GetNthNodeByClass(number, kind).GetName() for number in range(scene.GetNumberOfNodesByClass(kind))]
+    return sum("Slice" not in name for name in names)
+
+
 def test_a_moved_line_moves_its_shaft_and_makes_no_second_one(scene, line):
     node = trocar_models.show_shaft(line, along(), 3.0, clearance(), 3.0, 5.0)
     seen = []
@@ -141,7 +148,7 @@ def test_a_moved_line_moves_its_shaft_and_makes_no_second_one(scene, line):
     again = trocar_models.show_shaft(line, along(ENTRY + 5), 3.0, clearance(), 3.0, 5.0)
     node.RemoveObserver(tag)
     assert again is node and seen, "views draw it again when they are told"
-    assert scene.GetNumberOfNodesByClass("vtkMRMLModelNode") == 1
+    assert model_count(scene) == 1
     longer = trocar_models.show_shaft(line, along(count=90), 3.0, clearance(90), 3.0, 5.0)
     assert longer is node and node.GetPolyData().GetNumberOfPoints() == 90 * 24 + 2
 
@@ -157,6 +164,6 @@ def test_models_come_back_with_a_saved_scene_and_still_belong_to_their_line(host
     assert node.GetPolyData().GetPointData().GetArray("Clearance (mm)") is not None
     assert node.GetDisplayNode().GetColorNode().GetNumberOfColors() == 3
     trocar_models.show_shaft(back, along(ENTRY + 5), 3.0, clearance(), 3.0, 5.0)
-    assert host.scene.GetNumberOfNodesByClass("vtkMRMLModelNode") == 1
+    assert model_count(host.scene) == 1
     trocar_models.remove_models(back)
-    assert host.scene.GetNumberOfNodesByClass("vtkMRMLModelNode") == 0
+    assert model_count(host.scene) == 0
