@@ -12,15 +12,14 @@ from ..xray.geometry import XrayGeometry
 COARSEST_PIXEL_MM = 1.0
 
 
-def grey_signal(pixels: NDArray, inverted: bool = False) -> NDArray:
+def grey_signal(pixels: NDArray) -> NDArray:
     """The frame as (rows, columns) of unsigned or floating numbers, larger ones brighter.
 
     Args:
         pixels: (rows, columns), or (rows, columns, 3 or 4) with equal colors, as frame grabbers send grey.
-        inverted: whether dense things are bright.
 
     Raises:
-        ImageError: for colors, another shape, numbers that are none, or an inverted frame of unknown range.
+        ImageError: for colors, another shape, or numbers that are none.
     """
     values = np.asarray(pixels)
     if values.ndim == 3 and values.shape[-1] in (3, 4):
@@ -33,10 +32,6 @@ def grey_signal(pixels: NDArray, inverted: bool = False) -> NDArray:
         raise ImageError("the frame holds values that are no numbers (NaN)")
     if values.dtype.kind not in "uif":
         raise ImageError(f"a frame of {values.dtype} is no picture")
-    if inverted:
-        if values.dtype.kind != "u":
-            raise ImageError("an inverted frame must be of unsigned numbers, whose largest is known")
-        values = np.iinfo(values.dtype).max - values
     return values
 
 

@@ -261,7 +261,7 @@ class SpreadMonitor:
         )
         volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
         sd_ml = float(weights.sum() ** -0.5)
-        measures = self._measure(maps, now_s)
+        measures = self._measure(maps, depth, now_s)
         if measures is not None and pump_volume_ml is not None:
             measures = replace(measures, missing_ml=pump_volume_ml - volume_ml, missing_ml_sd=sd_ml)
         self._last = MonitorReading(
@@ -399,7 +399,9 @@ class SpreadMonitor:
         region = widened(view.seen.detected, 2) & view.background.usable
         return region, pixel_size_mm(geometry, where) ** 2 / self.settings.cement_per_mm / 1000
 
-    def _measure(self, maps: dict[str, CementMap], now_s: float) -> SpreadMeasures | None:
+    def _measure(
+        self, maps: dict[str, CementMap], center_ras: FloatArray | None, now_s: float
+    ) -> SpreadMeasures | None:
         if self.tip_ras is None:
             return None
         views = {
@@ -412,7 +414,7 @@ class SpreadMonitor:
             third = self._finder.zones.anterior_third.ravel()
             measures = replace(
                 measures,
-                center_ras=self._finder.center(maps),
+                center_ras=center_ras,
                 distance_mm=self._nearness.of(cement),
                 anterior_third_filled=float(cement[third].mean()) if third.any() else math.nan,
             )
