@@ -1,146 +1,225 @@
-"""Where cement grows: a leak takes much of the flow to one small place, good cement grows all around.
+"""Where cement grows beside the plan: what the flow of the last seconds does that growth in the planned ala cannot.
 
 The shadow of the ala hides most of what lies just before or behind it, so that a leak beside the cortex need not show
-beyond the shadow in either view. But both views see the same spot grow. Where its two rays meet, it lies.
+beyond the shadow in either view. But what each view sees grow must be the growth of the same cement. Here the growth of
+both views is put down to voxels: to those of the plan freely, to those beside it only against evidence (least squares
+with non-negative unknowns, and an absolute penalty on those beside the plan: Tibshirani 1996). What is left beside the
+plan is what the plan cannot explain in all views at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import FloatArray
+from ..image import Volume
 from ..xray.geometry import XrayGeometry
-from .background import Image
+from .background import SMOOTHING, Image
+from .grid import grid_points
+from .rays import Rays
+from .zones import Zones
 
 #: Growth over these times is looked at, snapshots are kept this far apart [s].
-_WINDOWS_S, _SNAPSHOT_S = (2.0, 5.0, 10.0), 0.4
-#: Side of the square in the patient that holds a focal growth [mm].
-_FOCUS_MM = 7.0
-#: Less growth than this tells nothing [mL]; and the share of all growth that makes a spot focal.
-_LEAST_GROWTH_ML, _FOCAL_SHARE = 0.03, 0.3
-#: The two views must see about as much of it, and their rays must meet this nearly [mm].
-_LARGEST_RATIO, _LARGEST_GAP_MM = 2.0, 2.5
+_WINDOWS_S, _SNAPSHOT_S = (1.0, 2.0, 5.0), 0.4
+#: Every so many voxels of the zones' grid, each way, one is looked at.
+_STEP = 2
+#: Nearer to the planned ala than this a place may be the plan's, with the errors of pose and anatomy; farther than the
+#: second distance cement shows beside the ala's shadow anyway [mm].
+_OUTSIDE_MM, _FARTHEST_MM = 0.5, 14.0
+#: Evidence that a voxel beside the plan needs, in standard deviations of the noise.
+_EVIDENCE = 3.0
+#: Noise of a bin beyond that of its pixels: share of the cement's path there, since edges blur and patients breathe.
+_PATH_SD = 0.03
+#: Radius of what grows beside the plan [mm], and over how many frames of each view its present state is taken.
+_BLOB_MM, _RECENT = 4.6, 2
+#: Growth at places this near to each other is one spot [mm].
+_SPOT_MM = 7.0
+#: Less beside the plan is no spot [mL].
+_LEAST_ML = 0.015
+_ROUNDS = 60
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place where much of the cement of the last seconds went.
+    """A place beside the plan where cement grew in the last seconds.
 
     Attributes:
-        position_ras: (3,) mm, where the rays of two views meet.
-        volume_ml: that went there, the mean of both views.
-        share: of all growth, the lower of both views.
+        position_ras: (3,) mm, its middle.
+        volume_ml: that went there, at least.
+        zone: of `Zones` that most of it lies in.
     """
 
     position_ras: FloatArray
     volume_ml: float
-    share: float
+    zone: str
 
 
 @dataclass
 class _Snapshots:
-    times_s: deque[float] = field(default_factory=deque)
-    paths: deque[Image] = field(default_factory=deque)
+    """Means of what was shown in times of `_SNAPSHOT_S`, which are less noisy than single frames."""
 
-    def keep(self, time_s: float, path: Image) -> None:
-        if self.times_s and time_s - self.times_s[-1] < _SNAPSHOT_S:
+    times_s: deque[float] = field(default_factory=deque)
+    masses: deque[Image] = field(default_factory=deque)
+    _since: list[tuple[float, Image]] = field(default_factory=list)
+
+    def keep(self, time_s: float, mass: Image) -> None:
+        self._since.append((time_s, mass))
+        if time_s - self._since[0][0] < _SNAPSHOT_S:
             return
         self.times_s.append(time_s)
-        self.paths.append(path)
+        self.masses.append(np.mean([one for _, one in self._since], axis=0))
+        self._since.clear()
         while time_s - self.times_s[0] > _WINDOWS_S[-1] + 2 * _SNAPSHOT_S:
             self.times_s.popleft()
-            self.paths.popleft()
+            self.masses.popleft()
 
     def before(self, time_s: float) -> Image | None:
         """The newest snapshot that is at least so old."""
-        older = [path for when, path in zip(self.times_s, self.paths, strict=True) if when <= time_s]
+        older = [mass for when, mass in zip(self.times_s, self.masses, strict=True) if when <= time_s]
         return older[-1] if older else None
 
 
 class GrowthWatch:
-    """Remembers what two views showed and finds spots that take much of the flow."""
+    """Remembers what two views showed and finds growth beside the plan."""
 
-    def __init__(self, geometries: dict[str, XrayGeometry], pixel_mm: dict[str, float]) -> None:
+    def __init__(self, zones: Zones, geometries: Mapping[str, XrayGeometry]) -> None:
         """
         Args:
             geometries: of the images that will be handed in.
-            pixel_mm: size of their pixels in the patient.
         """
-        self._geometries = geometries
-        self._pixel_mm = pixel_mm
-        self._kept = {view: _Snapshots() for view in geometries}
+        from scipy.ndimage import distance_transform_edt
 
-    def update(self, paths: dict[str, Image], regions: dict[str, NDArray[np.bool_]], now_s: float) -> list[Spot]:
+        every = (slice(None, None, _STEP),) * 3
+        planned = zones.mask("planned")
+        away = distance_transform_edt(~planned, sampling=zones.labels.spacing_mm)[every]
+        deep = distance_transform_edt(planned, sampling=zones.labels.spacing_mm)[every]
+        outside_mm = (away - deep).ravel()
+        near = outside_mm <= _FARTHEST_MM
+        points = grid_points(zones.labels)[every].reshape(-1, 3)[near]
+        self._points = points
+        self._beside = outside_mm[near] > _OUTSIDE_MM
+        self._labels = zones.labels.voxels[every].ravel()[near]
+        self._names = zones.names
+        spacing = _STEP * float(zones.labels.spacing_mm[0])
+        self._rays = {name: Rays(points, geometry, spacing) for name, geometry in geometries.items()}
+        self._blobs = self._make_blobs()
+        self._systems = {
+            name: (rays.system(np.arange(len(points))) @ self._blobs).tocsc() for name, rays in self._rays.items()
+        }
+        self._squares = {name: system.power(2) for name, system in self._systems.items()}
+        self._recent: dict[str, deque[Image]] = {name: deque(maxlen=_RECENT) for name in geometries}
+        self._kept = {name: _Snapshots() for name in geometries}
+
+    def update(self, paths: Mapping[str, Image], sigmas: Mapping[str, Image], now_s: float) -> list[Spot]:
         """Take in the cement of all views and find spots.
 
         Args:
             paths: length of the beam's path in cement [mm], by view.
-            regions: pixels with cement and their rim.
+            sigmas: standard deviation of these; infinite where nothing is known.
         """
-        spots = []
+        masses = {name: self._rays[name].mass(np.where(np.isfinite(sigmas[name]), path, 0.0)) for name, path in paths.items()}
+        for name, mass in masses.items():
+            self._recent[name].append(mass)
+        recent = {name: np.mean(self._recent[name], axis=0) for name in masses}
+        spots: list[Spot] = []
         if len(paths) == 2:
+            weights = {name: self._weight(name, sigmas[name], masses[name]) for name in paths}
             for window_s in _WINDOWS_S:
-                spot = self._spot(paths, regions, now_s - window_s)
-                if spot is not None:
-                    spots.append(spot)
-        for view, path in paths.items():
-            self._kept[view].keep(now_s, path)
+                spots += self._spots(recent, weights, now_s - window_s)
+        for name, mass in masses.items():
+            self._kept[name].keep(now_s, mass)
         return spots
 
-    def _spot(self, paths: dict[str, Image], regions: dict[str, NDArray[np.bool_]], since_s: float) -> Spot | None:
-        found = {}
-        for view, path in paths.items():
-            before = self._kept[view].before(since_s)
+    def _make_blobs(self) -> Any:
+        """What may grow (voxels, unknowns): a voxel of the plan by itself; beside it a blob of one zone around each."""
+        from scipy.sparse import csc_matrix
+        from scipy.spatial import cKDTree
+
+        pairs = cKDTree(self._points).query_pairs(_BLOB_MM, output_type="ndarray")
+        alike = (self._labels[pairs[:, 0]] == self._labels[pairs[:, 1]]) & self._beside[pairs].all(axis=1)
+        one, other = pairs[alike].T
+        every = np.arange(len(self._points))
+        rows, columns = np.concatenate([every, one, other]), np.concatenate([every, other, one])
+        blobs = csc_matrix((np.ones(len(rows)), (rows, columns)))
+        return blobs.multiply(1 / blobs.sum(axis=0)).tocsc()
+
+    def _weight(self, name: str, sigma: Image, mass: Image) -> FloatArray:
+        """Reciprocal standard deviation of each bin's growth (flat)."""
+        rays = self._rays[name]
+        known = np.isfinite(sigma)
+        # Each sigma is that of a mean over neighbors, and growth is a difference of two pictures.
+        variance = 2 * rays.variance(np.where(known, SMOOTHING * sigma, 0.0)) + (_PATH_SD * mass) ** 2
+        return np.where(rays.share(known) > 0.99, 1 / np.sqrt(np.maximum(variance, 1e-6)), 0.0).ravel()
+
+    def _spots(self, masses: dict[str, Image], weights: dict[str, FloatArray], since_s: float) -> list[Spot]:
+        growth, system = [], []
+        for name, mass in masses.items():
+            before = self._kept[name].before(since_s)
             if before is None:
-                return None
-            focus = self._focus(np.where(regions[view], path - before, 0.0), self._pixel_mm[view])
-            if focus is None:
-                return None
-            found[view] = focus
-        (one, first), (other, second) = found.items()
-        if not 1 / _LARGEST_RATIO <= first[1] / second[1] <= _LARGEST_RATIO:
-            return None
-        position, gap = meeting_point(self._geometries[one], first[0], self._geometries[other], second[0])
-        if gap > _LARGEST_GAP_MM:
-            return None
-        return Spot(position, (first[1] + second[1]) / 2, min(first[2], second[2]))
+                return []
+            growth.append((mass - before).ravel())
+        grown = self._put_down(dict(zip(masses, growth, strict=True)), weights)
+        if grown is None:
+            return []
+        return self._gather(grown)
 
-    @staticmethod
-    def _focus(growth: Image, pixel_mm: float) -> tuple[FloatArray, float, float] | None:
-        """The pixel (u, v) around which growth is focal, its volume, and its share; None when it is spread out."""
-        from scipy.ndimage import uniform_filter
+    def _put_down(self, growth: dict[str, FloatArray], weights: dict[str, FloatArray]) -> FloatArray | None:
+        """How much of each voxel has been filled (n,), in mL; None when the plan explains all."""
+        from scipy.sparse import diags, vstack
 
-        to_ml = pixel_mm**2 / 1000
-        total_ml = float(growth.sum()) * to_ml
-        if total_ml < _LEAST_GROWTH_ML:
+        gain = np.zeros(len(self._points))
+        scale = np.zeros(len(self._points))
+        for name, system in self._systems.items():
+            squared = weights[name] ** 2
+            gain += system.T @ (squared * growth[name])
+            scale += self._squares[name].T @ squared
+        penalty = np.where(self._beside, _EVIDENCE * np.sqrt(scale), 0.0)
+        # With nothing filled the residual is largest, and no entry is negative: what does not gain now never will.
+        active = np.flatnonzero((gain > penalty) & (scale > 0))
+        if not self._beside[active].any():
             return None
-        side = max(3, round(_FOCUS_MM / pixel_mm) // 2 * 2 + 1)
-        within = uniform_filter(growth, side, mode="constant") * side**2
-        row, column = np.unravel_index(int(np.argmax(within)), within.shape)
-        volume_ml = float(within[row, column]) * to_ml
-        if volume_ml < _FOCAL_SHARE * total_ml:
-            return None
-        half = side // 2
-        top, left = max(row - half, 0), max(column - half, 0)
-        part = np.maximum(growth[top : row + half + 1, left : column + half + 1], 0.0)
-        rows, columns = np.indices(part.shape)
-        middle = np.array([(part * columns).sum(), (part * rows).sum()]) / part.sum()
-        return middle + np.array([left, top]), volume_ml, volume_ml / total_ml
+        whole = vstack([diags(weights[name]) @ system[:, active] for name, system in self._systems.items()]).tocsr()
+        target = np.concatenate([weights[name] * growth[name] for name in self._systems])
+        filled = _nonnegative(whole, target, penalty[active])
+        grown = np.zeros(len(self._points))
+        grown[active] = filled
+        return self._blobs @ grown
+
+    def _gather(self, grown: FloatArray) -> list[Spot]:
+        rays = next(iter(self._rays.values()))
+        volume = np.where(self._beside, grown, 0.0) * rays.voxel_ml
+        spots = []
+        while True:
+            there = np.flatnonzero(volume)
+            if not there.size:
+                return spots
+            peak = there[np.argmax(volume[there])]
+            near = there[np.linalg.norm(self._points[there] - self._points[peak], axis=1) <= _SPOT_MM]
+            total = float(volume[near].sum())
+            if total >= _LEAST_ML:
+                votes = np.bincount(self._labels[near], weights=volume[near], minlength=len(self._names))
+                middle = np.average(self._points[near], axis=0, weights=volume[near])
+                spots.append(Spot(middle, total, self._names[int(np.argmax(votes))]))
+            volume[near] = 0.0
 
 
-def meeting_point(
-    one: XrayGeometry, first_uv: FloatArray, other: XrayGeometry, second_uv: FloatArray
-) -> tuple[FloatArray, float]:
-    """The RAS point nearest to both pixels' rays, and how far these pass each other [mm]."""
-    sources = np.stack([one.source_ras, other.source_ras])
-    ends = np.stack([one.pixel_ras(first_uv), other.pixel_ras(second_uv)])
-    ways = (ends - sources) / np.linalg.norm(ends - sources, axis=1)[:, None]
-    # Least squares of a point's distances from two lines.
-    across = np.eye(3) - ways[:, :, None] * ways[:, None, :]
-    point = np.linalg.solve(across.sum(axis=0), (across @ sources[:, :, None]).sum(axis=0)[:, 0])
-    distances = np.linalg.norm((across @ (point - sources)[:, :, None])[:, :, 0], axis=1)
-    return point, float(distances.sum())
+def _nonnegative(matrix: Any, target: FloatArray, penalty: FloatArray) -> FloatArray:
+    """x >= 0 that minimises |matrix x - target|^2 / 2 + penalty x (Beck and Teboulle 2009); the matrix is sparse."""
+    turned = matrix.T.tocsr()
+    # No entry is negative, so that the largest eigenvalue is at most the largest row sum of the squared matrix.
+    step = 1 / float((turned @ (matrix @ np.ones(matrix.shape[1]))).max())
+    back = turned @ target - penalty
+    x = ahead = np.zeros(matrix.shape[1])
+    momentum = 1.0
+    for _ in range(_ROUNDS):
+        stepped = np.maximum(ahead - step * (turned @ (matrix @ ahead) - back), 0.0)
+        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = stepped + (momentum - 1) / following * (stepped - x)
+        x, momentum = stepped, following
+    return x
