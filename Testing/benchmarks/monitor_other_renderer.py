@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy
+from sacroplasty.cement.cannula import Cannula
 from sacroplasty.cement.grid import local_grid, sample
 from sacroplasty.cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
 from sacroplasty.cement.zones import make_zones
@@ -168,7 +169,8 @@ def run(ala: Ala, make: Unit, route: str, seed: int) -> Result:
     rng = np.random.default_rng([seed, UNITS.index(make), ROUTES.index(route)])
     seen_tip = ala.tip + rng.normal(0, TIP_SD_MM, 3)
     settings = MonitorSettings(frame_period_s=FRAME_S)
-    monitor = SpreadMonitor(make_zones(ala.anatomy, seen_tip, (ala.side,)), seen_tip, settings)
+    cannula = Cannula(seen_tip, ala.shaft.towards_hub, ala.shaft.outer_mm)
+    monitor = SpreadMonitor(make_zones(ala.anatomy, seen_tip, (ala.side,)), seen_tip, settings, cannula)
     videos = {view: Video(make, ala.bodies[view], rng) for view in VIEWS}
     pictures = _Pictures(ala, videos, rng)
     onset_ml = float(rng.uniform(0.8, 1.6))
@@ -277,7 +279,8 @@ def main() -> None:
             error = f"{100 * np.median(result.errors):+.0f} %" if result.errors else "-"
             print(
                 f"{seed} {result.side:5s} {make.name:20s} {route or 'sound':10s} "
-                f"{result.refused or result.stopped_by or '-'} {result.named} leaked {result.leaked_ml:.3f} of {result.given_ml:.2f} mL, volume {error}, "
+                f"{result.refused or result.stopped_by or '-'} {result.named} "
+                f"leaked {result.leaked_ml:.3f} of {result.given_ml:.2f} mL, volume {error}, "
                 f"blind {result.blind_frames} of {result.frames}",
                 flush=True,
             )

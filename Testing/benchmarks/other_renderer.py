@@ -205,6 +205,9 @@ class Video:
         light = ndimage.gaussian_filter(quanta, unit.blur_pixels)
         light = 0.95 * light + 0.05 * ndimage.gaussian_filter(light, 4 * unit.blur_pixels)
         light = light * self._gain + self._rng.normal(0, 0.004, light.shape)
+        if unit.circle:
+            # Beyond its circle an intensifier's picture is blanked.
+            light[self._border < 0.02] = 0.0
         light[self._broken] = 0.0
         self._shown = light if self._shown is None else unit.recursive * self._shown + (1 - unit.recursive) * light
         return self._output(self._shown, now_s)

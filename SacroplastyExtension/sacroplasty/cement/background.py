@@ -12,6 +12,7 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.field import Field, find_field
 from ..xray.geometry import XrayGeometry
+from .cannula import Cannula
 from .frames import binned_geometry, binning_of
 from .pieces import large_pieces
 
@@ -25,8 +26,8 @@ _SLOW_PIXELS = 21
 
 #: Noise is told for this many levels of signal, each a share of the pixels.
 _LEVELS = 24
-#: A pixel that flickers by this factor beyond the others of its brightness is broken.
-_BROKEN = 6.0
+#: Beyond this factor a variance over few frames is no chance.
+_UNSTEADY = 4.0
 #: Pieces of so many pixels that change by this factor beyond noise have moved.
 _MOVED_PIXELS, _MOVED = 6, 25.0
 #: Noisier than this (standard deviation of the logarithm) a pixel cannot show 2 mm of cement: too few quanta.
@@ -35,6 +36,9 @@ _NOISIEST = 0.25
 _RESIDUAL_SHIFT_PIXELS = 0.05
 #: What second derivatives leave of a shift of up to half a pixel, and of blur by movement, as a share of them.
 _RESIDUAL_BEND = 0.1
+#: Tools may move by so many pixels. A pixel can take any value that lies so near; with a deviation of this share of that
+#: range, five of which are the threshold of detection, it never looks like cement by that alone.
+_TOOL_PIXELS, _TOOL_SHARE = 1, 0.25
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
 #: So much of what has to be seen must lie in the field.
@@ -111,12 +115,17 @@ class Background:
 
 
 def background_of(
-    stack: Sequence[Image], geometry: XrayGeometry, white: float, needed_ras: FloatArray | None = None
+    stack: Sequence[Image],
+    geometry: XrayGeometry,
+    white: float,
+    needed_ras: FloatArray | None = None,
+    cannula: Cannula | None = None,
 ) -> Background:
     """The background of binned frames that show the patient in one place.
 
     Args:
         white: signal at which the detector saturates.
+        cannula: that may tremble.
         needed_ras: (n, 3) places that have to be seen. A field without them is none, but a dark patient beside bright
             air.
 
@@ -127,8 +136,8 @@ def background_of(
 
     binning = binning_of(geometry)
     mean = np.mean(stack, axis=0)
-    # What was saturated a moment ago is unknown when it moves in.
-    saturated = maximum_filter(smoothed(mean) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
+    # What was saturated a moment ago, or is text that is burned in, is unknown when it moves in.
+    saturated = maximum_filter(np.max(stack, axis=0) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
     try:
         field = find_field(mean)
     except ImageError:
@@ -146,13 +155,17 @@ def background_of(
     raw_variance = _variance([np.log(np.maximum(one, least)) for one in stack], raw_log, lit)
     level = _by_level(variance, log_signal, lit, len(stack))
     sharp_level = _by_level(raw_variance, log_signal, lit, len(stack))
-    broken = variance > _BROKEN * np.maximum(level, 1e-12)
+    tools = np.zeros(lit.shape, bool) if cannula is None else cannula.shadow(binned_geometry(geometry, binning))
     shiftable, detailed = Shiftable.of(log_signal), Shiftable.of(detail(log_signal))
     steep = np.hypot(*shiftable.gradient)
     bend = np.abs(shiftable.curvature[0]) + np.abs(shiftable.curvature[2])
     residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
+    residual[tools] += (_TOOL_SHARE * _range_near(log_signal)[tools]) ** 2
     count = len(stack)
-    usable = lit & ~broken & (level < _NOISIEST**2)
+    # A pixel that flickers, or an edge that moves by more than a shift, is noisier than its brightness tells.
+    expected = level + residual
+    unsteady = np.where((variance > _UNSTEADY * expected) & ~tools, variance, 0.0)
+    usable = lit & (level < _NOISIEST**2)
     if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
     return Background(
@@ -163,15 +176,16 @@ def background_of(
         log_signal=shiftable,
         log_detail=detailed,
         # Noise alone makes slopes of a third of its deviation in a mean of eight frames.
-        edges=np.hypot(*detailed.gradient) > np.sqrt(level),
+        edges=(np.hypot(*detailed.gradient) > np.sqrt(level)) & ~tools,
         median_log=float(np.median(log_signal[usable])),
         log_sharp=(raw_log + sharp_level / (2 * count)).astype(np.float32),
-        sigma=np.sqrt(level * (1 + 1 / count) + residual + 1e-8).astype(np.float32),
+        sigma=np.sqrt(level * (1 + 1 / count) + residual + unsteady + 1e-8).astype(np.float32),
         sharp_variance=sharp_level,
         usable=usable,
         white=white,
         least_signal=least,
-        moved_share=np.count_nonzero(large_pieces(lit & (variance > _MOVED * level), _MOVED_PIXELS)) / lit.sum(),
+        moved_share=np.count_nonzero(large_pieces(lit & ~tools & (variance > _MOVED * expected), _MOVED_PIXELS))
+        / lit.sum(),
     )
 
 
@@ -197,6 +211,15 @@ def detail(log_signal: Image) -> Image:
 
     result: Image = log_signal - uniform_filter(log_signal, _SLOW_PIXELS, mode="nearest")
     return result
+
+
+def _range_near(log_signal: Image) -> Image:
+    """The range of values within reach of a tool's movement."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    side = 2 * _TOOL_PIXELS + 1
+    found: Image = maximum_filter(log_signal, side) - minimum_filter(log_signal, side)
+    return found
 
 
 def _variance(logs: Sequence[Image], mean: Image, lit: NDArray[np.bool_]) -> Image:

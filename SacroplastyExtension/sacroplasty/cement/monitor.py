@@ -21,6 +21,7 @@ from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
 from .background import Background
+from .cannula import Cannula
 from .cement_map import CementMap, map_cement
 from .frames import grey_signal
 from .growth import GrowthWatch
@@ -167,14 +168,20 @@ class SpreadMonitor:
     Args:
         zones: where cement belongs; without them there is a volume but no judgement of leaks.
         tip_ras: where cement leaves the cannula; without it no concentricity, and no leaks.
+        cannula: whose shadow may tremble; one that is not told and moves blinds the monitor.
     """
 
     def __init__(
-        self, zones: Zones | None = None, tip_ras: ArrayLike | None = None, settings: MonitorSettings | None = None
+        self,
+        zones: Zones | None = None,
+        tip_ras: ArrayLike | None = None,
+        settings: MonitorSettings | None = None,
+        cannula: Cannula | None = None,
     ) -> None:
         self.zones = zones
         self.tip_ras = None if tip_ras is None else np.asarray(tip_ras, float)
         self.settings = settings or MonitorSettings()
+        self._cannula = cannula
         self._views: dict[str, _View] = {}
         self._finder: LeakFinder | None = None
         self._growth: GrowthWatch | None = None
@@ -203,7 +210,8 @@ class SpreadMonitor:
             raise ImageError(f"the reference frames of view {view} have no geometry; cement cannot be located without")
         if any(not _same_pose(frame.geometry, geometry) for frame in frames):
             raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
-        background = learn_background([grey_signal(frame.pixels) for frame in frames], geometry, self._needed_ras())
+        signals = [grey_signal(frame.pixels) for frame in frames]
+        background = learn_background(signals, geometry, self._needed_ras(), self._cannula)
         self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
         self._finder = None
         self._spots, self._growing_frames = [], 0

@@ -12,6 +12,7 @@ from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from .alignment import align
 from .background import Background, background_of, shown_share, smoothed
+from .cannula import Cannula
 from .frames import binned, binning_of
 
 #: Fewer frames do not tell the noise from the anatomy.
@@ -19,7 +20,7 @@ FEWEST_REFERENCE_FRAMES = 4
 #: A level that this share of the pixels holds, the highest of all, is where the detector saturates.
 _SATURATED_SHARE = 1e-3
 #: Shifts between reference frames that need no alignment [pixels].
-_STILL_PIXELS = 0.1
+_STILL_PIXELS = 0.02
 #: More of the field than this changes when an instrument moves.
 _LARGEST_MOVED_SHARE = 0.002
 #: So much of what has to be seen must be usable.
@@ -27,13 +28,17 @@ _USABLE = 0.8
 
 
 def learn_background(
-    frames: Sequence[NDArray], geometry: XrayGeometry, needed_ras: FloatArray | None = None
+    frames: Sequence[NDArray],
+    geometry: XrayGeometry,
+    needed_ras: FloatArray | None = None,
+    cannula: Cannula | None = None,
 ) -> Background:
     """The view before the injection from at least four frames of one pose, trocar in place.
 
     Args:
         frames: each (rows, columns), larger values brighter.
         needed_ras: (n, 3) places that have to be seen, as around the tip.
+        cannula: that may tremble.
 
     Raises:
         ImageError: for too few, frozen, black, saturated or noisy frames, or if something but the patient moved.
@@ -52,7 +57,7 @@ def learn_background(
     white = min(_white_level(frame) for frame in frames)
     binning = binning_of(geometry)
     stack = [binned(frame, binning) for frame in frames]
-    background = background_of(stack, geometry, white, needed_ras)
+    background = background_of(stack, geometry, white, needed_ras, cannula)
     # The patient breathes while the reference is taken: without alignment it would be blurred and seem noisy.
     shifts = [
         align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable).shift_pixels
@@ -60,7 +65,7 @@ def learn_background(
     ]
     if np.abs(shifts).max() > _STILL_PIXELS:
         still = [shift(one, -by, order=3, mode="nearest") for one, by in zip(stack, shifts, strict=True)]
-        background = background_of(still, geometry, white, needed_ras)
+        background = background_of(still, geometry, white, needed_ras, cannula)
     if background.moved_share > _LARGEST_MOVED_SHARE:
         raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     if needed_ras is not None and shown_share(background.usable, background.geometry, needed_ras) < _USABLE:
