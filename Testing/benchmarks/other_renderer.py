@@ -44,6 +44,10 @@ _BARIUM_SHARE, _CEMENT_G_CM3 = 0.2, 1.31
 _BONE_G_CM3, _STEEL_G_CM3 = 1.92, 7.9
 #: Hounsfield units of solid cortical bone.
 _SOLID_BONE_HU = 1560.0
+#: What a gain calibration leaves of the pixels' differences, standard deviation.
+_FIXED_PATTERN = 0.003
+#: Of the collimator's blades.
+_LEAKAGE = 5e-4
 #: Seconds between two numbers of the clock that is burned in.
 _CLOCK_S = 1.0
 
@@ -181,18 +185,18 @@ class Video:
         self._out = np.hypot(u - columns / 2, v - rows / 2) / (columns / 2)
         self._border = _border(unit.circle, self._out, u / columns, v / rows)
         self._broken = rng.random((rows, columns)) < 2e-4
-        self._gain = 1 - 0.15 * self._out**2 + rng.normal(0, 0.01, (rows, columns))
+        self._gain = 1 - 0.15 * self._out**2 + rng.normal(0, _FIXED_PATTERN, (rows, columns))
         self._dose = 1.0
         self._kv_rises_s = rng.uniform(5, 60)
         self._phase, self._breath = rng.uniform(0, 2 * np.pi), rng.normal(0, 1, 4)
         self._drift = rng.normal(0, 1, 2)
         self._shown: Image | None = None
 
-    def frame(self, cement_mm: Image | None, steel_mm: Image | None, now_s: float) -> NDArray[np.unsignedinteger]:
+    def frame(self, cement_mm: Image | None, steel_mm: Image, now_s: float) -> NDArray[np.unsignedinteger]:
         """The next output."""
         unit = self._unit
         kv = unit.kv + (unit.kv_step if now_s > self._kv_rises_s else 0.0)
-        beam = _behind(kv, self._moved(cement_mm, now_s), steel_mm)
+        beam = _behind(kv, self._moved(cement_mm, steel_mm, now_s))
         beam = self._border * (beam + self._scatter(beam))
         measured = float(np.median(beam[self._out < 0.4]))
         # The phosphor saturates where the open beam strikes it.
@@ -212,8 +216,8 @@ class Video:
         self._shown = light if self._shown is None else unit.recursive * self._shown + (1 - unit.recursive) * light
         return self._output(self._shown, now_s)
 
-    def _moved(self, cement_mm: Image | None, now_s: float) -> tuple[Image, Image, Image]:
-        """Soft tissue, bone and cement [g/cm2] where breath and a sagging C-arm put them: shifted, turned, scaled."""
+    def _moved(self, cement_mm: Image | None, steel_mm: Image, now_s: float) -> tuple[Image, ...]:
+        """Soft tissue, bone, cement and steel [g/cm2] where breath and a sagging C-arm put them."""
         breath = np.sin(2 * np.pi * now_s / 4.3 + self._phase)
         pixels_per_mm = 1.6 / self._body.geometry.pixel_spacing_mm[0]
         shift = breath * self._breath[:2] * np.array([0.9, 0.3]) * pixels_per_mm + self._drift * 0.006 * now_s
@@ -221,12 +225,16 @@ class Video:
         matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         middle = np.array(self._out.shape) / 2
         offset = middle - matrix @ middle + shift
-        cement = np.zeros(self._out.shape) if cement_mm is None else ndimage.spline_filter(cement_mm)
-        water, bone, cement = (
-            np.maximum(ndimage.affine_transform(one, matrix, offset, prefilter=False, mode="nearest"), 0)
-            for one in (self._body.water, self._body.bone, cement)
+        cement = np.zeros(self._out.shape) if cement_mm is None else cement_mm / 10 * _CEMENT_G_CM3
+        crossed = (
+            self._body.water,
+            self._body.bone,
+            *map(ndimage.spline_filter, (cement, steel_mm / 10 * _STEEL_G_CM3)),
         )
-        return water, bone, cement / 10 * _CEMENT_G_CM3
+        return tuple(
+            np.maximum(ndimage.affine_transform(one, matrix, offset, prefilter=False, mode="nearest"), 0)
+            for one in crossed
+        )
 
     def _scatter(self, beam: Image) -> Image:
         small = ndimage.zoom(beam**0.8, 0.25, order=1)
@@ -271,9 +279,8 @@ def _cm2_per_g(material: str) -> FloatArray:
     return np.exp(np.interp(np.log(_ENERGIES), np.log(known), np.log(_CM2_PER_G[material])))
 
 
-def _behind(kv: float, tissue: tuple[Image, Image, Image], steel_mm: Image | None) -> Image:
+def _behind(kv: float, crossed: tuple[Image, ...]) -> Image:
     """Energy that arrives, of that of the open beam. Kramers' spectrum, filtered; all that arrives is absorbed."""
-    water, bone, cement = tissue
     quanta = np.maximum(kv / _ENERGIES - 1, 0.0)
     quanta *= np.exp(
         -2.7 * _ALUMINIUM_MM / 10 * _cm2_per_g("aluminium") - 8.96 * _COPPER_MM / 10 * _cm2_per_g("copper")
@@ -283,14 +290,10 @@ def _behind(kv: float, tissue: tuple[Image, Image, Image], steel_mm: Image | Non
     of_energy = zip(
         weight, _cm2_per_g("water"), _cm2_per_g("cortical_bone"), in_cement, _cm2_per_g("iron"), strict=True
     )
-    total = np.zeros(water.shape)
-    for share, in_water, in_bone, of_cement, in_steel in of_energy:
-        if share <= 0:
-            continue
-        exponent = in_water * water + in_bone * bone + of_cement * cement
-        if steel_mm is not None:
-            exponent = exponent + in_steel * _STEEL_G_CM3 / 10 * steel_mm
-        total += share * np.exp(-exponent)
+    total = np.zeros(crossed[0].shape)
+    for share, *in_materials in of_energy:
+        if share > 0:
+            total += share * np.exp(-sum(one * mass for one, mass in zip(in_materials, crossed, strict=True)))
     return total
 
 
@@ -299,7 +302,7 @@ def _border(circle: bool, out: Image, across: Image, down: Image) -> Image:
     if circle:
         return 1 / (1 + np.exp((out - 0.93) / 0.006))
     sides = [across - 0.05, 0.97 - across, down - 0.06, 0.96 - down]
-    return np.prod([0.003 + 0.997 / (1 + np.exp(-side / 0.006)) for side in sides], axis=0)
+    return np.prod([_LEAKAGE + (1 - _LEAKAGE) / (1 + np.exp(-side / 0.006)) for side in sides], axis=0)
 
 
 def _burn_in(pixels: Image, text: str, row: int, white: int) -> None:

@@ -14,7 +14,7 @@ from ..xray.field import Field, find_field
 from ..xray.geometry import XrayGeometry
 from .cannula import Cannula
 from .frames import binned_geometry, binning_of
-from .pieces import large_pieces
+from .pieces import large_pieces, widened
 
 Image = NDArray[np.float32]
 
@@ -36,9 +36,15 @@ _NOISIEST = 0.25
 _RESIDUAL_SHIFT_PIXELS = 0.05
 #: What second derivatives leave of a shift of up to half a pixel, and of blur by movement, as a share of them.
 _RESIDUAL_BEND = 0.1
-#: Tools may move by so many pixels. A pixel can take any value that lies so near; with a deviation of this share of that
-#: range, five of which are the threshold of detection, it never looks like cement by that alone.
+#: A pixel whose logarithm differs so much from its neighbours' is dead or hot, not anatomy.
+_DEAD = 0.4
+#: An edge is steeper than so many deviations of a pixel's noise: noise alone reaches a third in a mean of eight frames.
+_EDGE = 2.0
+#: Tools may move by so many pixels. A pixel can take any value that lies so near; with a deviation of this share of
+#: that range, five of which are the threshold of detection, it never looks like cement by that alone.
 _TOOL_PIXELS, _TOOL_SHARE = 1, 0.25
+#: A blade's or a circle's edge is soft over so many pixels, and stays while the patient moves.
+_PENUMBRA_PIXELS = 6
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
 #: So much of what has to be seen must lie in the field.
@@ -68,9 +74,10 @@ class Shiftable:
         mixed = np.gradient(rows, axis=1)
         return Shiftable(values, (rows, columns), (np.gradient(rows, axis=0), mixed, np.gradient(columns, axis=1)))
 
-    def at(self, part: NDArray[np.float64], values: Image | None = None) -> Image:
-        """The image shifted by (rows, columns); of `values` instead of its own, which have nearly its derivatives."""
-        a, b = np.asarray(-part, np.float32)
+    def at(self, part: tuple[Image, Image], values: Image | None = None) -> Image:
+        """The image shifted by (rows, columns), everywhere or pixel by pixel; `values` instead of its own have nearly
+        its derivatives."""
+        a, b = -part[0], -part[1]
         rr, rc, cc = self.curvature
         shifted: Image = (self.values if values is None else values) + a * self.gradient[0] + b * self.gradient[1]
         return shifted + (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
@@ -132,7 +139,7 @@ def background_of(
     Raises:
         ImageError: for black, saturated or too noisy frames.
     """
-    from scipy.ndimage import maximum_filter
+    from scipy.ndimage import maximum_filter, median_filter
 
     binning = binning_of(geometry)
     mean = np.mean(stack, axis=0)
@@ -162,10 +169,15 @@ def background_of(
     residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
     residual[tools] += (_TOOL_SHARE * _range_near(log_signal)[tools]) ** 2
     count = len(stack)
+    # Blades, circle and dead pixels do not move with the patient, tools not quite. The slow part of the picture spreads
+    # them further than they can be seen.
+    border = widened(~field.mask, _PENUMBRA_PIXELS)
+    dead = widened(np.abs(raw_log - median_filter(raw_log, SMOOTHING)) > _DEAD, SMOOTHING // 2 + 1)
+    still = widened(border | saturated | tools, _SLOW_PIXELS // 2) | widened(dead, SMOOTHING)
     # A pixel that flickers, or an edge that moves by more than a shift, is noisier than its brightness tells.
     expected = level + residual
     unsteady = np.where((variance > _UNSTEADY * expected) & ~tools, variance, 0.0)
-    usable = lit & (level < _NOISIEST**2)
+    usable = lit & ~border & ~dead & (level < _NOISIEST**2)
     if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
     return Background(
@@ -175,8 +187,7 @@ def background_of(
         field=field,
         log_signal=shiftable,
         log_detail=detailed,
-        # Noise alone makes slopes of a third of its deviation in a mean of eight frames.
-        edges=(np.hypot(*detailed.gradient) > np.sqrt(level)) & ~tools,
+        edges=(np.hypot(*detailed.gradient) > _EDGE * np.sqrt(level)) & ~still,
         median_log=float(np.median(log_signal[usable])),
         log_sharp=(raw_log + sharp_level / (2 * count)).astype(np.float32),
         sigma=np.sqrt(level * (1 + 1 / count) + residual + unsteady + 1e-8).astype(np.float32),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .alignment import align
+from .alignment import align, aligned
 from .background import Background, background_of, shown_share, smoothed
 from .cannula import Cannula
 from .frames import binned, binning_of
@@ -43,8 +43,6 @@ def learn_background(
     Raises:
         ImageError: for too few, frozen, black, saturated or noisy frames, or if something but the patient moved.
     """
-    from scipy.ndimage import shift
-
     if len(frames) < FEWEST_REFERENCE_FRAMES:
         raise ImageError(
             f"{len(frames)} reference frames are too few: take at least {FEWEST_REFERENCE_FRAMES} before the injection"
@@ -59,12 +57,12 @@ def learn_background(
     stack = [binned(frame, binning) for frame in frames]
     background = background_of(stack, geometry, white, needed_ras, cannula)
     # The patient breathes while the reference is taken: without alignment it would be blurred and seem noisy.
-    shifts = [
-        align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable).shift_pixels
+    found = [
+        align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable)
         for one in stack
     ]
-    if np.abs(shifts).max() > _STILL_PIXELS:
-        still = [shift(one, -by, order=3, mode="nearest") for one, by in zip(stack, shifts, strict=True)]
+    if max(np.abs([*one.shift_pixels, *one.warp.ravel()]).max() for one in found) > _STILL_PIXELS:
+        still = [aligned(one, alignment) for one, alignment in zip(stack, found, strict=True)]
         background = background_of(still, geometry, white, needed_ras, cannula)
     if background.moved_share > _LARGEST_MOVED_SHARE:
         raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
