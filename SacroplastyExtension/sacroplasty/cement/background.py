@@ -47,6 +47,8 @@ _TOOL_PIXELS, _TOOL_SHARE = 1, 0.25
 _PENUMBRA_PIXELS = 6
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
+#: Cement that leaves the tip is looked for so far around it in the picture [mm in the patient].
+_WATCHED_MM = 80.0
 #: So much of what has to be seen must lie in the field.
 _SHOWN = 0.9
 #: With less of the image than this to look at there is nothing to be watched.
@@ -99,9 +101,10 @@ class Background:
         sigma: standard deviation of the logarithm of a later smoothed frame against `log_signal`.
         sharp_variance: of the logarithm of a later frame that is not smoothed.
         usable: where a pixel lies in the field, works, is neither saturated nor too dark.
+        watched: where cement is looked for, around the tip if that is known.
         white: signal at which the detector saturates; infinite when none was seen.
         least_signal: keeps logarithms finite.
-        moved_share: of the field, how much changed beyond noise while the frames were taken.
+        moved_share: of what is watched and usable, how much changed beyond noise while the frames were taken.
     """
 
     geometry: XrayGeometry
@@ -116,6 +119,7 @@ class Background:
     sigma: Image
     sharp_variance: Image
     usable: NDArray[np.bool_]
+    watched: NDArray[np.bool_]
     white: float
     least_signal: float
     moved_share: float
@@ -174,12 +178,16 @@ def background_of(
     border = widened(~field.mask, _PENUMBRA_PIXELS)
     dead = widened(np.abs(raw_log - median_filter(raw_log, SMOOTHING)) > _DEAD, SMOOTHING // 2 + 1)
     still = widened(border | saturated | tools, _SLOW_PIXELS // 2) | widened(dead, SMOOTHING)
+    watched = np.ones(lit.shape, bool)
+    if needed_ras is not None:
+        watched = _around(needed_ras.mean(axis=0), binned_geometry(geometry, binning))
     # A pixel that flickers, or an edge that moves by more than a shift, is noisier than its brightness tells.
     expected = level + residual
     unsteady = np.where((variance > _UNSTEADY * expected) & ~tools, variance, 0.0)
     usable = lit & ~border & ~dead & (level < _NOISIEST**2)
-    if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
+    if np.count_nonzero(usable & watched) < _LEAST_USABLE * np.count_nonzero(watched):
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
+    moved = large_pieces(usable & watched & ~tools & (variance > _MOVED * expected), _MOVED_PIXELS)
     return Background(
         geometry=binned_geometry(geometry, binning),
         full_geometry=geometry,
@@ -193,10 +201,10 @@ def background_of(
         sigma=np.sqrt(level * (1 + 1 / count) + residual + unsteady + 1e-8).astype(np.float32),
         sharp_variance=sharp_level,
         usable=usable,
+        watched=watched,
         white=white,
         least_signal=least,
-        moved_share=np.count_nonzero(large_pieces(lit & ~tools & (variance > _MOVED * expected), _MOVED_PIXELS))
-        / lit.sum(),
+        moved_share=np.count_nonzero(moved) / np.count_nonzero(usable & watched),
     )
 
 
@@ -206,6 +214,18 @@ def shown_share(mask: NDArray[np.bool_], geometry: XrayGeometry, points_ras: Flo
     rows, columns = mask.shape
     inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
     return float(np.mean(inside & mask[np.clip(row, 0, rows - 1), np.clip(column, 0, columns - 1)]))
+
+
+def _around(point_ras: FloatArray, geometry: XrayGeometry) -> NDArray[np.bool_]:
+    """Pixels (rows, columns) within reach of a point."""
+    columns, rows = geometry.detector_pixels
+    magnification = geometry.source_in_detector_mm[2] / (
+        geometry.source_in_detector_mm[2] - (geometry.RASToDetector @ [*point_ras, 1.0])[2]
+    )
+    u, v = geometry.project(point_ras)
+    across = (np.arange(columns) - u) * geometry.pixel_spacing_mm[0]
+    down = (np.arange(rows) - v) * geometry.pixel_spacing_mm[1]
+    return np.asarray(np.hypot(across[None, :], down[:, None]) <= _WATCHED_MM * magnification)
 
 
 def smoothed(signal: Image) -> Image:

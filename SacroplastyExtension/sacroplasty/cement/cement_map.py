@@ -112,7 +112,7 @@ def map_cement(
     usable = usable & moved_back(usable & ~saturated, alignment.whole)
     attenuation[~usable] = sharp[~usable] = 0.0
     sigma = background.sigma * np.float32(max(alignment.noise, 1.0))
-    score = np.where(usable, attenuation / sigma, 0.0)
+    score = np.where(usable & background.watched, attenuation / sigma, 0.0)
     brighter = large_pieces(score < -_CORE_SIGMA, _CORE_PIXELS)
     fault = ""
     if np.count_nonzero(brighter) * plane_mm**2 > _BRIGHTER_MM2:
