@@ -29,13 +29,13 @@ _LARGEST_FACTOR, _LEAST_CONTRAST, _NEVER = 0.4, 5.0, 1e12
 #: With fewer pixels on edges a shift cannot be told, and does not matter.
 _FEWEST_EDGES = 100
 #: Without anything fine to be seen there is no shift: weight against it [per square pixel].
-_STILL = 100.0
+_STILL = 10.0
 #: By how much a picture turns and stretches at its borders, standard deviation [pixels].
-_WARP_SD = 0.15
+_WARP_SD = 0.1
 #: Median of the absolute value of a normal variable of standard deviation one.
 _MEDIAN_OF_NORMAL = 0.6745
-#: A shift of more than half a pixel is followed by whole pixels.
-_WHOLE = 0.6
+#: A shift of more than half a pixel is followed by whole pixels, so often at most.
+_WHOLE, _DEEPEST = 0.6, 6
 #: Pixels of the picture in which whole shifts are searched, and how far [binned pixels].
 _SEARCH_STEP = 4
 
@@ -131,6 +131,7 @@ def _fit(
 ) -> Alignment:
     stride = max(1, round(float(np.sqrt(np.count_nonzero(quiet) / _PIXELS))))
     grid = (slice(stride // 2, None, stride),) * 2
+    quiet = quiet & moved_back(np.ones(quiet.shape, bool), whole)
     here = quiet[grid]
 
     def taken(image: NDArray) -> FloatArray:
@@ -139,7 +140,7 @@ def _fit(
     sigma = taken(background.sigma)
     # Scatter hardly moves with the patient and exposure is slow too: the shift is told by what is fine.
     part, warp = _fine_shift(background, moved_back(detail(log_frame), whole), quiet & background.edges)
-    if depth < 3 and np.abs(part).max() > _WHOLE:
+    if depth < _DEEPEST and np.abs(part).max() > _WHOLE:
         further = np.rint(part).astype(int)
         return _fit(background, log_frame, quiet, (whole[0] + further[0], whole[1] + further[1]), depth + 1)
     unexposed = Alignment(whole, part, warp, np.zeros(2), np.zeros(len(_slow_terms(quiet.shape))), 1.0)
@@ -168,15 +169,19 @@ def _fine_shift(background: Background, moved: Image, edges: NDArray[np.bool_]) 
     y, x = (np.broadcast_to(axis, edges.shape).ravel()[places].astype(float) for axis in _grid(edges.shape))
     # What each of the figures shifts a pixel by: the middle, and how that changes by row and by column.
     by = np.stack([np.ones_like(y), y, x])
-    prior = np.array([1 / _FACTOR_SD**2, *[_STILL, 1 / _WARP_SD**2, 1 / _WARP_SD**2] * 2])
     figures = np.zeros((2, 3))
-    for _ in range(_ROUNDS):
-        a, b = -figures @ by
-        shifted = fine + a * rows + b * columns + a * a / 2 * rr + a * b * rc + b * b / 2 * cc
-        slopes = np.concatenate([-(rows + a * rr + b * rc) * by, -(columns + a * rc + b * cc) * by])
-        step = _robust(np.column_stack([shifted, *slopes]), moved - shifted, sigma, prior, rounds=1)[0][1:]
-        figures = np.clip(figures + step.reshape(2, 3), -1.5, 1.5)
-        if np.abs(step).max() < 0.003:
+    # The shift first: far from the truth a picture would be turned and stretched to fit.
+    for known in (1, 3):
+        prior = np.array([1 / _FACTOR_SD**2, *[_STILL, 1 / _WARP_SD**2, 1 / _WARP_SD**2][:known] * 2])
+        for _ in range(_ROUNDS):
+            a, b = -figures @ by
+            shifted = fine + a * rows + b * columns + a * a / 2 * rr + a * b * rc + b * b / 2 * cc
+            down, across = -(rows + a * rr + b * rc) * by[:known], -(columns + a * rc + b * cc) * by[:known]
+            step = _robust(np.column_stack([shifted, *down, *across]), moved - shifted, sigma, prior, rounds=1)[0][1:]
+            figures[:, :known] = np.clip(figures[:, :known] + step.reshape(2, known), -1.5, 1.5)
+            if np.abs(step).max() < 0.003:
+                break
+        if np.abs(figures[:, 0]).max() > _WHOLE:
             break
     return figures[:, 0], figures[:, 1:]
 

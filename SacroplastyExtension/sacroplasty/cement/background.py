@@ -174,10 +174,11 @@ def background_of(
     residual[tools] += (_TOOL_SHARE * _range_near(log_signal)[tools]) ** 2
     count = len(stack)
     # Blades, circle and dead pixels do not move with the patient, tools not quite. The slow part of the picture spreads
-    # them further than they can be seen.
+    # them, and its own border, further than they can be seen.
     border = widened(~field.mask, _PENUMBRA_PIXELS)
     dead = widened(np.abs(raw_log - median_filter(raw_log, SMOOTHING)) > _DEAD, SMOOTHING // 2 + 1)
     still = widened(border | saturated | tools, _SLOW_PIXELS // 2) | widened(dead, SMOOTHING)
+    still |= ~np.pad(np.ones([size - _SLOW_PIXELS + 1 for size in lit.shape], bool), _SLOW_PIXELS // 2)
     watched = np.ones(lit.shape, bool)
     if needed_ras is not None:
         watched = _around(needed_ras.mean(axis=0), binned_geometry(geometry, binning))

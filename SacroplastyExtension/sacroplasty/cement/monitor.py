@@ -46,6 +46,9 @@ _CALIBRATION_ML = (0.3, 1.0)
 #: Every view must show the cube of twice this size around the tip [mm].
 _AROUND_TIP_MM = 8.0
 
+#: More contrast than this is not that of cement [1 over].
+_LEAST_GAIN = 0.4
+
 #: Less cement has no shape yet [mL].
 _SMALLEST_SHAPE_ML = 0.15
 
@@ -148,6 +151,7 @@ class _View:
     tip_ras: FloatArray | None
     marks: PictureMarks | None = None
     veils: list[float] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
     last: Frame | None = None
     seen: CementMap | None = None
     fault: str = "no frame yet"
@@ -170,14 +174,19 @@ class _View:
             return 0.0
         return veil_share(self.background.log_signal.values, float(np.median(self.veils)))
 
+    @property
+    def gain(self) -> float:
+        """Attenuation of the cement over what the greys show of it beside scatter, as far as known."""
+        return float(np.median(self.gains)) if self.gains else 1.0
+
     def unveiled(self) -> CementMap:
         """The cement of the last frame as the beam alone would show it."""
         assert self.seen is not None
-        share = self.share
-        if isinstance(share, float):
+        if not self.veils:
             return self.seen
-        attenuation = unveiled(self.seen.attenuation, share).astype(np.float32)
-        return replace(self.seen, attenuation=attenuation, sigma=self.seen.sigma / (1 - share))
+        share, gain = self.share, np.float32(self.gain)
+        attenuation = gain * unveiled(self.seen.attenuation, share).astype(np.float32)
+        return replace(self.seen, attenuation=attenuation, sigma=gain * self.seen.sigma / (1 - share))
 
 
 class SpreadMonitor:
@@ -454,7 +463,10 @@ class SpreadMonitor:
                 continue
             expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
             log_signal = view.background.log_signal.values
-            view.veils.append(find_veil(view.seen.sharp[region], log_signal[region], expected))
+            seen = view.seen.sharp[region]
+            view.veils.append(find_veil(seen, log_signal[region], expected))
+            # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
+            view.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
 
     def _together(self, volumes: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
         """Volume of all views and its standard deviation, from each view's volume and noise; NaN without views."""
@@ -479,6 +491,7 @@ class SpreadMonitor:
         region, to_ml = self._cement_region(view, center_ras)
         share = np.broadcast_to(view.share, region.shape)[region]
         path = unveiled(view.seen.sharp[region], share)
+        to_ml *= view.gain
         volume = max(float((path * _cosine(view.background.geometry)[region]).sum()) * to_ml, 0.0)
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
         noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml
