@@ -1,8 +1,8 @@
 """How a frame differs from the background beside cement: exposure, and movement of the patient or the C-arm.
 
 Exposure changes the logarithm by a constant, by a factor when the tube voltage or the share of scatter changes, and by
-slow changes over the picture. A movement in the plane of the picture shifts it. All figures come from one robust fit to
-the pixels without cement.
+slow changes over the picture. A movement shifts the picture, turns it, and stretches it a little where the patient
+comes nearer to the source. All figures come from robust fits to the pixels without cement.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ _LARGEST_FACTOR, _LEAST_CONTRAST, _NEVER = 0.4, 5.0, 1e12
 #: With fewer pixels on edges a shift cannot be told, and does not matter.
 _FEWEST_EDGES = 100
 #: Without anything fine to be seen there is no shift: weight against it [per square pixel].
-_STILL = 100.0
+_STILL = 10.0
+#: By how much a picture turns and stretches at its borders, standard deviation [pixels].
+_WARP_SD = 0.1
 #: Median of the absolute value of a normal variable of standard deviation one.
 _MEDIAN_OF_NORMAL = 0.6745
-#: A shift of more than half a pixel is followed by whole pixels.
-_WHOLE = 0.6
+#: A shift of more than half a pixel is followed by whole pixels, so often at most.
+_WHOLE, _DEEPEST = 0.6, 6
 #: Pixels of the picture in which whole shifts are searched, and how far [binned pixels].
 _SEARCH_STEP = 4
 
@@ -43,7 +45,8 @@ class Alignment:
     """
     Attributes:
         whole: (rows, columns) by which the frame is moved back, in whole pixels.
-        part: the rest of the shift, in pixels.
+        part: the rest of the shift in the middle, in pixels.
+        warp: (2, 2), how much further (rows, columns) are shifted at the borders, by row and by column from -1 to 1.
         exposure: constant and factor of the logarithm.
         slow: coefficients of its slow changes over the picture (see `_slow_terms`).
         noise: of the quiet pixels, in units of the expected one; 1 when all is as before.
@@ -51,14 +54,24 @@ class Alignment:
 
     whole: tuple[int, int]
     part: FloatArray
+    warp: FloatArray
     exposure: FloatArray
     slow: FloatArray
     noise: float
 
     @property
     def shift_pixels(self) -> FloatArray:
-        """(rows, columns) by which the frame's picture lies beside the background's."""
+        """(rows, columns) by which the middle of the frame's picture lies beside the background's."""
         return np.asarray(self.whole, float) + self.part
+
+    def field(self, shape: tuple[int, ...]) -> tuple[Image, Image]:
+        """The shift of each pixel (rows, columns) less the whole one."""
+        y, x = _grid(shape)
+        row, column = (
+            np.float32(shift) + np.float32(by_row) * y + np.float32(by_column) * x
+            for shift, (by_row, by_column) in zip(self.part, self.warp, strict=True)
+        )
+        return row, column
 
 
 def align(
@@ -78,6 +91,16 @@ def align(
     return min(first, searched, key=lambda found: found.noise)
 
 
+def aligned(image: Image, alignment: Alignment) -> Image:
+    """A frame resampled in the place of the background."""
+    from scipy.ndimage import affine_transform
+
+    per_pixel = 2 * alignment.warp / (np.array(image.shape) - 1)
+    offset = alignment.shift_pixels - alignment.warp.sum(axis=1)
+    result: Image = affine_transform(image, np.eye(2) + per_pixel, offset, order=3, mode="nearest")
+    return result
+
+
 def moved_back(image: NDArray[_Pixel], whole: tuple[int, int]) -> NDArray[_Pixel]:
     """An image moved by whole pixels; zero or false comes in from outside."""
     if whole == (0, 0):
@@ -95,7 +118,7 @@ def _overlap(size: int, shift: int) -> tuple[slice, slice]:
 
 def expected_log(background: Background, alignment: Alignment, base: Image | None = None) -> Image:
     """What the frame would be without cement, moved back by whole pixels; `base` instead of the smoothed background."""
-    shifted = background.log_signal.at(alignment.part, base)
+    shifted = background.log_signal.at(alignment.field(background.log_signal.values.shape), base)
     constant, factor = alignment.exposure.astype(np.float32)
     expected: Image = shifted + constant + factor * (shifted - np.float32(background.median_log))
     for coefficient, term in zip(alignment.slow.astype(np.float32), _slow_terms(shifted.shape), strict=True):
@@ -108,6 +131,7 @@ def _fit(
 ) -> Alignment:
     stride = max(1, round(float(np.sqrt(np.count_nonzero(quiet) / _PIXELS))))
     grid = (slice(stride // 2, None, stride),) * 2
+    quiet = quiet & moved_back(np.ones(quiet.shape, bool), whole)
     here = quiet[grid]
 
     def taken(image: NDArray) -> FloatArray:
@@ -115,11 +139,11 @@ def _fit(
 
     sigma = taken(background.sigma)
     # Scatter hardly moves with the patient and exposure is slow too: the shift is told by what is fine.
-    part = _fine_shift(background, moved_back(detail(log_frame), whole), quiet & background.edges)
-    if depth < 3 and np.abs(part).max() > _WHOLE:
+    part, warp = _fine_shift(background, moved_back(detail(log_frame), whole), quiet & background.edges)
+    if depth < _DEEPEST and np.abs(part).max() > _WHOLE:
         further = np.rint(part).astype(int)
         return _fit(background, log_frame, quiet, (whole[0] + further[0], whole[1] + further[1]), depth + 1)
-    unexposed = Alignment(whole, part, np.zeros(2), np.zeros(len(_slow_terms(quiet.shape))), 1.0)
+    unexposed = Alignment(whole, part, warp, np.zeros(2), np.zeros(len(_slow_terms(quiet.shape))), 1.0)
     shifted = taken(expected_log(background, unexposed))
     slow = [taken(np.broadcast_to(term, quiet.shape)) for term in _slow_terms(quiet.shape)]
     system = np.column_stack([np.ones_like(shifted), shifted - background.median_log, *slow])
@@ -128,30 +152,38 @@ def _fit(
     prior = np.array([0.0, 1 / _FACTOR_SD**2 if contrast else _NEVER, *[1 / _SLOW_SD**2] * len(slow)])
     values, noise = _robust(system, taken(moved_back(log_frame, whole)) - shifted, sigma, prior)
     values[1] = np.clip(values[1], -_LARGEST_FACTOR, _LARGEST_FACTOR)
-    return Alignment(whole, part, values[:2], values[2:], noise)
+    return Alignment(whole, part, warp, values[:2], values[2:], noise)
 
 
-def _fine_shift(background: Background, moved: Image, edges: NDArray[np.bool_]) -> FloatArray:
-    """The rest of the shift, in pixels, and with it the contrast, by Gauss and Newton's method; 0 without edges."""
+def _fine_shift(background: Background, moved: Image, edges: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """The rest of the shift and its change towards the borders, in pixels, and with them the contrast, by Gauss and
+    Newton's method; 0 without edges."""
     places = np.flatnonzero(edges)
     if len(places) < _FEWEST_EDGES:
-        return np.zeros(2)
+        return np.zeros(2), np.zeros((2, 2))
     places = places[:: max(1, len(places) // _PIXELS)]
     detailed = background.log_detail
     fine, moved, sigma = (one.ravel()[places].astype(float) for one in (detailed.values, moved, background.sigma))
     rows, columns = (one.ravel()[places].astype(float) for one in detailed.gradient)
     rr, rc, cc = (one.ravel()[places].astype(float) for one in detailed.curvature)
-    prior = np.array([1 / _FACTOR_SD**2, _STILL, _STILL])
-    part = np.zeros(2)
-    for _ in range(_ROUNDS):
-        a, b = -part
-        shifted = fine + a * rows + b * columns + a * a / 2 * rr + a * b * rc + b * b / 2 * cc
-        jacobian = np.column_stack([shifted, -(rows + a * rr + b * rc), -(columns + a * rc + b * cc)])
-        step = _robust(jacobian, moved - shifted, sigma, prior, rounds=1)[0][1:]
-        part = np.clip(part + step, -1.5, 1.5)
-        if np.abs(step).max() < 0.003:
+    y, x = (np.broadcast_to(axis, edges.shape).ravel()[places].astype(float) for axis in _grid(edges.shape))
+    # What each of the figures shifts a pixel by: the middle, and how that changes by row and by column.
+    by = np.stack([np.ones_like(y), y, x])
+    figures = np.zeros((2, 3))
+    # The shift first: far from the truth a picture would be turned and stretched to fit.
+    for known in (1, 3):
+        prior = np.array([1 / _FACTOR_SD**2, *[_STILL, 1 / _WARP_SD**2, 1 / _WARP_SD**2][:known] * 2])
+        for _ in range(_ROUNDS):
+            a, b = -figures @ by
+            shifted = fine + a * rows + b * columns + a * a / 2 * rr + a * b * rc + b * b / 2 * cc
+            down, across = -(rows + a * rr + b * rc) * by[:known], -(columns + a * rc + b * cc) * by[:known]
+            step = _robust(np.column_stack([shifted, *down, *across]), moved - shifted, sigma, prior, rounds=1)[0][1:]
+            figures[:, :known] = np.clip(figures[:, :known] + step.reshape(2, known), -1.5, 1.5)
+            if np.abs(step).max() < 0.003:
+                break
+        if np.abs(figures[:, 0]).max() > _WHOLE:
             break
-    return part
+    return figures[:, 0], figures[:, 1:]
 
 
 def _robust(
@@ -194,6 +226,12 @@ def _coarse_shift(background: Background, log_frame: Image, quiet: NDArray[np.bo
 
 def _slow_terms(shape: tuple[int, ...]) -> list[Image]:
     """Planes and parabolas over the picture, rows and columns from -1 to 1, to be broadcast."""
+    y, x = _grid(shape)
+    return [y, x, y * y, x * y, x * x]
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[Image, Image]:
+    """Rows and columns from -1 to 1, to be broadcast."""
     rows, columns = shape
     y, x = (axis.astype(np.float32) for axis in np.ogrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j])
-    return [y, x, y * y, x * y, x * x]
+    return y, x

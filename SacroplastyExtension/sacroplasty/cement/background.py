@@ -12,8 +12,9 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.field import Field, find_field
 from ..xray.geometry import XrayGeometry
+from .cannula import Cannula
 from .frames import binned_geometry, binning_of
-from .pieces import large_pieces
+from .pieces import large_pieces, widened
 
 Image = NDArray[np.float32]
 
@@ -25,8 +26,8 @@ _SLOW_PIXELS = 21
 
 #: Noise is told for this many levels of signal, each a share of the pixels.
 _LEVELS = 24
-#: A pixel that flickers by this factor beyond the others of its brightness is broken.
-_BROKEN = 6.0
+#: Beyond this factor a variance over few frames is no chance.
+_UNSTEADY = 4.0
 #: Pieces of so many pixels that change by this factor beyond noise have moved.
 _MOVED_PIXELS, _MOVED = 6, 25.0
 #: Noisier than this (standard deviation of the logarithm) a pixel cannot show 2 mm of cement: too few quanta.
@@ -35,8 +36,19 @@ _NOISIEST = 0.25
 _RESIDUAL_SHIFT_PIXELS = 0.05
 #: What second derivatives leave of a shift of up to half a pixel, and of blur by movement, as a share of them.
 _RESIDUAL_BEND = 0.1
+#: A pixel whose logarithm differs so much from its neighbours' is dead or hot, not anatomy.
+_DEAD = 0.4
+#: An edge is steeper than so many deviations of a pixel's noise: noise alone reaches a third in a mean of eight frames.
+_EDGE = 2.0
+#: Tools may move by so many pixels. A pixel can take any value that lies so near; with a deviation of this share of
+#: that range, five of which are the threshold of detection, it never looks like cement by that alone.
+_TOOL_PIXELS, _TOOL_SHARE = 1, 0.25
+#: A blade's or a circle's edge is soft over so many pixels, and stays while the patient moves.
+_PENUMBRA_PIXELS = 6
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
+#: Cement that leaves the tip is looked for so far around it in the picture [mm in the patient].
+_WATCHED_MM = 80.0
 #: So much of what has to be seen must lie in the field.
 _SHOWN = 0.9
 #: With less of the image than this to look at there is nothing to be watched.
@@ -64,9 +76,10 @@ class Shiftable:
         mixed = np.gradient(rows, axis=1)
         return Shiftable(values, (rows, columns), (np.gradient(rows, axis=0), mixed, np.gradient(columns, axis=1)))
 
-    def at(self, part: NDArray[np.float64], values: Image | None = None) -> Image:
-        """The image shifted by (rows, columns); of `values` instead of its own, which have nearly its derivatives."""
-        a, b = np.asarray(-part, np.float32)
+    def at(self, part: tuple[Image, Image], values: Image | None = None) -> Image:
+        """The image shifted by (rows, columns), everywhere or pixel by pixel; `values` instead of its own have nearly
+        its derivatives."""
+        a, b = -part[0], -part[1]
         rr, rc, cc = self.curvature
         shifted: Image = (self.values if values is None else values) + a * self.gradient[0] + b * self.gradient[1]
         return shifted + (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
@@ -88,9 +101,10 @@ class Background:
         sigma: standard deviation of the logarithm of a later smoothed frame against `log_signal`.
         sharp_variance: of the logarithm of a later frame that is not smoothed.
         usable: where a pixel lies in the field, works, is neither saturated nor too dark.
+        watched: where cement is looked for, around the tip if that is known.
         white: signal at which the detector saturates; infinite when none was seen.
         least_signal: keeps logarithms finite.
-        moved_share: of the field, how much changed beyond noise while the frames were taken.
+        moved_share: of what is watched and usable, how much changed beyond noise while the frames were taken.
     """
 
     geometry: XrayGeometry
@@ -105,30 +119,36 @@ class Background:
     sigma: Image
     sharp_variance: Image
     usable: NDArray[np.bool_]
+    watched: NDArray[np.bool_]
     white: float
     least_signal: float
     moved_share: float
 
 
 def background_of(
-    stack: Sequence[Image], geometry: XrayGeometry, white: float, needed_ras: FloatArray | None = None
+    stack: Sequence[Image],
+    geometry: XrayGeometry,
+    white: float,
+    needed_ras: FloatArray | None = None,
+    cannula: Cannula | None = None,
 ) -> Background:
     """The background of binned frames that show the patient in one place.
 
     Args:
         white: signal at which the detector saturates.
+        cannula: that may tremble.
         needed_ras: (n, 3) places that have to be seen. A field without them is none, but a dark patient beside bright
             air.
 
     Raises:
         ImageError: for black, saturated or too noisy frames.
     """
-    from scipy.ndimage import maximum_filter
+    from scipy.ndimage import maximum_filter, median_filter
 
     binning = binning_of(geometry)
     mean = np.mean(stack, axis=0)
-    # What was saturated a moment ago is unknown when it moves in.
-    saturated = maximum_filter(smoothed(mean) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
+    # What was saturated a moment ago, or is text that is burned in, is unknown when it moves in.
+    saturated = maximum_filter(np.max(stack, axis=0) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
     try:
         field = find_field(mean)
     except ImageError:
@@ -146,15 +166,29 @@ def background_of(
     raw_variance = _variance([np.log(np.maximum(one, least)) for one in stack], raw_log, lit)
     level = _by_level(variance, log_signal, lit, len(stack))
     sharp_level = _by_level(raw_variance, log_signal, lit, len(stack))
-    broken = variance > _BROKEN * np.maximum(level, 1e-12)
+    tools = np.zeros(lit.shape, bool) if cannula is None else cannula.shadow(binned_geometry(geometry, binning))
     shiftable, detailed = Shiftable.of(log_signal), Shiftable.of(detail(log_signal))
     steep = np.hypot(*shiftable.gradient)
     bend = np.abs(shiftable.curvature[0]) + np.abs(shiftable.curvature[2])
     residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
+    residual[tools] += (_TOOL_SHARE * _range_near(log_signal)[tools]) ** 2
     count = len(stack)
-    usable = lit & ~broken & (level < _NOISIEST**2)
-    if np.count_nonzero(usable) < _LEAST_USABLE * usable.size:
+    # Blades, circle and dead pixels do not move with the patient, tools not quite. The slow part of the picture spreads
+    # them, and its own border, further than they can be seen.
+    border = widened(~field.mask, _PENUMBRA_PIXELS)
+    dead = widened(np.abs(raw_log - median_filter(raw_log, SMOOTHING)) > _DEAD, SMOOTHING // 2 + 1)
+    still = widened(border | saturated | tools, _SLOW_PIXELS // 2) | widened(dead, SMOOTHING)
+    still |= ~np.pad(np.ones([size - _SLOW_PIXELS + 1 for size in lit.shape], bool), _SLOW_PIXELS // 2)
+    watched = np.ones(lit.shape, bool)
+    if needed_ras is not None:
+        watched = _around(needed_ras.mean(axis=0), binned_geometry(geometry, binning))
+    # A pixel that flickers, or an edge that moves by more than a shift, is noisier than its brightness tells.
+    expected = level + residual
+    unsteady = np.where((variance > _UNSTEADY * expected) & ~tools, variance, 0.0)
+    usable = lit & ~border & ~dead & (level < _NOISIEST**2)
+    if np.count_nonzero(usable & watched) < _LEAST_USABLE * np.count_nonzero(watched):
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
+    moved = large_pieces(usable & watched & ~tools & (variance > _MOVED * expected), _MOVED_PIXELS)
     return Background(
         geometry=binned_geometry(geometry, binning),
         full_geometry=geometry,
@@ -162,16 +196,16 @@ def background_of(
         field=field,
         log_signal=shiftable,
         log_detail=detailed,
-        # Noise alone makes slopes of a third of its deviation in a mean of eight frames.
-        edges=np.hypot(*detailed.gradient) > np.sqrt(level),
+        edges=(np.hypot(*detailed.gradient) > _EDGE * np.sqrt(level)) & ~still,
         median_log=float(np.median(log_signal[usable])),
         log_sharp=(raw_log + sharp_level / (2 * count)).astype(np.float32),
-        sigma=np.sqrt(level * (1 + 1 / count) + residual + 1e-8).astype(np.float32),
+        sigma=np.sqrt(level * (1 + 1 / count) + residual + unsteady + 1e-8).astype(np.float32),
         sharp_variance=sharp_level,
         usable=usable,
+        watched=watched,
         white=white,
         least_signal=least,
-        moved_share=np.count_nonzero(large_pieces(lit & (variance > _MOVED * level), _MOVED_PIXELS)) / lit.sum(),
+        moved_share=np.count_nonzero(moved) / np.count_nonzero(usable & watched),
     )
 
 
@@ -181,6 +215,18 @@ def shown_share(mask: NDArray[np.bool_], geometry: XrayGeometry, points_ras: Flo
     rows, columns = mask.shape
     inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
     return float(np.mean(inside & mask[np.clip(row, 0, rows - 1), np.clip(column, 0, columns - 1)]))
+
+
+def _around(point_ras: FloatArray, geometry: XrayGeometry) -> NDArray[np.bool_]:
+    """Pixels (rows, columns) within reach of a point."""
+    columns, rows = geometry.detector_pixels
+    magnification = geometry.source_in_detector_mm[2] / (
+        geometry.source_in_detector_mm[2] - (geometry.RASToDetector @ [*point_ras, 1.0])[2]
+    )
+    u, v = geometry.project(point_ras)
+    across = (np.arange(columns) - u) * geometry.pixel_spacing_mm[0]
+    down = (np.arange(rows) - v) * geometry.pixel_spacing_mm[1]
+    return np.asarray(np.hypot(across[None, :], down[:, None]) <= _WATCHED_MM * magnification)
 
 
 def smoothed(signal: Image) -> Image:
@@ -197,6 +243,15 @@ def detail(log_signal: Image) -> Image:
 
     result: Image = log_signal - uniform_filter(log_signal, _SLOW_PIXELS, mode="nearest")
     return result
+
+
+def _range_near(log_signal: Image) -> Image:
+    """The range of values within reach of a tool's movement."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    side = 2 * _TOOL_PIXELS + 1
+    found: Image = maximum_filter(log_signal, side) - minimum_filter(log_signal, side)
+    return found
 
 
 def _variance(logs: Sequence[Image], mean: Image, lit: NDArray[np.bool_]) -> Image:

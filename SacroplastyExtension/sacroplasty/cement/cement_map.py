@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import Alignment, align, expected_log, moved_back
-from .background import Background, Image, smoothed
+from .background import SMOOTHING, Background, Image, smoothed
 from .frames import binned
 from .pieces import connected_to, large_pieces, widened
 
@@ -69,7 +69,6 @@ def map_cement(
     frame: NDArray,
     known: CementMap | None,
     plane_mm: float,
-    tools: NDArray[np.bool_] | None = None,
 ) -> CementMap:
     """Find cement in a frame.
 
@@ -77,7 +76,6 @@ def map_cement(
         frame: (rows, columns), larger values brighter, in the pose of the background.
         known: the frame before, whose cement is left out when the exposure is fitted and whose shift is gone on from.
         plane_mm: size of a background pixel in the patient.
-        tools: pixels of the background behind which a trocar lies, whose rims may move a little.
     """
     signal = binned(frame, background.binning)
     smooth = smoothed(signal)
@@ -85,7 +83,8 @@ def map_cement(
     level = float(np.median(smooth[usable])) / float(np.exp(background.median_log))
     if level < _DARK:
         return _useless(background, "black")
-    saturated = smooth >= 0.98 * _white(background, frame)
+    # Smoothing spreads what is saturated, or text that is burned in, to the pixels beside it.
+    saturated = widened(signal >= 0.98 * _white(background, frame), SMOOTHING // 2)
     if np.count_nonzero(saturated & usable) > _BRIGHT_SHARE * np.count_nonzero(usable):
         return _useless(background, "saturated")
     if not 1 / _LARGEST_EXPOSURE <= level <= _LARGEST_EXPOSURE:
@@ -94,8 +93,6 @@ def map_cement(
     quiet = usable & ~saturated
     if known is not None:
         quiet &= ~widened(known.detected, _BESIDE_CEMENT_PIXELS)
-    if tools is not None:
-        quiet &= ~tools
     start = (0, 0) if known is None or known.alignment is None else known.alignment.whole
     alignment = align(background, log, quiet, start)
     shift_mm = float(np.hypot(*alignment.shift_pixels)) * plane_mm
@@ -115,10 +112,8 @@ def map_cement(
     usable = usable & moved_back(usable & ~saturated, alignment.whole)
     attenuation[~usable] = sharp[~usable] = 0.0
     sigma = background.sigma * np.float32(max(alignment.noise, 1.0))
-    score = np.where(usable, attenuation / sigma, 0.0)
+    score = np.where(usable & background.watched, attenuation / sigma, 0.0)
     brighter = large_pieces(score < -_CORE_SIGMA, _CORE_PIXELS)
-    if tools is not None:
-        brighter &= ~tools
     fault = ""
     if np.count_nonzero(brighter) * plane_mm**2 > _BRIGHTER_MM2:
         fault = "the picture became brighter: an instrument moved, or its greys are inverted"

@@ -21,14 +21,16 @@ from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
 from .background import Background
+from .cannula import Cannula
 from .cement_map import CementMap, map_cement
 from .estimate import Shadow
 from .frames import grey_signal
 from .growth import GrowthWatch
 from .leaks import Finding, LeakFinder, pixel_size_mm
-from .measures import Nearness, SpreadMeasures, measure_view
+from .measures import SECTORS, Nearness, SpreadMeasures, measure_view
 from .pieces import widened
 from .reference import learn_background
+from .unplaced_view import PictureMarks, stand_in_geometry, stray_cement
 from .veil import find_veil, unveiled, veil_share
 from .zones import Zones
 
@@ -37,11 +39,16 @@ Level = Literal["watch", "warning", "leak", "blind"]
 #: Relative error of the volume beside noise: the cement's composition and beam, its depth, and what scatter hides. The
 #: pump's volume calibrates it; without, scatter may hide more than half.
 _CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
+#: The same for a scale that was marked in the picture: 5 % of a length are 10 % of an area.
+_MARKED_SD = 0.1
 #: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much.
 _CALIBRATION_ML = (0.3, 1.0)
 
 #: Every view must show the cube of twice this size around the tip [mm].
 _AROUND_TIP_MM = 8.0
+
+#: More contrast than this is not that of cement [1 over].
+_LEAST_GAIN = 0.4
 
 #: Less cement has no shape yet [mL].
 _SMALLEST_SHAPE_ML = 0.15
@@ -113,10 +120,12 @@ class MonitorReading:
             views; NaN while there is too little cement, no tip or no sight.
         health: `ok`, or why the monitor is blind.
         level: the gravest present level; None when all is well.
-        leak: whether a leak was confirmed and not acknowledged.
+        leak: whether a leak was confirmed and not acknowledged; None where leaks cannot be judged, which forbids the
+            flow like a leak does.
         events: new ones.
         per_view_volume_ml: by view.
         measures: size, evenness, speed and nearness; None when blind or without a tip.
+        cannot_tell: what this monitor does not know even when it sees well, in words.
     """
 
     time_s: float
@@ -125,10 +134,11 @@ class MonitorReading:
     concentricity: float
     health: str
     level: Level | None
-    leak: bool
+    leak: bool | None
     events: tuple[SpreadEvent, ...]
     per_view_volume_ml: dict[str, float] = field(default_factory=dict)
     measures: SpreadMeasures | None = None
+    cannot_tell: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -139,11 +149,24 @@ class MonitorReading:
 class _View:
     background: Background
     pixel_mm: float
+    tip_ras: FloatArray | None
+    marks: PictureMarks | None = None
     veils: list[float] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
     last: Frame | None = None
     seen: CementMap | None = None
     fault: str = "no frame yet"
     leaking_frames: int = 0
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where the view looks."""
+        return self.marks is None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the size of its pixels is known."""
+        return self.marks is None or self.marks.pixel_mm is not None
 
     @property
     def share(self) -> NDArray | float:
@@ -152,14 +175,19 @@ class _View:
             return 0.0
         return veil_share(self.background.log_signal.values, float(np.median(self.veils)))
 
+    @property
+    def gain(self) -> float:
+        """Attenuation of the cement over what the greys show of it beside scatter, as far as known."""
+        return float(np.median(self.gains)) if self.gains else 1.0
+
     def unveiled(self) -> CementMap:
         """The cement of the last frame as the beam alone would show it."""
         assert self.seen is not None
-        share = self.share
-        if isinstance(share, float):
+        if not self.veils:
             return self.seen
-        attenuation = unveiled(self.seen.attenuation, share).astype(np.float32)
-        return replace(self.seen, attenuation=attenuation, sigma=self.seen.sigma / (1 - share))
+        share, gain = self.share, np.float32(self.gain)
+        attenuation = gain * unveiled(self.seen.attenuation, share).astype(np.float32)
+        return replace(self.seen, attenuation=attenuation, sigma=gain * self.seen.sigma / (1 - share))
 
 
 class SpreadMonitor:
@@ -168,14 +196,20 @@ class SpreadMonitor:
     Args:
         zones: where cement belongs; without them there is a volume but no judgement of leaks.
         tip_ras: where cement leaves the cannula; without it no concentricity, and no leaks.
+        cannula: whose shadow may tremble; one that is not told and moves blinds the monitor.
     """
 
     def __init__(
-        self, zones: Zones | None = None, tip_ras: ArrayLike | None = None, settings: MonitorSettings | None = None
+        self,
+        zones: Zones | None = None,
+        tip_ras: ArrayLike | None = None,
+        settings: MonitorSettings | None = None,
+        cannula: Cannula | None = None,
     ) -> None:
         self.zones = zones
         self.tip_ras = None if tip_ras is None else np.asarray(tip_ras, float)
         self.settings = settings or MonitorSettings()
+        self._cannula = cannula
         self._views: dict[str, _View] = {}
         self._finder: LeakFinder | None = None
         self._growth: GrowthWatch | None = None
@@ -193,19 +227,33 @@ class SpreadMonitor:
         """The views that must be live."""
         return tuple(self._views)
 
-    def set_reference(self, view: str, frames: Sequence[Frame]) -> None:
+    def set_reference(self, view: str, frames: Sequence[Frame], marks: PictureMarks | None = None) -> None:
         """Learn a view before the injection; what it shows then is not cement. Forgets what was seen in the view.
+
+        Args:
+            marks: what is known of a view whose frames have no geometry. Such a view is looked at in the picture alone.
 
         Raises:
             ImageError: for too few or useless frames, or a pose that is missing or changes between them.
         """
         geometry = frames[0].geometry if frames else None
-        if geometry is None:
-            raise ImageError(f"the reference frames of view {view} have no geometry; cement cannot be located without")
-        if any(not _same_pose(frame.geometry, geometry) for frame in frames):
+        if geometry is None and (marks is None or not frames):
+            raise ImageError(
+                f"the reference frames of view {view} have no geometry; cement cannot be located without. Mark the "
+                "tip in the picture to watch its spread at least"
+            )
+        if geometry is not None and any(not _same_pose(frame.geometry, geometry) for frame in frames):
             raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
-        background = learn_background([grey_signal(frame.pixels) for frame in frames], geometry, self._needed_ras())
-        self._views[view] = _View(background, pixel_size_mm(background.geometry, self._middle(geometry)))
+        signals = [grey_signal(frame.pixels) for frame in frames]
+        if geometry is not None:
+            background = learn_background(signals, geometry, _around(self.tip_ras), self._cannula)
+            pixel_mm = pixel_size_mm(background.geometry, self._middle(geometry))
+            self._views[view] = _View(background, pixel_mm, self.tip_ras)
+        else:
+            assert marks is not None
+            tip = np.zeros(3) if marks.tip_uv is not None else None
+            background = learn_background(signals, stand_in_geometry(signals[0].shape, marks), _around(tip))
+            self._views[view] = _View(background, background.geometry.pixel_spacing_mm[0], tip, marks)
         self._finder = None
         self._spots, self._growing_frames = [], 0
         self._last = None
@@ -233,36 +281,30 @@ class SpreadMonitor:
             if name not in self._views:
                 raise ImageError(f"view {name} has no reference frames; call set_reference first")
             self._take(self._views[name], frame)
-        if self._finder is None and self._views and self.zones is not None and self.tip_ras is not None:
+        placed = {name: known for name, known in self._views.items() if known.placed}
+        if self._finder is None and placed and self.zones is not None and self.tip_ras is not None:
             # Once for all views: matching pixels and voxels takes a while.
-            geometries = {name: known.background.geometry for name, known in self._views.items()}
+            geometries = {name: known.background.geometry for name, known in placed.items()}
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
             self._nearness = Nearness(self.zones)
-            self._growth = GrowthWatch(geometries, {name: known.pixel_mm for name, known in self._views.items()})
+            self._growth = GrowthWatch(geometries, {name: known.pixel_mm for name, known in placed.items()})
         health = self._health(now_s)
         if health != "ok":
             events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
-            self._last = MonitorReading(now_s, math.nan, math.nan, math.nan, health, "blind", self._leak, events)
+            self._last = MonitorReading(now_s, math.nan, math.nan, math.nan, health, "blind", self._known_leak, events)
             return self._last
         if not frames and self._last is not None and self._last.healthy:
             return replace(self._last, time_s=now_s, events=())
         maps = {name: view.unveiled() for name, view in self._views.items()}
-        depth = self._finder.center(maps) if self._finder is not None else None
-        found = self._judge(maps, frames, now_s)
+        placed_maps = {name: seen for name, seen in maps.items() if name in placed}
+        depth = self._finder.center(placed_maps) if self._finder is not None else None
+        found = self._judge(placed_maps, frames, now_s) + self._stray(maps, now_s)
         level = _gravest(found)
         if level in (None, "watch") and not self._leak and pump_volume_ml is not None:
             self._calibrate(frames, depth, pump_volume_ml)
-        volumes = {name: self._volume(self._views[name], depth) for name in maps}
-        # A view that sees little may be the one that errs: its error is as large as what the other sees.
-        largest_ml = max(volume for volume, _ in volumes.values())
-        shares = [_CALIBRATED_SD if self._views[name].veils else _UNCALIBRATED_SD for name in volumes]
-        noises = [noise for _, noise in volumes.values()]
-        weights = np.array(
-            [1 / np.hypot(noise, share * largest_ml) ** 2 for noise, share in zip(noises, shares, strict=True)]
-        )
-        volume_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
-        sd_ml = float(weights.sum() ** -0.5)
-        measures = self._measure(maps, depth, now_s)
+        volumes = {name: self._volume(view, depth) for name, view in self._views.items() if view.scaled}
+        volume_ml, sd_ml = self._together(volumes)
+        measures = self._measure(maps, placed_maps, depth, now_s)
         if measures is not None and pump_volume_ml is not None:
             measures = replace(measures, missing_ml=pump_volume_ml - volume_ml, missing_ml_sd=sd_ml)
         self._last = MonitorReading(
@@ -272,12 +314,38 @@ class SpreadMonitor:
             concentricity=self._concentricity(measures, volume_ml),
             health="ok",
             level="leak" if self._leak else level,
-            leak=self._leak,
+            leak=self._known_leak,
             events=self._tell(found),
             per_view_volume_ml={name: volume for name, (volume, _) in volumes.items()},
             measures=measures,
+            cannot_tell=self.cannot_tell,
         )
         return self._last
+
+    @property
+    def judges_leaks(self) -> bool:
+        """Whether cement in a wrong place can be told: with zones, a tip and at least one view of known geometry."""
+        return self.zones is not None and self.tip_ras is not None and any(view.placed for view in self._views.values())
+
+    @property
+    def cannot_tell(self) -> tuple[str, ...]:
+        """What this monitor does not know even when it sees well, in words."""
+        unplaced = [name for name, view in self._views.items() if not view.placed]
+        unknown = [f"where in the patient cement of view {name} lies: no geometry" for name in unplaced]
+        unknown += [f"the volume by view {name}: no scale" for name in unplaced if not self._views[name].scaled]
+        unknown += [
+            f"how even the spread is in view {name}: no tip"
+            for name, view in self._views.items()
+            if view.tip_ras is None
+        ]
+        if not self.judges_leaks:
+            missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
+            unknown.append(f"whether cement leaks, and by which route: no {missing}")
+        return tuple(unknown)
+
+    @property
+    def _known_leak(self) -> bool | None:
+        return self._leak if self.judges_leaks else None
 
     def cement_image(self, view: str) -> NDArray[np.float64] | None:
         """Cement in mm along the rays of the last frame (binned pixels), for display; None when there is none."""
@@ -301,10 +369,13 @@ class SpreadMonitor:
         """Map the cement of a frame, or note why it cannot be used."""
         columns, rows = view.background.full_geometry.detector_pixels
         last, view.last = view.last, frame
-        if frame.geometry is None:
+        if last is not None and not frame.time_s > last.time_s:
+            view.fault = "time stands still or runs backwards"
+            return
+        if view.placed and frame.geometry is None:
             view.fault = "no geometry"
             return
-        if not _same_pose(frame.geometry, view.background.full_geometry):
+        if view.placed and not _same_pose(frame.geometry, view.background.full_geometry):
             view.fault = "C-arm moved"
             return
         try:
@@ -331,6 +402,8 @@ class SpreadMonitor:
             age_s = now_s - view.last.time_s if view.last is not None else math.nan
             if not age_s <= 2 * self.settings.frame_period_s:
                 return f"late ({name})"
+            if age_s < -self.settings.frame_period_s:
+                return f"its time lies ahead ({name})"
         return "ok"
 
     def _judge(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[SpreadEvent]:
@@ -356,13 +429,26 @@ class SpreadMonitor:
             events.append(_event(finding, confirmed, now_s))
         return events
 
+    def _stray(self, maps: dict[str, CementMap], now_s: float) -> list[SpreadEvent]:
+        """Cement of views without geometry that is not with the rest, as a warning: whether it leaks is not known."""
+        found = []
+        for name, view in self._views.items():
+            if view.placed or view.tip_ras is None:
+                continue
+            tip_uv = view.background.geometry.project(view.tip_ras)
+            found += [
+                SpreadEvent(now_s, "warning", route, None, False)
+                for route in stray_cement(maps[name], tip_uv, view.pixel_mm)
+            ]
+        return found
+
     def _growing(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[Finding]:
         """Places outside the plan where both views see cement grow."""
         if self._growth is None or self._finder is None:
             return []
         # Views may come one by one; growth is looked at when each has something new.
         self._new_views |= set(fresh)
-        if self._new_views != set(self._views):
+        if not self._new_views >= set(maps):
             return self._spots
         self._new_views = set()
         paths = {name: seen.attenuation / np.float32(self.settings.cement_per_mm) for name, seen in maps.items()}
@@ -387,11 +473,31 @@ class SpreadMonitor:
             view = self._views[name]
             assert view.seen is not None
             region, to_ml = self._cement_region(view, center_ras)
-            if not region.any():
+            if not region.any() or not view.scaled:
                 continue
             expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
             log_signal = view.background.log_signal.values
-            view.veils.append(find_veil(view.seen.sharp[region], log_signal[region], expected))
+            seen = view.seen.sharp[region]
+            view.veils.append(find_veil(seen, log_signal[region], expected))
+            # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
+            view.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
+
+    def _together(self, volumes: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+        """Volume of all views and its standard deviation, from each view's volume and noise; NaN without views."""
+        if not volumes:
+            return math.nan, math.nan
+        # A view that sees little may be the one that errs: its error is as large as what the other sees.
+        largest_ml = max(volume for volume, _ in volumes.values())
+        variances = []
+        for name, (_, noise) in volumes.items():
+            view = self._views[name]
+            share = _CALIBRATED_SD if view.veils else _UNCALIBRATED_SD
+            variances.append(
+                noise**2 + (share * largest_ml) ** 2 + (0.0 if view.placed else _MARKED_SD * largest_ml) ** 2
+            )
+        weights = 1 / np.array(variances)
+        together_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
+        return together_ml, float(weights.sum() ** -0.5)
 
     def _volume(self, view: _View, center_ras: FloatArray | None) -> tuple[float, float]:
         """Volume in mL and its standard deviation by noise: path length times pixel area in the cement's plane."""
@@ -399,6 +505,7 @@ class SpreadMonitor:
         region, to_ml = self._cement_region(view, center_ras)
         share = np.broadcast_to(view.share, region.shape)[region]
         path = unveiled(view.seen.sharp[region], share)
+        to_ml *= view.gain
         volume = max(float((path * _cosine(view.background.geometry)[region]).sum()) * to_ml, 0.0)
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
         noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml
@@ -408,23 +515,31 @@ class SpreadMonitor:
         """Pixels with cement and their rim, and how many mL one of them has for each unit of attenuation."""
         assert view.seen is not None
         geometry = view.background.geometry
-        where = center_ras if center_ras is not None else self._middle(geometry)
+        where = center_ras if center_ras is not None and view.placed else self._middle(geometry, view.placed)
         # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
         region = widened(view.seen.detected, 2) & view.background.usable
         return region, pixel_size_mm(geometry, where) ** 2 / self.settings.cement_per_mm / 1000
 
     def _measure(
-        self, maps: dict[str, CementMap], center_ras: FloatArray | None, now_s: float
+        self,
+        maps: dict[str, CementMap],
+        placed_maps: dict[str, CementMap],
+        center_ras: FloatArray | None,
+        now_s: float,
     ) -> SpreadMeasures | None:
-        if self.tip_ras is None:
-            return None
         views = {
-            name: measure_view(seen, view.background.geometry, view.pixel_mm, self.tip_ras, self.settings.cement_per_mm)
+            name: measure_view(seen, view.background.geometry, view.pixel_mm, view.tip_ras, self.settings.cement_per_mm)
             for (name, seen), view in zip(maps.items(), self._views.values(), strict=True)
+            if view.tip_ras is not None
         }
+        if not views:
+            return None
+        for name in views:
+            if not self._views[name].scaled:
+                views[name] = replace(views[name], area_mm2=math.nan, front_mm=np.full(SECTORS, math.nan))
         measures = SpreadMeasures(views)
         if self._finder is not None and self._nearness is not None:
-            cement = self._finder.planned_cement(maps)
+            cement = self._finder.planned_cement(placed_maps)
             third = self._finder.zones.anterior_third.ravel()
             measures = replace(
                 measures,
@@ -446,14 +561,10 @@ class SpreadMonitor:
             return math.nan
         return min(view.concentricity for view in measures.views.values())
 
-    def _needed_ras(self) -> FloatArray | None:
-        """The tip and points around it, which every view must show; None without a tip."""
-        if self.tip_ras is None:
-            return None
-        return self.tip_ras + _AROUND_TIP_MM * np.array([*np.ndindex(3, 3, 3)]) - _AROUND_TIP_MM
-
-    def _middle(self, geometry: XrayGeometry) -> FloatArray:
+    def _middle(self, geometry: XrayGeometry, placed: bool = True) -> FloatArray:
         """Where cement is expected: the tip, the zones' middle, or the detector's axis at two thirds of the way."""
+        if not placed:
+            return np.zeros(3)
         if self.tip_ras is not None:
             return self.tip_ras
         if self.zones is not None:
@@ -462,6 +573,11 @@ class SpreadMonitor:
         columns, rows = geometry.detector_pixels
         detector = geometry.pixel_ras([(columns - 1) / 2, (rows - 1) / 2])
         return geometry.source_ras + (detector - geometry.source_ras) * 2 / 3
+
+
+def _around(tip_ras: FloatArray | None) -> FloatArray | None:
+    """The tip and points around it, which every view must show; None without a tip."""
+    return None if tip_ras is None else tip_ras + _AROUND_TIP_MM * np.array([*np.ndindex(3, 3, 3)]) - _AROUND_TIP_MM
 
 
 def _event(finding: Finding, confirmed: bool, now_s: float) -> SpreadEvent:

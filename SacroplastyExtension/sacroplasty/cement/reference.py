@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .alignment import align
+from .alignment import align, aligned
 from .background import Background, background_of, shown_share, smoothed
+from .cannula import Cannula
 from .frames import binned, binning_of
 
 #: Fewer frames do not tell the noise from the anatomy.
@@ -19,27 +20,33 @@ FEWEST_REFERENCE_FRAMES = 4
 #: A level that this share of the pixels holds, the highest of all, is where the detector saturates.
 _SATURATED_SHARE = 1e-3
 #: Shifts between reference frames that need no alignment [pixels].
-_STILL_PIXELS = 0.1
+_STILL_PIXELS = 0.02
 #: More of the field than this changes when an instrument moves.
 _LARGEST_MOVED_SHARE = 0.002
+#: A cannula in so many pixels tells which way the greys run: its shadow is this much further from the middle than the
+#: rest of its surroundings. Seen: below 0.8 in pictures as they are, above 2 in negatives.
+_SHADOW_PIXELS, _BRIGHTER = 100, 1.4
 #: So much of what has to be seen must be usable.
 _USABLE = 0.8
 
 
 def learn_background(
-    frames: Sequence[NDArray], geometry: XrayGeometry, needed_ras: FloatArray | None = None
+    frames: Sequence[NDArray],
+    geometry: XrayGeometry,
+    needed_ras: FloatArray | None = None,
+    cannula: Cannula | None = None,
 ) -> Background:
     """The view before the injection from at least four frames of one pose, trocar in place.
 
     Args:
         frames: each (rows, columns), larger values brighter.
         needed_ras: (n, 3) places that have to be seen, as around the tip.
+        cannula: that may tremble.
 
     Raises:
-        ImageError: for too few, frozen, black, saturated or noisy frames, or if something but the patient moved.
+        ImageError: for too few, frozen, black, saturated, inverted or noisy frames, or if something but the patient
+            moved.
     """
-    from scipy.ndimage import shift
-
     if len(frames) < FEWEST_REFERENCE_FRAMES:
         raise ImageError(
             f"{len(frames)} reference frames are too few: take at least {FEWEST_REFERENCE_FRAMES} before the injection"
@@ -52,22 +59,33 @@ def learn_background(
     white = min(_white_level(frame) for frame in frames)
     binning = binning_of(geometry)
     stack = [binned(frame, binning) for frame in frames]
-    background = background_of(stack, geometry, white, needed_ras)
+    background = background_of(stack, geometry, white, needed_ras, cannula)
     # The patient breathes while the reference is taken: without alignment it would be blurred and seem noisy.
-    shifts = [
-        align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable).shift_pixels
+    found = [
+        align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable)
         for one in stack
     ]
-    if np.abs(shifts).max() > _STILL_PIXELS:
-        still = [shift(one, -by, order=3, mode="nearest") for one, by in zip(stack, shifts, strict=True)]
-        background = background_of(still, geometry, white, needed_ras)
+    if max(np.abs([*one.shift_pixels, *one.warp.ravel()]).max() for one in found) > _STILL_PIXELS:
+        still = [aligned(one, alignment) for one, alignment in zip(stack, found, strict=True)]
+        background = background_of(still, geometry, white, needed_ras, cannula)
     if background.moved_share > _LARGEST_MOVED_SHARE:
         raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     if needed_ras is not None and shown_share(background.usable, background.geometry, needed_ras) < _USABLE:
         raise ImageError(
             "the tip's surroundings are not to be seen in the picture; open the collimator, raise the dose"
         )
+    if cannula is not None and _looks_bright(cannula, background):
+        raise ImageError("the cannula is brighter than what surrounds it: the greys are inverted; turn them round")
     return background
+
+
+def _looks_bright(cannula: Cannula, background: Background) -> bool:
+    """Whether steel, the darkest of all, is bright: then the picture is a negative. Thin bone would tell no side."""
+    shadow = cannula.shadow(background.geometry) & background.usable
+    if np.count_nonzero(shadow) < _SHADOW_PIXELS:
+        return False
+    dark, bright = np.percentile(background.log_detail.values[shadow], [5, 95])
+    return bool(bright > _BRIGHTER * abs(dark))
 
 
 def _white_level(frame: NDArray) -> float:

@@ -225,14 +225,11 @@ def _blades(
         if circle is not None and offset - float(normal @ circle[:2]) > circle[2] - 2 * _ON_CIRCLE:
             continue
         found.append((normal, offset))
-    # Noise breaks an edge in two: of those that run alike the longest, first in the list, tells the direction.
+    # Noise and a soft border break an edge in two: of those that run alike the longest, first in the list, tells it.
     distinct: list[tuple[FloatArray, float]] = []
     for normal, offset in found:
-        twin = next((number for number, (other, _) in enumerate(distinct) if other @ normal > _ALIKE), None)
-        if twin is None:
+        if not any(other @ normal > _ALIKE for other, _ in distinct):
             distinct.append((normal, offset))
-        else:
-            distinct[twin] = distinct[twin][0], min(distinct[twin][1], offset)
     return distinct
 
 
