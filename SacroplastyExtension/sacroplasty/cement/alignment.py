@@ -111,6 +111,16 @@ def moved_back(image: NDArray[_Pixel], whole: tuple[int, int]) -> NDArray[_Pixel
     return result
 
 
+def settled(image: Image, alignment: Alignment | None) -> Image:
+    """An image that was moved back by whole pixels, moved by the rest of the shift in its middle."""
+    from scipy.ndimage import shift
+
+    if alignment is None:
+        return image
+    result: Image = shift(image, -alignment.part, order=1, mode="nearest")
+    return result
+
+
 def _overlap(size: int, shift: int) -> tuple[slice, slice]:
     """Where an axis moved back by a shift is filled, and from where."""
     return slice(max(-shift, 0), size - max(shift, 0)), slice(max(shift, 0), size - max(-shift, 0))

@@ -27,13 +27,15 @@ from .zones import Zones
 
 #: Growth over these times is looked at, snapshots are kept this far apart [s].
 _WINDOWS_S, _SNAPSHOT_S = (1.0, 2.0, 5.0), 0.4
+#: What comes and goes with breathing is no growth: a bin has grown when it shows more than ever in such a time [s].
+_BREATH_S = 5.0
 #: Every so many voxels of the zones' grid, each way, one is looked at.
 _STEP = 2
 #: Nearer to the planned ala than this a place may be the plan's, with the errors of pose and anatomy; farther than the
 #: second distance cement shows beside the ala's shadow anyway [mm].
-_OUTSIDE_MM, _FARTHEST_MM = 0.5, 14.0
+_OUTSIDE_MM, _FARTHEST_MM = 0.5, 6.0
 #: Evidence that a voxel beside the plan needs, in standard deviations of the noise.
-_EVIDENCE = 3.0
+_EVIDENCE = 1.5
 #: Noise of a bin beyond that of its pixels: share of the cement's path there, since edges blur and patients breathe.
 _PATH_SD = 0.03
 #: Radius of what grows beside the plan [mm], and over how many frames of each view its present state is taken.
@@ -41,7 +43,7 @@ _BLOB_MM, _RECENT = 4.6, 2
 #: Growth at places this near to each other is one spot [mm].
 _SPOT_MM = 7.0
 #: Less beside the plan is no spot [mL].
-_LEAST_ML = 0.015
+_LEAST_ML = 0.02
 _ROUNDS = 60
 
 
@@ -75,14 +77,18 @@ class _Snapshots:
         self.times_s.append(time_s)
         self.masses.append(np.mean([one for _, one in self._since], axis=0))
         self._since.clear()
-        while time_s - self.times_s[0] > _WINDOWS_S[-1] + 2 * _SNAPSHOT_S:
+        while time_s - self.times_s[0] > _WINDOWS_S[-1] + _BREATH_S:
             self.times_s.popleft()
             self.masses.popleft()
 
     def before(self, time_s: float) -> Image | None:
-        """The newest snapshot that is at least so old."""
-        older = [mass for when, mass in zip(self.times_s, self.masses, strict=True) if when <= time_s]
-        return older[-1] if older else None
+        """The most that each bin showed in the breath before this time; None when nothing is so old."""
+        older = [
+            mass
+            for when, mass in zip(self.times_s, self.masses, strict=True)
+            if time_s - _BREATH_S <= when <= time_s
+        ]
+        return np.max(older, axis=0) if older else None
 
 
 class GrowthWatch:
@@ -123,7 +129,9 @@ class GrowthWatch:
             paths: length of the beam's path in cement [mm], by view.
             sigmas: standard deviation of these; infinite where nothing is known.
         """
-        masses = {name: self._rays[name].mass(np.where(np.isfinite(sigmas[name]), path, 0.0)) for name, path in paths.items()}
+        masses = {
+            name: self._rays[name].mass(np.where(np.isfinite(sigmas[name]), path, 0.0)) for name, path in paths.items()
+        }
         for name, mass in masses.items():
             self._recent[name].append(mass)
         recent = {name: np.mean(self._recent[name], axis=0) for name in masses}

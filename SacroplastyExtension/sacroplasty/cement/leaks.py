@@ -17,7 +17,6 @@ from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from .cement_map import CementMap
 from .grid import grid_points
-from .growth import Spot
 from .pieces import large_pieces, widened
 from .zones import Zones
 
@@ -35,10 +34,6 @@ _REACH_MM = 6.0
 
 #: The canal, where a leak is gravest, wins the vote against bone from this share of its votes on.
 _CANAL_SHARE = 0.2
-
-#: Growth whose middle lies this far outside the planned ala is a leak: good cement that grows at the cortex has its
-#: middle well inside [mm]. Its name is a vote that falls e-fold over the second distance.
-_OUTSIDE_MM, _NEAR_MM = 0.5, 1.5
 
 #: Less that cannot be placed is the noise of a bone's edge [mL].
 _SPECK_ML = 0.02
@@ -81,8 +76,6 @@ class LeakFinder:
     """Zones seen in the live views. Pixels and voxels are matched once."""
 
     def __init__(self, zones: Zones, geometries: dict[str, XrayGeometry], tip_ras: ArrayLike) -> None:
-        from scipy.ndimage import distance_transform_edt
-
         self.zones = zones
         self._labels = zones.labels.voxels.ravel()
         self._points = grid_points(zones.labels).reshape(-1, 3)
@@ -92,9 +85,6 @@ class LeakFinder:
         self._shapes = {name: geometry.detector_pixels[::-1] for name, geometry in geometries.items()}
         middle = self._points.mean(axis=0)
         self._pixel_mm = {name: pixel_size_mm(geometry, middle) for name, geometry in geometries.items()}
-        planned = zones.mask("planned")
-        outside, inside = (distance_transform_edt(one, sampling=zones.labels.spacing_mm) for one in (~planned, planned))
-        self._outside_mm = zones.labels.like(outside - inside)
         half_voxel = float(zones.labels.spacing_mm[0]) / 2
         self._reach = {name: int(np.ceil((_TOLERANCE_MM + half_voxel) / size)) for name, size in self._pixel_mm.items()}
 
@@ -136,19 +126,6 @@ class LeakFinder:
                 volume_ml = float(seen.attenuation[here].sum()) / attenuation_per_mm * area / 1000
                 found.append(Finding(zone, position, volume_ml, name))
         return found
-
-    def finding_at(self, spot: Spot) -> Finding | None:
-        """What a spot of growth is called; None when it lies in the planned ala or far from the zones."""
-        from scipy.ndimage import map_coordinates
-
-        at = self.zones.labels.kji_of(spot.position_ras)
-        outside_mm = float(map_coordinates(self._outside_mm.voxels, at[:, None], order=1, cval=np.nan)[0])
-        if not outside_mm > _OUTSIDE_MM:
-            return None
-        weight = np.exp(-np.linalg.norm(self._points - spot.position_ras, axis=1) / _NEAR_MM)
-        votes = np.bincount(self._labels, weights=weight, minlength=len(self.zones.names))
-        votes[self.zones.names.index("planned")] = 0.0
-        return Finding(self.zones.names[int(np.argmax(votes))], spot.position_ras, spot.volume_ml, "growth")
 
     def touched(self, maps: dict[str, CementMap]) -> dict[str, FloatArray]:
         """Routes that reach into what all views show as cement, with the middle of the shared part (RAS)."""

@@ -20,6 +20,7 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
+from .alignment import settled
 from .background import Background
 from .cannula import Cannula
 from .cement_map import CementMap, map_cement
@@ -287,7 +288,7 @@ class SpreadMonitor:
             geometries = {name: known.background.geometry for name, known in placed.items()}
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
             self._nearness = Nearness(self.zones)
-            self._growth = GrowthWatch(geometries, {name: known.pixel_mm for name, known in placed.items()})
+            self._growth = GrowthWatch(self.zones, geometries)
         health = self._health(now_s)
         if health != "ok":
             events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
@@ -451,10 +452,10 @@ class SpreadMonitor:
         if not self._new_views >= set(maps):
             return self._spots
         self._new_views = set()
-        paths = {name: seen.attenuation / np.float32(self.settings.cement_per_mm) for name, seen in maps.items()}
-        regions = {name: widened(seen.detected, 2) for name, seen in maps.items()}
-        spots = self._growth.update(paths, regions, now_s)
-        self._spots = [found for found in map(self._finder.finding_at, spots) if found is not None]
+        per_mm = np.float32(self.settings.cement_per_mm)
+        paths = {name: settled(seen.attenuation, seen.alignment) / per_mm for name, seen in maps.items()}
+        spots = self._growth.update(paths, {name: seen.sigma / per_mm for name, seen in maps.items()}, now_s)
+        self._spots = [Finding(spot.zone, spot.position_ras, spot.volume_ml, "growth") for spot in spots]
         self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in self._spots) else 0
         return self._spots
 
