@@ -82,7 +82,8 @@ class Shiftable:
         a, b = -part[0], -part[1]
         rr, rc, cc = self.curvature
         shifted: Image = (self.values if values is None else values) + a * self.gradient[0] + b * self.gradient[1]
-        return shifted + (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
+        shifted += (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
+        return shifted
 
 
 @dataclass(frozen=True)
