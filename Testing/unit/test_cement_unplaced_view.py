@@ -109,7 +109,7 @@ def test_the_cannula_tells_the_size_of_a_pixel(blur_px, diameter_px):
     signal = gaussian_filter(signal, blur_px)
     rng = np.random.default_rng(2)
     frames = [rng.poisson(500 * signal * (1 + 0.2 * np.sin(np.arange(200) / 30))) for _ in range(6)]
-    found = pixel_mm_of_cannula(frames, tip + [0.6, -0.5], shaft, 3.05)
+    found = pixel_mm_of_cannula(frames, np.add(tip, [0.6, -0.5]), shaft, 3.05)
     assert found == pytest.approx(3.05 / diameter_px, rel=0.06)
 
 

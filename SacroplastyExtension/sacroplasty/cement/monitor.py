@@ -358,10 +358,11 @@ class SpreadMonitor:
     def _take(self, view: _View, frame: Frame) -> None:
         """Map the cement of a frame, or note why it cannot be used."""
         columns, rows = view.background.full_geometry.detector_pixels
-        last, view.last = view.last, frame
+        last = view.last
         if last is not None and not frame.time_s > last.time_s:
             view.fault = "time stands still or runs backwards"
             return
+        view.last = frame
         if view.placed and frame.geometry is None:
             view.fault = "no geometry"
             return
