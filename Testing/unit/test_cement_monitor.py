@@ -377,3 +377,70 @@ def test_cement_beyond_the_zones_stops_too(zones):
     for _ in range(2):
         reading = bench.update((CENTER, 1.0), (CENTER + np.array([0.0, 4.0, -48.0]), 0.1))
     assert reading.leak
+
+
+def test_time_that_runs_backwards_or_stands_still_blinds_the_monitor():
+    bench = Bench()
+    bench.update()
+    for step_s in (0.0, -1.0, math.nan):
+        frames = {name: replace(bench.frame(name), time_s=bench.now_s + step_s) for name in bench.names}
+        assert bench.monitor.update(frames, bench.now_s).health == "time stands still or runs backwards (ap)"
+        assert bench.update().healthy
+    bench.now_s += PERIOD_S
+    ahead = {name: replace(bench.frame(name), time_s=bench.now_s + 5.0) for name in bench.names}
+    assert bench.monitor.update(ahead, bench.now_s).health == "its time lies ahead (ap)"
+
+
+def test_the_pose_of_another_c_arm_blinds_the_monitor():
+    bench = Bench()
+    bench.update()
+    bench.now_s += PERIOD_S
+    other = replace(VIEWS["ap"], pixel_spacing_mm=(0.5, 0.5))
+    frames = {"ap": replace(bench.frame("ap"), geometry=other), "lateral": bench.frame("lateral")}
+    assert bench.monitor.update(frames, bench.now_s).health == "C-arm moved (ap)"
+
+
+def test_a_reference_of_another_detector_is_refused():
+    bench = Bench()
+    small = [replace(bench.frame("ap"), pixels=bench.frame("ap").pixels[:100]) for _ in range(6)]
+    with pytest.raises(ImageError, match=r"view ap: .*144 x 144 pixels"):
+        bench.monitor.set_reference("ap", small)
+
+
+def test_what_cannot_be_judged_is_said_and_is_no_all_clear(zones):
+    without = Bench().update((CENTER, 1.0))
+    assert without.leak is None
+    assert without.cannot_tell == ("whether cement leaks, and by which route: no zones of the anatomy",)
+    judged = Bench(zones).update((CENTER, 1.0))
+    assert judged.leak is False and judged.cannot_tell == ()
+
+
+def test_burned_in_text_that_changes_is_no_cement(zones):
+    bench = Bench(zones, names=())
+    draw = np.random.default_rng(11)
+
+    def shot(*spheres):
+        taken = bench.frame("ap", spheres)
+        pixels = np.minimum(taken.pixels // 96, 200).astype(np.uint8)
+        pixels[-14:-6, 20:60:2] = np.where(draw.random((8, 20)) < 0.5, 255, pixels[-14:-6, 20:60:2])
+        return replace(taken, pixels=pixels)
+
+    bench.monitor.set_reference("ap", [shot() for _ in range(8)])
+    for volume_ml in (0.0, 0.0, 1.0):
+        bench.now_s += PERIOD_S
+        reading = bench.monitor.update({"ap": shot(*([(CENTER, volume_ml)] if volume_ml else []))}, bench.now_s)
+        assert reading.healthy and not reading.leak
+        assert reading.volume_ml == pytest.approx(volume_ml, rel=0.06)
+
+
+def test_more_contrast_than_cement_has_is_calibrated_away(zones):
+    bench = Bench(zones)
+    for volume_ml in (0.4, 0.7, 1.0, 2.0):
+        bench.now_s += PERIOD_S
+        # Cement of another make, or a curve of greys: a quarter more contrast.
+        frames = {}
+        for name in bench.names:
+            total = body_line_integrals(VIEWS[name]) + 1.25 * sphere_line_integrals(VIEWS[name], CENTER, volume_ml)
+            frames[name] = Frame(expose(total, bench.rng), bench.now_s, VIEWS[name])
+        reading = bench.monitor.update(frames, bench.now_s, pump_volume_ml=volume_ml)
+    assert reading.volume_ml == pytest.approx(2.0, rel=0.03)

@@ -36,7 +36,7 @@ _NOISIEST = 0.25
 _RESIDUAL_SHIFT_PIXELS = 0.05
 #: What second derivatives leave of a shift of up to half a pixel, and of blur by movement, as a share of them.
 _RESIDUAL_BEND = 0.1
-#: A pixel whose logarithm differs so much from its neighbours' is dead or hot, not anatomy.
+#: A pixel whose logarithm differs by so much from each neighbour's is dead or hot, not anatomy.
 _DEAD = 0.4
 #: An edge is steeper than so many deviations of a pixel's noise: noise alone reaches a third in a mean of eight frames.
 _EDGE = 2.0
@@ -82,7 +82,8 @@ class Shiftable:
         a, b = -part[0], -part[1]
         rr, rc, cc = self.curvature
         shifted: Image = (self.values if values is None else values) + a * self.gradient[0] + b * self.gradient[1]
-        return shifted + (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
+        shifted += (a * a / 2) * rr + (a * b) * rc + (b * b / 2) * cc
+        return shifted
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def background_of(
     Raises:
         ImageError: for black, saturated or too noisy frames.
     """
-    from scipy.ndimage import maximum_filter, median_filter
+    from scipy.ndimage import maximum_filter
 
     binning = binning_of(geometry)
     mean = np.mean(stack, axis=0)
@@ -176,7 +177,7 @@ def background_of(
     # Blades, circle and dead pixels do not move with the patient, tools not quite. The slow part of the picture spreads
     # them, and its own border, further than they can be seen.
     border = widened(~field.mask, _PENUMBRA_PIXELS)
-    dead = widened(np.abs(raw_log - median_filter(raw_log, SMOOTHING)) > _DEAD, SMOOTHING // 2 + 1)
+    dead = widened(_out_of_line(raw_log), SMOOTHING // 2 + 1)
     still = widened(border | saturated | tools, _SLOW_PIXELS // 2) | widened(dead, SMOOTHING)
     still |= ~np.pad(np.ones([size - _SLOW_PIXELS + 1 for size in lit.shape], bool), _SLOW_PIXELS // 2)
     watched = np.ones(lit.shape, bool)
@@ -243,6 +244,16 @@ def detail(log_signal: Image) -> Image:
 
     result: Image = log_signal - uniform_filter(log_signal, _SLOW_PIXELS, mode="nearest")
     return result
+
+
+def _out_of_line(log_signal: Image) -> NDArray[np.bool_]:
+    """Pixels that are much darker or brighter than all of their eight neighbours."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    around = np.ones((3, 3), bool)
+    around[1, 1] = False
+    lowest, highest = minimum_filter(log_signal, footprint=around), maximum_filter(log_signal, footprint=around)
+    return np.asarray((log_signal < lowest - _DEAD) | (log_signal > highest + _DEAD))
 
 
 def _range_near(log_signal: Image) -> Image:

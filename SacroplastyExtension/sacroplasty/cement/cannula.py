@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import FloatArray
+from ..geometry import FloatArray, transform_points
 from ..xray.geometry import XrayGeometry
 
 #: How far beside its told place a cannula may stand: tip, pose of the C-arm and bending together [mm].
@@ -32,22 +32,24 @@ class Cannula:
 
     def shadow(self, geometry: XrayGeometry) -> NDArray[np.bool_]:
         """Pixels (rows, columns) in which it may stand, tip and margin included."""
+        return self.along_mm(geometry) >= 0
+
+    def along_mm(self, geometry: XrayGeometry) -> FloatArray:
+        """How far up the cannula each pixel (rows, columns) of its shadow lies, and -1 outside."""
         columns, rows = geometry.detector_pixels
         ends = np.stack([self.tip_ras, self.tip_ras + self.length_mm * self.towards_hub])
         pixels = geometry.project(ends)
         if not np.isfinite(pixels).all():
-            return np.zeros((rows, columns), bool)
-        points = pixels * geometry.pixel_spacing_mm
-        depths = (
-            geometry.RASToDetector[2, :3] @ ends.T + geometry.RASToDetector[2, 3]
-        ) / geometry.source_to_detector_mm
+            return np.full((rows, columns), -1.0)
+        tip, hub = pixels * geometry.pixel_spacing_mm
+        depths = transform_points(geometry.RASToDetector, ends)[:, 2] / geometry.source_in_detector_mm[2]
         # Nearer to the source its shadow is wider.
-        radii = (self.outer_diameter_mm / 2 + _BESIDE_MM) / (1 - depths)
+        at_tip, at_hub = (self.outer_diameter_mm / 2 + _BESIDE_MM) / (1 - depths)
         u, v = np.meshgrid(
-            *(np.arange(n) * size for n, size in zip((columns, rows), geometry.pixel_spacing_mm, strict=True))
+            np.arange(columns) * geometry.pixel_spacing_mm[0], np.arange(rows) * geometry.pixel_spacing_mm[1]
         )
-        way = points[1] - points[0]
-        along = ((u - points[0, 0]) * way[0] + (v - points[0, 1]) * way[1]) / max(float(way @ way), 1e-9)
+        way = hub - tip
+        along = ((u - tip[0]) * way[0] + (v - tip[1]) * way[1]) / max(float(way @ way), 1e-9)
         along = np.clip(along, 0, 1)
-        apart = np.hypot(u - points[0, 0] - along * way[0], v - points[0, 1] - along * way[1])
-        return np.asarray(apart <= radii[0] + along * (radii[1] - radii[0]))
+        apart = np.hypot(u - tip[0] - along * way[0], v - tip[1] - along * way[1])
+        return np.where(apart <= at_tip + along * (at_hub - at_tip), along * self.length_mm, -1.0)

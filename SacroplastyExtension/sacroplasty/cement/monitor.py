@@ -186,7 +186,7 @@ class _View:
         assert self.seen is not None
         if not self.veils:
             return self.seen
-        share, gain = self.share, np.float32(self.gain)
+        share, gain = np.asarray(self.share, np.float32), np.float32(self.gain)
         attenuation = gain * unveiled(self.seen.attenuation, share).astype(np.float32)
         return replace(self.seen, attenuation=attenuation, sigma=gain * self.seen.sigma / (1 - share))
 
@@ -245,19 +245,23 @@ class SpreadMonitor:
             )
         if geometry is not None and any(not _same_pose(frame.geometry, geometry) for frame in frames):
             raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
-        signals = [grey_signal(frame.pixels) for frame in frames]
-        if geometry is not None:
-            background = learn_background(signals, geometry, _around(self.tip_ras), self._cannula)
-            pixel_mm = pixel_size_mm(background.geometry, self._middle(geometry))
-            self._views[view] = _View(background, pixel_mm, self.tip_ras)
-        else:
-            assert marks is not None
-            tip = np.zeros(3) if marks.tip_uv is not None else None
-            background = learn_background(signals, stand_in_geometry(signals[0].shape, marks), _around(tip))
-            self._views[view] = _View(background, background.geometry.pixel_spacing_mm[0], tip, marks)
+        try:
+            self._views[view] = self._learned(frames, geometry, marks)
+        except ImageError as error:
+            raise ImageError(f"view {view}: {error}") from None
         self._finder = None
         self._spots, self._growing_frames = [], 0
         self._last = None
+
+    def _learned(self, frames: Sequence[Frame], geometry: XrayGeometry | None, marks: PictureMarks | None) -> _View:
+        signals = [grey_signal(frame.pixels) for frame in frames]
+        if geometry is not None:
+            background = learn_background(signals, geometry, _around(self.tip_ras), self._cannula)
+            return _View(background, pixel_size_mm(background.geometry, self._middle(geometry)), self.tip_ras)
+        assert marks is not None
+        tip = np.zeros(3) if marks.tip_uv is not None else None
+        background = learn_background(signals, stand_in_geometry(signals[0].shape, marks), _around(tip))
+        return _View(background, background.geometry.pixel_spacing_mm[0], tip, marks)
 
     def acknowledge_leak(self) -> None:
         """A person has seen the leak; the next frames judge anew."""
@@ -369,10 +373,11 @@ class SpreadMonitor:
     def _take(self, view: _View, frame: Frame) -> None:
         """Map the cement of a frame, or note why it cannot be used."""
         columns, rows = view.background.full_geometry.detector_pixels
-        last, view.last = view.last, frame
+        last = view.last
         if last is not None and not frame.time_s > last.time_s:
             view.fault = "time stands still or runs backwards"
             return
+        view.last = frame
         if view.placed and frame.geometry is None:
             view.fault = "no geometry"
             return

@@ -1,9 +1,10 @@
-"""A recorded fluoroscopy run: a folder with `frames.mha` and `recording.json`, and its replay through the monitor."""
+"""A recorded fluoroscopy run, and its replay through the monitor: a folder with `frames.mha` and `recording.json`, or
+DICOM XA and RF images as a C-arm stores them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ from ..files import staged_directory
 from ..geometry import FloatArray
 from ..image import read_itk, write_itk
 from ..xray.geometry import XrayGeometry
+from ..xray.images import read_xray
+from .frames import grey_signal
 from .monitor import Frame, MonitorReading, SpreadEvent, SpreadMonitor
 from .reference import FEWEST_REFERENCE_FRAMES
+from .unplaced_view import PictureMarks
 
 FRAMES, RECORD = "frames.mha", "recording.json"
 
 #: Reference frames taken where the recording does not say when the pump began.
 _USUAL_REFERENCE_FRAMES = 8
+#: Taken where a DICOM run does not tell its times [Hz].
+_USUAL_RATE_HZ = 7.5
 
 
 @dataclass(frozen=True)
@@ -30,23 +36,27 @@ class Recording:
     """One view.
 
     Attributes:
-        frames: (n, rows, columns) uint16.
+        frames: (n, rows, columns), larger values brighter.
         time_s: (n,), rising.
-        geometries: one for all frames, or one each.
+        geometries: one for all frames, or one each; none when it is not known where the C-arm stood.
         pump_volume_ml: (n,) given until each frame; None when not recorded.
         air_level: signal of the unattenuated beam; None when not known.
+        marks: what is known of pictures without geometry.
+        notes: what the reader did or what to beware of, one line each.
     """
 
-    frames: NDArray[np.uint16]
+    frames: NDArray
     time_s: FloatArray
     frame_rate_hz: float
     geometries: tuple[XrayGeometry, ...]
     pump_volume_ml: FloatArray | None = None
     air_level: float | None = None
+    marks: PictureMarks = field(default_factory=PictureMarks)
+    notes: tuple[str, ...] = ()
 
     def frame(self, number: int) -> Frame:
         """One frame as the monitor takes it."""
-        geometry = self.geometries[number if len(self.geometries) > 1 else 0]
+        geometry = self.geometries[number % len(self.geometries)] if self.geometries else None
         return Frame(self.frames[number], float(self.time_s[number]), geometry)
 
     @property
@@ -71,11 +81,13 @@ def write_recording(recording: Recording, folder: Path) -> None:
     content: dict[str, Any] = {
         "frame_rate_hz": recording.frame_rate_hz,
         "time_s": recording.time_s,
-        "geometry": geometries[0] if len(geometries) == 1 else geometries,
+        "geometry": (geometries[0] if len(geometries) == 1 else geometries) if geometries else None,
+        "tip_pixel": recording.marks.tip_uv,
+        "pixel_mm_in_patient": recording.marks.pixel_mm,
         "pump_volume_ml": recording.pump_volume_ml,
         "air_level": recording.air_level,
     }
-    spacing = recording.geometries[0].pixel_spacing_mm
+    spacing = recording.geometries[0].pixel_spacing_mm if recording.geometries else (1.0, 1.0)
     with staged_directory(Path(folder)) as stage:
         image = sitk.GetImageFromArray(recording.frames)
         image.SetSpacing([*spacing, 1.0])
@@ -83,49 +95,92 @@ def write_recording(recording: Recording, folder: Path) -> None:
         write_document(stage / RECORD, "recording", {key: value for key, value in content.items() if value is not None})
 
 
-def read_recording(folder: Path) -> Recording:
-    """Read one view.
+def read_recording(path: Path) -> Recording:
+    """Read one view: a folder with `recording.json`, a DICOM file, or a folder of DICOM files of one frame each.
 
     Raises:
-        DocumentError, ImageError, GeometryError: saying what is wrong with the folder.
+        DocumentError, ImageError, GeometryError: saying what is wrong, and where.
     """
+    path = Path(path)
+    return _read_own(path) if (path / RECORD).exists() else _read_images(path)
+
+
+def _read_own(folder: Path) -> Recording:
     import SimpleITK as sitk
 
-    folder = Path(folder)
     record = read_document(folder / RECORD, "recording")
-    frames = sitk.GetArrayFromImage(read_itk(folder / FRAMES))
-    if frames.ndim != 3 or frames.dtype != np.uint16:
-        raise ImageError(f"{folder / FRAMES} must hold columns x rows x frames of 16-bit unsigned numbers")
-    given = record["geometry"]
-    volume = record.get("pump_volume_ml")
+    pixels = sitk.GetArrayFromImage(read_itk(folder / FRAMES))
+    try:
+        frames = np.stack([grey_signal(one) for one in pixels]) if pixels.ndim > 2 else grey_signal(pixels)[None]
+    except ImageError as error:
+        raise ImageError(f"{folder / FRAMES} does not hold columns x rows x frames of greys: {error}") from None
+    given, volume, tip = record.get("geometry", []), record.get("pump_volume_ml"), record.get("tip_pixel")
+    rate_hz = float(record["frame_rate_hz"])
+    times = record.get("time_s")
     recording = Recording(
         frames=frames,
-        time_s=np.asarray(record["time_s"], float),
-        frame_rate_hz=float(record["frame_rate_hz"]),
+        time_s=np.arange(len(frames)) / rate_hz if times is None else np.asarray(times, float),
+        frame_rate_hz=rate_hz,
         geometries=tuple(XrayGeometry.from_dict(one) for one in (given if isinstance(given, list) else [given])),
         pump_volume_ml=None if volume is None else np.asarray(volume, float),
         air_level=record.get("air_level"),
+        marks=PictureMarks(None if tip is None else (tip[0], tip[1]), record.get("pixel_mm_in_patient")),
+        notes=() if times is not None else (f"no times are recorded: {rate_hz:g} frames a second are taken",),
     )
     _check(recording, str(folder))
     return recording
 
 
-def find_views(folder: Path) -> dict[str, Path]:
-    """The views of a recording: the folder itself, or its subfolders that are recordings.
+def _read_images(path: Path) -> Recording:
+    """Frames of DICOM files; their headers do not tell where in the CT the C-arm stands."""
+    files = [path] if path.is_file() else _dicom_files(path)
+    if not files:
+        raise DocumentError(f"{path} holds neither {RECORD} nor DICOM images; give the folder of a recording")
+    images = [read_xray(file) for file in files]
+    shapes = {image.frames.shape[1:] for image in images}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{columns} x {rows}" for rows, columns in sorted(shapes))
+        raise ImageError(f"the pictures in {path} are of {sizes} pixels; a recording shows one view in one size")
+    frames = np.concatenate([image.frames for image in images])
+    times = np.array(images[0].frame_times_s if len(images) == 1 else [])
+    notes = {note for image in images for note in image.notes}
+    if len(times) != len(frames):
+        times = np.arange(len(frames)) / _USUAL_RATE_HZ
+        notes.add(f"no times are recorded: {_USUAL_RATE_HZ:g} frames a second are taken, in the order of the files")
+    if images[0].signal in ("logarithmic", "displayed"):
+        notes.add(f"beware: greys are {images[0].signal}; volumes need the pump's to be right")
+    step_s = float(np.median(np.diff(times))) if len(times) > 1 else 1 / _USUAL_RATE_HZ
+    recording = Recording(frames, times, 1 / step_s, (), notes=tuple(sorted(notes)))
+    _check(recording, str(path))
+    return recording
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in (".dcm", ".ima"))
+
+
+def find_views(path: Path) -> dict[str, Path]:
+    """The views of a recording: the folder or DICOM file itself, or the subfolders that are recordings.
 
     Raises:
         DocumentError: when there is none or more than two.
     """
-    folder = Path(folder)
-    if (folder / RECORD).exists():
-        return {folder.name: folder}
-    if not folder.is_dir():
-        raise DocumentError(f"{folder} is no folder; give the folder of a recording")
-    views = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD}"))}
+    path = Path(path)
+    if path.is_file() or (path / RECORD).exists():
+        return {path.stem: path}
+    if not path.is_dir():
+        raise DocumentError(f"{path} is no folder; give the folder of a recording")
+    if _dicom_files(path):
+        return {path.name: path}
+    views = {
+        sub.name: sub
+        for sub in sorted(path.iterdir())
+        if (sub / RECORD).exists() or (sub.is_dir() and _dicom_files(sub))
+    }
     if not 1 <= len(views) <= 2:
         raise DocumentError(
-            f"{folder} holds {len(views)} recorded views; a recording has {RECORD} and {FRAMES} in the folder itself, "
-            "or in one or two subfolders"
+            f"{path} holds {len(views)} recorded views; a recording has {RECORD} and {FRAMES}, or DICOM images, in the "
+            "folder itself or in one or two subfolders"
         )
     return views
 
@@ -152,7 +207,7 @@ def replay(
                 f"view {view} has {count} of {len(recording.frames)} frames before the injection; the monitor needs at "
                 f"least {FEWEST_REFERENCE_FRAMES} before and one after (see --reference-frames)"
             )
-        monitor.set_reference(view, [recording.frame(number) for number in range(count)])
+        monitor.set_reference(view, [recording.frame(number) for number in range(count)], recording.marks)
         arrivals += [(float(recording.time_s[number]), view, number) for number in range(count, len(recording.frames))]
     arrivals.sort(key=lambda arrival: arrival[0])
     # Both planes of a biplane unit fire within one period: judge them together.
@@ -172,11 +227,21 @@ def replay(
     return readings
 
 
-def events_content(readings: list[MonitorReading], views: dict[str, str]) -> dict[str, Any]:
-    """The content of an events document. Numbers that are not known become null."""
+def events_content(
+    readings: list[MonitorReading], views: dict[str, str], cannot_tell: Sequence[str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """The content of an events document. Numbers that are not known become null.
+
+    Args:
+        views: where each came from.
+        cannot_tell: what the monitor did not know even where it saw well.
+        notes: of the readers.
+    """
     return {
         "coordinateSystem": "RAS",
         "views": views,
+        "cannot_tell": list(cannot_tell),
+        "notes": list(notes),
         "frames": [
             {
                 "time_s": reading.time_s,
@@ -207,9 +272,16 @@ def _number(value: float) -> float | None:
 
 def _check(recording: Recording, where: str) -> None:
     count, rows, columns = recording.frames.shape
-    if recording.time_s.shape != (count,) or not (np.diff(recording.time_s) > 0).all():
+    if recording.time_s.shape != (count,):
         raise DocumentError(f"{where}: time_s must hold {count} rising times, one for each frame")
-    if len(recording.geometries) not in (1, count):
+    wrong = np.flatnonzero(~(np.diff(recording.time_s) > 0))
+    if wrong.size:
+        before, after = recording.time_s[wrong[0] : wrong[0] + 2]
+        raise DocumentError(
+            f"{where}: time_s must hold rising times, but frame {wrong[0] + 2}, at {after:g} s, follows {before:g} s"
+        )
+    recording.marks.check((rows, columns))
+    if len(recording.geometries) not in (0, 1, count):
         raise DocumentError(f"{where}: give one geometry, or {count}, one for each frame")
     if recording.pump_volume_ml is not None and recording.pump_volume_ml.shape != (count,):
         raise DocumentError(f"{where}: pump_volume_ml must hold {count} numbers, one for each frame")

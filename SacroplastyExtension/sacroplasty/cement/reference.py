@@ -23,9 +23,9 @@ _SATURATED_SHARE = 1e-3
 _STILL_PIXELS = 0.02
 #: More of the field than this changes when an instrument moves.
 _LARGEST_MOVED_SHARE = 0.002
-#: A cannula in so many pixels tells which way the greys run: its shadow is this much further from the middle than the
-#: rest of its surroundings. Seen: below 0.8 in pictures as they are, above 2 in negatives.
-_SHADOW_PIXELS, _BRIGHTER = 100, 1.4
+#: So many pieces of a cannula of this length tell which way the greys run. Its shadow stands out 2.5 times as far as
+#: what surrounds it, to the dark side or in a negative to the bright one.
+_FEWEST_PIECES, _PIECE_MM = 10, 2.0
 #: So much of what has to be seen must be usable.
 _USABLE = 0.8
 
@@ -81,11 +81,15 @@ def learn_background(
 
 def _looks_bright(cannula: Cannula, background: Background) -> bool:
     """Whether steel, the darkest of all, is bright: then the picture is a negative. Thin bone would tell no side."""
-    shadow = cannula.shadow(background.geometry) & background.usable
-    if np.count_nonzero(shadow) < _SHADOW_PIXELS:
+    along_mm = cannula.along_mm(background.geometry)
+    here = background.usable & (along_mm >= 0)
+    piece = (along_mm[here] / _PIECE_MM).astype(int)
+    pieces = np.unique(piece)
+    if len(pieces) < _FEWEST_PIECES:
         return False
-    dark, bright = np.percentile(background.log_detail.values[shadow], [5, 95])
-    return bool(bright > _BRIGHTER * abs(dark))
+    values = background.log_detail.values[here]
+    dark, bright = (np.median([np.max(sign * values[piece == one]) for one in pieces]) for sign in (-1, 1))
+    return bool(bright > dark)
 
 
 def _white_level(frame: NDArray) -> float:

@@ -28,8 +28,8 @@ _FAR_MM = 1e6
 _APART_MM, _PIECE_MM2 = 2.0, 6.0
 #: The cannula's profile is taken so far to both sides, as a share of the marked length, and in steps of [pixels].
 _BESIDE_SHARE, _PROFILE_STEP = 0.4, 0.25
-#: Where the profile has so much of its depth the cannula ends: hollow or filled, it is within 5 % there.
-_EDGE_DEPTH = 0.3
+#: The profile is smoothed by this much before its slope is taken [pixels].
+_SMOOTHING_PIXELS = 0.6
 #: A cannula stands out of its profile's noise by this factor.
 _LEAST_DEPTH = 6.0
 
@@ -83,7 +83,9 @@ def stand_in_geometry(shape: tuple[int, ...], marks: PictureMarks) -> XrayGeomet
 def pixel_mm_of_cannula(
     frames: Sequence[NDArray], tip_uv: ArrayLike, shaft_uv: ArrayLike, outer_diameter_mm: float
 ) -> float:
-    """Size of a pixel in the patient, from a cannula of known diameter in the picture.
+    """Size of a pixel in the patient, from a cannula of known diameter in the picture, its stylet drawn.
+
+    Within 6 % where the cannula is 4 pixels wide or more. A filled one has softer rims and seems up to a third thinner.
 
     Args:
         frames: (rows, columns) each, larger values brighter, of one moment.
@@ -92,7 +94,7 @@ def pixel_mm_of_cannula(
     Raises:
         ImageError: when the marks are too close, or nothing dark as a cannula runs between them.
     """
-    from scipy.ndimage import map_coordinates
+    from scipy.ndimage import gaussian_filter1d, map_coordinates
 
     tip, way = np.asarray(tip_uv, float), np.subtract(shaft_uv, tip_uv)
     length = float(np.linalg.norm(way))
@@ -116,13 +118,11 @@ def pixel_mm_of_cannula(
     depth = -float(profile[lowest])
     if not depth > _LEAST_DEPTH * float(np.std(profile[~near])):
         raise ImageError("no cannula is to be seen between the two marks; mark its tip and a point far up the shaft")
-    dark = profile < -_EDGE_DEPTH * depth
-    left, right = lowest, lowest
-    while left > 1 and (dark[left - 1] or dark[left - 2]):
-        left -= 1
-    while right < len(dark) - 2 and (dark[right + 1] or dark[right + 2]):
-        right += 1
-    return outer_diameter_mm / ((right - left + 1) * _PROFILE_STEP)
+    # A tube is steepest at its rims, sharp or blurred.
+    slope = gaussian_filter1d(profile, _SMOOTHING_PIXELS / _PROFILE_STEP, order=1)
+    left = int(np.argmin(np.where(near & (np.arange(len(slope)) <= lowest), slope, np.inf)))
+    right = int(np.argmax(np.where(near & (np.arange(len(slope)) >= lowest), slope, -np.inf)))
+    return outer_diameter_mm / (_peak(slope, right) - _peak(-slope, left)) / _PROFILE_STEP
 
 
 def stray_cement(seen: CementMap, tip_uv: ArrayLike, pixel_mm: float) -> list[str]:
@@ -148,6 +148,12 @@ def stray_cement(seen: CementMap, tip_uv: ArrayLike, pixel_mm: float) -> list[st
         elif number != depot and np.count_nonzero(piece) * pixel_mm**2 >= _PIECE_MM2:
             stray.append("unknown")
     return sorted(set(stray))
+
+
+def _peak(values: NDArray, at: int) -> float:
+    """Where a peak lies between samples, by the parabola through its highest one and both neighbours."""
+    before, here, after = values[at - 1 : at + 2]
+    return at + 0.5 * float(before - after) / min(float(before - 2 * here + after), -1e-12)
 
 
 def _slope(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:

@@ -10,6 +10,8 @@ import click
 from .common import OUTPUT_FILE, json_option, progress, report
 
 if TYPE_CHECKING:
+    from ..cement.recording import Recording
+    from ..cement.unplaced_view import PictureMarks
     from ..planning.model import Trajectory
 
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Plan document; tells the tip.")
 @click.option("--side", type=click.Choice(["left", "right"]), help="Of the injection, when the plan has both.")
 @click.option("--reference-frames", type=int, help="Leading frames without cement.  [default: before the pump began]")
+@click.option("--tip-pixel", type=float, nargs=2, metavar="COLUMN ROW", help="Of the tip, where no geometry is known.")
+@click.option("--pixel-mm", type=float, help="Size of a pixel in the patient, where no geometry is known.")
 @click.option("--out", type=OUTPUT_FILE, help="Events document.  [default: RECORDING/events.json]")
 @json_option
 def command(
@@ -27,24 +31,35 @@ def command(
     plan_path: Path | None,
     side: str | None,
     reference_frames: int | None,
+    tip_pixel: tuple[float, float] | None,
+    pixel_mm: float | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Replay RECORDING, a folder of one view or with a subfolder for each of two, through the spread monitor.
+    """Replay RECORDING through the spread monitor: a folder of one view or with a subfolder for each of two, or DICOM.
 
-    Leaks are judged only with both --anatomy and --plan; the volume needs neither.
+    Leaks are judged only with both --anatomy and --plan and with the C-arm's geometry; the volume needs neither. DICOM
+    holds no such geometry: mark the tip with --tip-pixel, and give --pixel-mm for a volume.
     """
+    from dataclasses import replace
+
     import numpy as np
 
     from ..anatomy.files import read_anatomy
+    from ..cement.cannula import Cannula
     from ..cement.monitor import MonitorSettings, SpreadMonitor
     from ..cement.recording import events_content, find_views, read_recording, replay
     from ..cement.zones import make_zones
     from ..documents import write_document
+    from ..geometry import unit
     from ..planning.files import read_plan
 
     folders = find_views(recording)
     recordings = {view: read_recording(folder) for view, folder in folders.items()}
+    if tip_pixel is not None or pixel_mm is not None:
+        recordings = {
+            view: replace(one, marks=_marks(recordings, tip_pixel, pixel_mm)) for view, one in recordings.items()
+        }
     anatomy = None if anatomy_folder is None else read_anatomy(anatomy_folder)
     planned = None
     if plan_path is not None:
@@ -52,12 +67,18 @@ def command(
     tip = None if planned is None else planned.target
     zones = None if anatomy is None or planned is None else make_zones(anatomy, planned.target, (planned.side,))
     slowest_hz = min(one.frame_rate_hz for one in recordings.values())
-    monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz))
+    cannula = None
+    if planned is not None:
+        towards_hub = unit(planned.entry_skin - planned.target)
+        cannula = Cannula(planned.target, towards_hub, planned.needle.outer_diameter_mm)
+    monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz), cannula)
     with progress("Watching the spread") as update:
         readings = replay(monitor, recordings, reference_frames, update)
 
-    path = out or recording / "events.json"
-    write_document(path, "events", events_content(readings, {view: str(folder) for view, folder in folders.items()}))
+    path = out or (recording if recording.is_dir() else recording.parent) / "events.json"
+    notes = sorted({f"{view}: {note}" for view, one in recordings.items() for note in one.notes})
+    sources = {view: str(folder) for view, folder in folders.items()}
+    write_document(path, "events", events_content(readings, sources, monitor.cannot_tell, notes))
     events = [event for reading in readings for event in reading.events]
     seen = [reading for reading in readings if np.isfinite(reading.volume_ml)]
     stops = [event for event in events if event.stop]
@@ -67,7 +88,9 @@ def command(
         "blind_frames": len(readings) - len(seen),
         "volume_ml": seen[-1].volume_ml if seen else None,
         "volume_ml_sd": seen[-1].volume_ml_sd if seen else None,
-        "leaks_judged": zones is not None,
+        "leaks_judged": monitor.judges_leaks,
+        "cannot_tell": list(monitor.cannot_tell),
+        "notes": notes,
         "events": len(events),
         "first_stop": None
         if not stops
@@ -76,8 +99,9 @@ def command(
     lines = [f"{len(readings)} frames, {summary['blind_frames']} of them blind"]
     if seen:
         lines.append(f"cement at the end: {seen[-1].volume_ml:.2f} mL (sd {seen[-1].volume_ml_sd:.2f})")
-    if zones is None:
-        lines.append("leaks were not judged: that needs --anatomy and --plan")
+    lines += [*notes, *(f"not known: {what}" for what in monitor.cannot_tell)]
+    if not monitor.judges_leaks:
+        lines.append("leaks were not judged: that needs --anatomy, --plan and the C-arm's geometry")
     lines += [f"{event.time_s:8.2f} s  {event.level}: {event.route}" for event in events]
     report(as_json, summary, "\n".join([*lines, f"Written to {path}"]))
 
@@ -92,3 +116,14 @@ def _planned(trajectories: tuple[Trajectory, ...], side: str | None, path: Path)
     if side is None and len({item.side for item in accepted}) > 1:
         raise PlanError(f"{path} plans both sides; say which one the recording shows with --side")
     return accepted[0]
+
+
+def _marks(
+    recordings: dict[str, Recording], tip_pixel: tuple[float, float] | None, pixel_mm: float | None
+) -> PictureMarks:
+    from ..cement.unplaced_view import PictureMarks
+    from ..errors import ImageError
+
+    if len(recordings) > 1 or any(one.geometries for one in recordings.values()):
+        raise ImageError("--tip-pixel and --pixel-mm are for one view without geometry; this recording knows more")
+    return PictureMarks(tip_pixel, pixel_mm)

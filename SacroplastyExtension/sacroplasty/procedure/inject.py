@@ -344,7 +344,7 @@ class _InjectionRun:
             pump_fault=pump.fault,
             frames_changing={view: Observed(_is_live(seen), device_s - seen.age_s) for view, seen in views.items()},
             monitor_healthy=None if reading is None else Observed(reading.healthy, reading.time_s),
-            leak=None if reading is None else Observed(reading.leak, reading.time_s),
+            leak=None if reading is None or reading.leak is None else Observed(reading.leak, reading.time_s),
             cement_phase=Observed(self._cement.phase(now_s), device_s),
             pressure_kpa=pump.pressure_kpa,
             registration_error_mm=Observed(self._error_mm, device_s),
