@@ -11,7 +11,7 @@ from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from .alignment import align, aligned
-from .background import Background, background_of, shown_share, smoothed
+from .background import Background, Image, background_of, shown_share, smoothed
 from .cannula import Cannula
 from .frames import binned, binning_of
 
@@ -21,6 +21,8 @@ FEWEST_REFERENCE_FRAMES = 4
 _SATURATED_SHARE = 1e-3
 #: Shifts between reference frames that need no alignment [pixels].
 _STILL_PIXELS = 0.02
+#: The second time the frames are compared with a sharper picture.
+_ALIGNING_ROUNDS = 2
 #: More of the field than this changes when an instrument moves.
 _LARGEST_MOVED_SHARE = 0.002
 #: So many pieces of a cannula of this length tell which way the greys run. Its shadow stands out 2.5 times as far as
@@ -59,15 +61,11 @@ def learn_background(
     white = min(_white_level(frame) for frame in frames)
     binning = binning_of(geometry)
     stack = [binned(frame, binning) for frame in frames]
-    background = background_of(stack, geometry, white, needed_ras, cannula)
-    # The patient breathes while the reference is taken: without alignment it would be blurred and seem noisy.
-    found = [
-        align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable)
-        for one in stack
-    ]
-    if max(np.abs([*one.shift_pixels, *one.warp.ravel()]).max() for one in found) > _STILL_PIXELS:
-        still = [aligned(one, alignment) for one, alignment in zip(stack, found, strict=True)]
-        background = background_of(still, geometry, white, needed_ras, cannula)
+    # The patient breathes while the reference is taken. All frames together would be blurred and seem noisy, so that no
+    # edge stood out of the noise; the first few do not.
+    background = background_of(stack[:FEWEST_REFERENCE_FRAMES], geometry, white, needed_ras, cannula)
+    for _ in range(_ALIGNING_ROUNDS):
+        background = background_of(_stilled(stack, background), geometry, white, needed_ras, cannula)
     if background.moved_share > _LARGEST_MOVED_SHARE:
         raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     if needed_ras is not None and shown_share(background.usable, background.geometry, needed_ras) < _USABLE:
@@ -77,6 +75,17 @@ def learn_background(
     if cannula is not None and _looks_bright(cannula, background):
         raise ImageError("the cannula is brighter than what surrounds it: the greys are inverted; turn them round")
     return background
+
+
+def _stilled(stack: list[Image], background: Background) -> list[Image]:
+    """Frames in the place of the background; as they are when nothing moved."""
+    found = [
+        align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable)
+        for one in stack
+    ]
+    if max(np.abs([*one.shift_pixels, *one.warp.ravel()]).max() for one in found) <= _STILL_PIXELS:
+        return stack
+    return [aligned(one, alignment) for one, alignment in zip(stack, found, strict=True)]
 
 
 def _looks_bright(cannula: Cannula, background: Background) -> bool:
