@@ -9,16 +9,15 @@ plan is what the plan cannot explain in all views at once.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..geometry import FloatArray
-from ..image import Volume
 from ..xray.geometry import XrayGeometry
 from .background import SMOOTHING, Image
 from .grid import grid_points
@@ -42,8 +41,9 @@ _PATH_SD = 0.03
 _BLOB_MM, _RECENT = 4.6, 2
 #: Growth at places this near to each other is one spot [mm].
 _SPOT_MM = 7.0
-#: Less beside the plan is no spot [mL].
-_LEAST_ML = 0.02
+#: Less beside the plan is no spot: so much, and so much more for each second of the time looked at, in which good
+#: cement at the cortex adds up too [mL, mL/s].
+_LEAST_ML, _LEAST_ML_S = 0.015, 0.005
 _ROUNDS = 60
 
 
@@ -62,33 +62,28 @@ class Spot:
     zone: str
 
 
-@dataclass
 class _Snapshots:
     """Means of what was shown in times of `_SNAPSHOT_S`, which are less noisy than single frames."""
 
-    times_s: deque[float] = field(default_factory=deque)
-    masses: deque[Image] = field(default_factory=deque)
-    _since: list[tuple[float, Image]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, Image]] = deque(maxlen=math.ceil((_WINDOWS_S[-1] + _BREATH_S) / _SNAPSHOT_S) + 2)
+        self._since: list[tuple[float, Image]] = []
 
     def keep(self, time_s: float, mass: Image) -> None:
         self._since.append((time_s, mass))
         if time_s - self._since[0][0] < _SNAPSHOT_S:
             return
-        self.times_s.append(time_s)
-        self.masses.append(np.mean([one for _, one in self._since], axis=0))
+        self._kept.append((time_s, np.mean([one for _, one in self._since], axis=0)))
         self._since.clear()
-        while time_s - self.times_s[0] > _WINDOWS_S[-1] + _BREATH_S:
-            self.times_s.popleft()
-            self.masses.popleft()
 
     def before(self, time_s: float) -> Image | None:
-        """The most that each bin showed in the breath before this time; None when nothing is so old."""
-        older = [
-            mass
-            for when, mass in zip(self.times_s, self.masses, strict=True)
-            if time_s - _BREATH_S <= when <= time_s
-        ]
-        return np.max(older, axis=0) if older else None
+        """The most that each bin showed in the last breath seen before this time; None when nothing is so old."""
+        older = [(when, mass) for when, mass in self._kept if when <= time_s]
+        if not older:
+            return None
+        newest_s = older[-1][0]
+        result: Image = np.max([mass for when, mass in older if when >= newest_s - _BREATH_S], axis=0)
+        return result
 
 
 class GrowthWatch:
@@ -139,7 +134,7 @@ class GrowthWatch:
         if len(paths) == 2:
             weights = {name: self._weight(name, sigmas[name], masses[name]) for name in paths}
             for window_s in _WINDOWS_S:
-                spots += self._spots(recent, weights, now_s - window_s)
+                spots += self._spots(recent, weights, now_s, window_s)
         for name, mass in masses.items():
             self._kept[name].keep(now_s, mass)
         return spots
@@ -165,20 +160,22 @@ class GrowthWatch:
         variance = 2 * rays.variance(np.where(known, SMOOTHING * sigma, 0.0)) + (_PATH_SD * mass) ** 2
         return np.where(rays.share(known) > 0.99, 1 / np.sqrt(np.maximum(variance, 1e-6)), 0.0).ravel()
 
-    def _spots(self, masses: dict[str, Image], weights: dict[str, FloatArray], since_s: float) -> list[Spot]:
-        growth, system = [], []
+    def _spots(
+        self, masses: dict[str, Image], weights: dict[str, FloatArray], now_s: float, window_s: float
+    ) -> list[Spot]:
+        growth = {}
         for name, mass in masses.items():
-            before = self._kept[name].before(since_s)
+            before = self._kept[name].before(now_s - window_s)
             if before is None:
                 return []
-            growth.append((mass - before).ravel())
-        grown = self._put_down(dict(zip(masses, growth, strict=True)), weights)
+            growth[name] = (mass - before).ravel().astype(float)
+        grown = self._put_down(growth, weights)
         if grown is None:
             return []
-        return self._gather(grown)
+        return self._gather(grown, _LEAST_ML + _LEAST_ML_S * window_s)
 
     def _put_down(self, growth: dict[str, FloatArray], weights: dict[str, FloatArray]) -> FloatArray | None:
-        """How much of each voxel has been filled (n,), in mL; None when the plan explains all."""
+        """Which share of each voxel has been filled (n,); None when the plan explains all."""
         from scipy.sparse import diags, vstack
 
         gain = np.zeros(len(self._points))
@@ -199,10 +196,11 @@ class GrowthWatch:
         grown[active] = filled
         return self._blobs @ grown
 
-    def _gather(self, grown: FloatArray) -> list[Spot]:
+    def _gather(self, grown: FloatArray, least_ml: float) -> list[Spot]:
+        """Places where enough (n,) grew beside the plan."""
         rays = next(iter(self._rays.values()))
         volume = np.where(self._beside, grown, 0.0) * rays.voxel_ml
-        spots = []
+        spots: list[Spot] = []
         while True:
             there = np.flatnonzero(volume)
             if not there.size:
@@ -210,7 +208,7 @@ class GrowthWatch:
             peak = there[np.argmax(volume[there])]
             near = there[np.linalg.norm(self._points[there] - self._points[peak], axis=1) <= _SPOT_MM]
             total = float(volume[near].sum())
-            if total >= _LEAST_ML:
+            if total >= least_ml:
                 votes = np.bincount(self._labels[near], weights=volume[near], minlength=len(self._names))
                 middle = np.average(self._points[near], axis=0, weights=volume[near])
                 spots.append(Spot(middle, total, self._names[int(np.argmax(votes))]))

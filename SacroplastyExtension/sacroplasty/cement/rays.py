@@ -53,12 +53,13 @@ class Rays:
 
     def share(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Share of each bin's pixels that a mask holds."""
-        return self._sums(mask) / self._bin**2
+        return self._sums(mask) / np.float32(self._bin**2)
 
     def at(self, image: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What the bins show at each voxel; true off the detector, where nothing speaks against cement."""
         row, column = (self._first + (self._part >= 0.5)).T
-        return image[row, column] | ~self._inside
+        shown: NDArray[np.bool_] = image[row, column]
+        return shown | ~self._inside
 
     def system(self, voxels: NDArray[np.intp]) -> Any:
         """Sparse matrix (bins, voxels): what a full voxel puts into each bin, shared by its four nearest."""
