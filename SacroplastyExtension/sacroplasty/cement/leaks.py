@@ -35,7 +35,7 @@ _REACH_MM = 6.0
 #: The canal, where a leak is gravest, wins the vote against bone from this share of its votes on.
 _CANAL_SHARE = 0.2
 
-#: Less that cannot be placed is the noise of a bone's edge [mL].
+#: Less that cannot be placed is the noise of a bone's edge, or a first drop that another view does not show yet [mL].
 _SPECK_ML = 0.02
 
 #: Cement that runs far in a thin streak is in a vein: so long at least, so thin at most [mm].
@@ -66,9 +66,7 @@ class Finding:
 
     @property
     def is_leak(self) -> bool:
-        """Whether this is cement where none may be. What cannot be placed counts, once it is more than a speck."""
-        if self.zone == "unknown":
-            return self.volume_ml >= _SPECK_ML
+        """Whether this is cement where none may be. What cannot be placed counts."""
         return self.zone != "bone"
 
 
@@ -124,7 +122,8 @@ class LeakFinder:
                     zone = VEIN if is_streak(here, self._pixel_mm[name]) else zone
                 area = self._pixel_mm[name] ** 2
                 volume_ml = float(seen.attenuation[here].sum()) / attenuation_per_mm * area / 1000
-                found.append(Finding(zone, position, volume_ml, name))
+                if zone != "unknown" or volume_ml >= _SPECK_ML:
+                    found.append(Finding(zone, position, volume_ml, name))
         return found
 
     def touched(self, maps: dict[str, CementMap]) -> dict[str, FloatArray]:
