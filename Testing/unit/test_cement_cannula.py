@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cement_scene import CENTER, PLACES, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
+from cement_scene import (
+    CENTER,
+    PLACES,
+    block_anatomy,
+    body_line_integrals,
+    cannula_line_integrals,
+    expose,
+    sphere_line_integrals,
+    views,
+)
 from sacroplasty.cement.cannula import Cannula
 from sacroplasty.cement.monitor import Frame, MonitorSettings, SpreadMonitor
 from sacroplasty.cement.zones import make_zones
@@ -17,27 +26,11 @@ from sacroplasty.geometry import unit
 VIEWS = views(144)
 PERIOD_S = 0.2
 TOWARDS_HUB = unit([-0.3, -1.0, 0.25])
-STEEL_PER_MM = 0.95
 
 
 @pytest.fixture(scope="module")
 def zones():
     return make_zones(block_anatomy(), CENTER, ("left",))
-
-
-def steel(geometry, sideways_mm):
-    """Attenuation by a tube of 3.05 mm, bore 2.39 mm, from its tip at CENTER on, moved a little."""
-    columns, rows = geometry.detector_pixels
-    v, u = np.indices((3 * rows, 3 * columns)) / 3 - 1 / 3
-    rays = geometry.pixel_ras(np.stack([u, v], axis=-1)) - geometry.source_ras
-    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    to_tip = CENTER + sideways_mm - geometry.source_ras
-    across = np.cross(rays, TOWARDS_HUB)
-    sine = np.linalg.norm(across, axis=-1)
-    apart = np.abs(across @ to_tip) / sine
-    along = ((rays @ TOWARDS_HUB) * (rays @ to_tip) - TOWARDS_HUB @ to_tip) / sine**2
-    outer, inner = (2 * np.sqrt(np.maximum(size**2 / 4 - apart**2, 0)) / sine for size in (3.05, 2.39))
-    return STEEL_PER_MM * ((outer - inner) * (along > 0)).reshape(rows, 3, columns, 3).mean(axis=(1, 3))
 
 
 class Room:
@@ -56,7 +49,11 @@ class Room:
         taken = {}
         for name, geometry in VIEWS.items():
             cement = sum(sphere_line_integrals(geometry, center, volume) for center, volume in spheres)
-            total = body_line_integrals(geometry) + steel(geometry, sideways_mm) + cement
+            total = (
+                body_line_integrals(geometry)
+                + cannula_line_integrals(geometry, CENTER + sideways_mm, TOWARDS_HUB)
+                + cement
+            )
             taken[name] = Frame(expose(total, self.rng), self.now_s, geometry)
         return taken
 

@@ -444,3 +444,15 @@ def test_more_contrast_than_cement_has_is_calibrated_away(zones):
             frames[name] = Frame(expose(total, bench.rng), bench.now_s, VIEWS[name])
         reading = bench.monitor.update(frames, bench.now_s, pump_volume_ml=volume_ml)
     assert reading.volume_ml == pytest.approx(2.0, rel=0.03)
+
+
+def test_cement_beside_what_cannot_be_seen_has_a_volume(zones):
+    bench = Bench(zones)
+    bench.now_s += PERIOD_S
+    frames = {name: bench.frame(name, [(CENTER, 1.0)]) for name in bench.names}
+    for frame in frames.values():
+        frame.pixels[66:69, 65:68] = 65535
+    reading = bench.monitor.update(frames, bench.now_s)
+    assert reading.healthy
+    # A twentieth of the shadow is hidden.
+    assert reading.volume_ml == pytest.approx(1.0, rel=0.15) and math.isfinite(reading.volume_ml_sd)

@@ -7,30 +7,48 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from click.testing import CliRunner
 
-from cement_scene import CENTER, PLACES, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
+from cement_scene import (
+    CENTER,
+    PLACES,
+    block_anatomy,
+    body_line_integrals,
+    cannula_line_integrals,
+    expose,
+    sphere_line_integrals,
+    views,
+)
+from make_dicom import write_xray
 from sacroplasty.anatomy.files import write_anatomy
+from sacroplasty.cement.leaks import pixel_size_mm
 from sacroplasty.cement.monitor import SpreadMonitor
 from sacroplasty.cement.recording import Recording, find_views, read_recording, replay, write_recording
+from sacroplasty.cement.unplaced_view import PictureMarks
 from sacroplasty.cement.zones import make_zones
 from sacroplasty.cli import monitor as monitor_command
 from sacroplasty.cli import spread as spread_command
 from sacroplasty.documents import read_document
 from sacroplasty.errors import DocumentError, ImageError, PlanError, SacroplastyError
+from sacroplasty.geometry import unit
 from sacroplasty.image import read_volume
 from sacroplasty.planning.files import write_plan
 from sacroplasty.planning.model import Depot, Plan, Trajectory
 from sacroplasty.planning.needles import needle
 
 VIEWS = views(144)
+#: Straight behind the tip.
+SKIN = [-35.0, -60.0, 10.0]
 
 
-def record(view: str, leak: bool = False, seed: int = 3) -> Recording:
+def record(view: str, leak: bool = False, cannula: bool = False, seed: int = 3) -> Recording:
     """Six frames before the injection, then 0.25 mL more in each; with a leak in the last four."""
     rng = np.random.default_rng(seed)
     geometry = VIEWS[view]
     body = body_line_integrals(geometry)
+    if cannula:
+        body = body + cannula_line_integrals(geometry, CENTER, unit(np.subtract(SKIN, CENTER)))
     volumes = np.concatenate([np.zeros(6), 0.25 * np.arange(1, 9)])
     frames = []
     for number, volume in enumerate(volumes):
@@ -60,7 +78,7 @@ def case(tmp_path_factory):
     tip = Trajectory(
         side="left",
         technique="short-axis",
-        entry_skin=np.array([-35.0, -60.0, 10.0]),
+        entry_skin=np.array(SKIN),
         entry_bone=np.array([-35.0, -20.0, 10.0]),
         target=CENTER,
         needle=needle(11),
@@ -72,7 +90,7 @@ def case(tmp_path_factory):
     )
     write_plan(Plan((tip,), anatomy.image_hash), folder / "patient" / "plan.json")
     for view in VIEWS:
-        write_recording(record(view, leak=True), folder / "run" / view)
+        write_recording(record(view, leak=True, cannula=True), folder / "run" / view)
     return folder
 
 
@@ -113,7 +131,9 @@ def test_replay_finds_the_leak_at_its_second_frame():
 @pytest.mark.parametrize(
     ("spoil", "word"),
     [
-        (lambda one: replace(one, time_s=one.time_s[::-1]), "rising times"),
+        (lambda one: replace(one, time_s=one.time_s[::-1]), "frame 2, at 2.4 s, follows 2.6 s"),
+        (lambda one: replace(one, time_s=np.minimum(one.time_s, 1.0)), "frame 7, at 1 s, follows 1 s"),
+        (lambda one: replace(one, geometries=(), marks=PictureMarks((500, 3))), "outside the picture"),
         (lambda one: replace(one, time_s=one.time_s[:-1]), "rising times"),
         (lambda one: replace(one, geometries=one.geometries * 2), "one geometry"),
         (lambda one: replace(one, pump_volume_ml=one.pump_volume_ml[:-1]), "pump_volume_ml"),
@@ -121,9 +141,75 @@ def test_replay_finds_the_leak_at_its_second_frame():
     ],
 )
 def test_recordings_that_contradict_themselves_are_refused(tmp_path, spoil, word):
-    with pytest.raises(DocumentError, match=word):
+    with pytest.raises(SacroplastyError, match=word):
         write_recording(spoil(record("ap")), tmp_path / "ap")
     assert not (tmp_path / "ap").exists()
+
+
+def test_a_recording_without_times_goes_by_its_frame_rate(tmp_path):
+    write_recording(record("ap"), tmp_path / "ap")
+    document = json.loads((tmp_path / "ap" / "recording.json").read_text())
+    del document["time_s"]
+    (tmp_path / "ap" / "recording.json").write_text(json.dumps(document))
+    read = read_recording(tmp_path / "ap")
+    assert read.time_s == pytest.approx(record("ap").time_s)
+    assert read.notes == ("no times are recorded: 5 frames a second are taken",)
+
+
+def test_a_recording_of_colors_is_refused_and_one_of_equal_colors_read(tmp_path):
+    written = record("ap")
+    write_recording(written, tmp_path / "ap")
+    for shade, of in ((1, "grey"), (2, "color")):
+        colors = np.stack([written.frames, written.frames // shade, written.frames], axis=-1)
+        sitk.WriteImage(sitk.GetImageFromArray(colors, isVector=True), str(tmp_path / "ap" / "frames.mha"))
+        if of == "grey":
+            assert np.array_equal(read_recording(tmp_path / "ap").frames, written.frames)
+    with pytest.raises(ImageError, match=r"frames.mha.*in color"):
+        read_recording(tmp_path / "ap")
+
+
+def dicom_run(folder, count=14, **tags):
+    """The recording as a C-arm stores it: frames in one file, nothing said of the pump."""
+    write_xray(folder / "run.dcm", record("ap").frames[:count], **tags)
+    return folder / "run.dcm"
+
+
+def test_a_dicom_run_is_watched_in_the_picture_alone(tmp_path):
+    run = dicom_run(tmp_path, FrameTime=200.0)
+    tip, pixel_mm = VIEWS["ap"].project(CENTER), pixel_size_mm(VIEWS["ap"], CENTER)
+    marks = ["--tip-pixel", *map(str, tip), "--pixel-mm", str(pixel_mm), "--reference-frames", "6"]
+    result = CliRunner().invoke(monitor_command.command, [str(run), *marks, "--json"], catch_exceptions=False)
+    summary = json.loads(result.stdout)
+    assert summary["frames"] == 8 and summary["blind_frames"] == 0
+    assert summary["volume_ml"] == pytest.approx(2.0, rel=0.04)
+    assert summary["leaks_judged"] is False
+    document = read_document(tmp_path / "events.json", "events")
+    assert document["frames"][-1]["concentricity"] == pytest.approx(1.0, abs=0.06)
+    assert any("whether cement leaks" in what for what in document["cannot_tell"])
+
+
+def test_dicom_frames_in_single_files_without_times(tmp_path):
+    for number, frame in enumerate(record("ap").frames[:5]):
+        write_xray(tmp_path / f"{number:03d}.dcm", frame)
+    assert find_views(tmp_path) == {tmp_path.name: tmp_path}
+    read = read_recording(tmp_path)
+    assert read.frames.shape == (5, 144, 144) and read.geometries == ()
+    assert any("no times are recorded" in note for note in read.notes)
+    write_xray(tmp_path / "005.dcm", record("ap").frames[5][:100])
+    with pytest.raises(ImageError, match="144 x 100 and 144 x 144"):
+        read_recording(tmp_path)
+
+
+def test_one_frame_is_no_run(tmp_path):
+    run = dicom_run(tmp_path, count=1)
+    result = CliRunner().invoke(monitor_command.command, [str(run)])
+    assert isinstance(result.exception, ImageError) and "1 of 1 frames" in str(result.exception)
+    assert not (tmp_path / "events.json").exists()
+
+
+def test_marks_are_for_one_view_without_geometry(case):
+    result = CliRunner().invoke(monitor_command.command, [str(case / "run"), "--pixel-mm", "0.5"])
+    assert isinstance(result.exception, ImageError) and "one view without geometry" in str(result.exception)
 
 
 def test_damaged_recordings_are_refused(tmp_path):

@@ -523,7 +523,7 @@ class SpreadMonitor:
         geometry = view.background.geometry
         where = center_ras if center_ras is not None and view.placed else self._middle(geometry, view.placed)
         # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
-        region = widened(view.seen.detected, 2) & view.background.usable
+        region = widened(view.seen.detected, 2) & np.isfinite(view.seen.sigma)
         return region, pixel_size_mm(geometry, where) ** 2 / self.settings.cement_per_mm / 1000
 
     def _measure(

@@ -25,9 +25,10 @@ _STILL_PIXELS = 0.02
 _ALIGNING_ROUNDS = 2
 #: More of the field than this changes when an instrument moves.
 _LARGEST_MOVED_SHARE = 0.002
-#: So many pieces of a cannula of this length tell which way the greys run. Its shadow stands out 2.5 times as far as
-#: what surrounds it, to the dark side or in a negative to the bright one.
-_FEWEST_PIECES, _PIECE_MM = 10, 2.0
+#: So many pieces of a cannula of this length tell which way the greys run. Its shadow stands out more than twice as far
+#: as what surrounds it, to the dark side or in a negative to the bright one; where none is to be seen (simulated
+#: pictures), about half of the pieces are brighter and half darker.
+_FEWEST_PIECES, _PIECE_MM, _NEGATIVE, _NEGATIVE_SHARE = 10, 2.0, 1.8, 0.8
 #: So much of what has to be seen must be usable.
 _USABLE = 0.8
 
@@ -97,8 +98,8 @@ def _looks_bright(cannula: Cannula, background: Background) -> bool:
     if len(pieces) < _FEWEST_PIECES:
         return False
     values = background.log_detail.values[here]
-    dark, bright = (np.median([np.max(sign * values[piece == one]) for one in pieces]) for sign in (-1, 1))
-    return bool(bright > dark)
+    dark, bright = np.array([[np.max(sign * values[piece == one]) for one in pieces] for sign in (-1, 1)])
+    return bool(np.median(bright) > _NEGATIVE * np.median(dark) and np.mean(bright > dark) > _NEGATIVE_SHARE)
 
 
 def _white_level(frame: NDArray) -> float:

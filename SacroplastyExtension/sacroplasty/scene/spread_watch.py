@@ -8,6 +8,7 @@ from typing import Literal
 
 from slicer import vtkMRMLScene
 
+from ..cement.cannula import Cannula
 from ..cement.interlock import Limits, Observed
 from ..cement.monitor import Frame, MonitorSettings, SpreadMonitor
 from ..cement.zones import make_zones
@@ -15,6 +16,7 @@ from ..devices.fluoroscope import Frame as DetectorFrame
 from ..errors import AnatomyError, GeometryError, ImageError, PlanError
 from ..geometry import FloatArray, unit
 from ..planning.model import Side
+from ..planning.needles import needle
 from ..procedure.injection_session import Surroundings
 from ..xray.geometry import XrayGeometry
 from .anatomy import anatomy_of, segmented_ct
@@ -82,7 +84,8 @@ class SpreadWatch:
             raise PlanError(f"no trajectory is accepted for the {side} ala, so no cement belongs there")
         zones = make_zones(anatomy_of(self._scene, segmentation, ct_node), trajectory.target, (side,))
         settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
-        self._monitor = SpreadMonitor(zones, tip_ras(self._scene, side, withdrawn_mm), settings)
+        cannula = cannula_of(self._scene, side, withdrawn_mm)
+        self._monitor = SpreadMonitor(zones, cannula.tip_ras, settings, cannula)
         self._view, self._waiting, self._reference, self.problem = None, {}, {}, ""
 
     def forget(self) -> None:
@@ -169,8 +172,8 @@ class SpreadWatch:
         return {plane: Observed(view.changing, now_s - view.age_s) for plane, view in views.items()}
 
 
-def tip_ras(scene: vtkMRMLScene, side: Side, withdrawn_mm: float) -> FloatArray:
-    """Where cement leaves the trocar: where it was placed, or planned, and so far back along its axis.
+def cannula_of(scene: vtkMRMLScene, side: Side, withdrawn_mm: float) -> Cannula:
+    """The trocar of a side: where it was placed, or planned, and so far back along its axis.
 
     Raises:
         PlanError: when neither a trocar nor a plan of this side is known.
@@ -179,10 +182,19 @@ def tip_ras(scene: vtkMRMLScene, side: Side, withdrawn_mm: float) -> FloatArray:
     plan = plan_of(scene)
     trajectory = chosen(plan).get(side) if plan else None
     if placed is not None:
-        return placed.tip_ras + withdrawn_mm * unit(placed.hub_ras - placed.tip_ras)
-    if trajectory is None:
+        tip, behind = placed.tip_ras, placed.hub_ras
+    elif trajectory is not None:
+        tip, behind = trajectory.target, trajectory.entry_skin
+    else:
         raise PlanError(f"neither a trocar nor a plan of the {side} side is known")
-    return trajectory.target + withdrawn_mm * unit(trajectory.entry_skin - trajectory.target)
+    trocar = trajectory.needle if trajectory is not None else needle()
+    towards_hub = unit(behind - tip)
+    return Cannula(tip + withdrawn_mm * towards_hub, towards_hub, trocar.outer_diameter_mm)
+
+
+def tip_ras(scene: vtkMRMLScene, side: Side, withdrawn_mm: float) -> FloatArray:
+    """Where cement leaves the trocar of a side; fails as `cannula_of`."""
+    return cannula_of(scene, side, withdrawn_mm).tip_ras
 
 
 def _frame_of(taken: DetectorFrame) -> Frame:
