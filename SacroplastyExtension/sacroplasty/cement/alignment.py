@@ -129,11 +129,20 @@ def _overlap(size: int, shift: int) -> tuple[slice, slice]:
 def expected_log(background: Background, alignment: Alignment, base: Image | None = None) -> Image:
     """What the frame would be without cement, moved back by whole pixels; `base` instead of the smoothed background."""
     shifted = background.log_signal.at(alignment.field(background.log_signal.values.shape), base)
+    return shifted + _change(shifted, background, alignment)
+
+
+def exposure_change(background: Background, alignment: Alignment) -> Image:
+    """By how much the logarithm of a frame that was put in the place of the background differs from it."""
+    return _change(background.log_signal.values, background, alignment)
+
+
+def _change(log_signal: Image, background: Background, alignment: Alignment) -> Image:
     constant, factor = alignment.exposure.astype(np.float32)
-    expected: Image = shifted + constant + factor * (shifted - np.float32(background.median_log))
-    for coefficient, term in zip(alignment.slow.astype(np.float32), _slow_terms(shifted.shape), strict=True):
-        expected += coefficient * term
-    return expected
+    change: Image = constant + factor * (log_signal - np.float32(background.median_log))
+    for coefficient, term in zip(alignment.slow.astype(np.float32), _slow_terms(log_signal.shape), strict=True):
+        change += coefficient * term
+    return change
 
 
 def _fit(

@@ -130,6 +130,7 @@ def background_of(
     stack: Sequence[Image],
     geometry: XrayGeometry,
     white: float,
+    field: Field,
     needed_ras: FloatArray | None = None,
     cannula: Cannula | None = None,
 ) -> Background:
@@ -137,9 +138,9 @@ def background_of(
 
     Args:
         white: signal at which the detector saturates.
+        field: of the binned frames.
+        needed_ras: (n, 3) places that have to be seen.
         cannula: that may tremble.
-        needed_ras: (n, 3) places that have to be seen. A field without them is none, but a dark patient beside bright
-            air.
 
     Raises:
         ImageError: for black, saturated or too noisy frames.
@@ -150,12 +151,6 @@ def background_of(
     mean = np.mean(stack, axis=0)
     # What was saturated a moment ago, or is text that is burned in, is unknown when it moves in.
     saturated = maximum_filter(np.max(stack, axis=0) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
-    try:
-        field = find_field(mean)
-    except ImageError:
-        raise ImageError("the reference frames are black; correct the exposure first") from None
-    if needed_ras is not None and shown_share(field.mask, binned_geometry(geometry, binning), needed_ras) < _SHOWN:
-        field = Field(np.ones(mean.shape, bool), None, ())
     lit = field.mask & ~saturated & (mean > 0)
     if np.count_nonzero(lit) < _LEAST_USABLE * lit.size:
         raise ImageError("the reference frames are black or saturated; correct the exposure first")
@@ -208,6 +203,28 @@ def background_of(
         least_signal=least,
         moved_share=np.count_nonzero(moved) / np.count_nonzero(usable & watched),
     )
+
+
+def field_of(stack: Sequence[Image], geometry: XrayGeometry, needed_ras: FloatArray | None = None) -> Field:
+    """Circle and blades of binned frames as they were taken: these stand still while the patient breathes.
+
+    Args:
+        needed_ras: (n, 3) places that have to be seen. A field without them is none, but a dark patient beside bright
+            air.
+
+    Raises:
+        ImageError: for black frames.
+    """
+    mean = np.mean(stack, axis=0)
+    try:
+        field = find_field(mean)
+    except ImageError:
+        raise ImageError("the reference frames are black; correct the exposure first") from None
+    if needed_ras is None:
+        return field
+    if shown_share(field.mask, binned_geometry(geometry, binning_of(geometry)), needed_ras) < _SHOWN:
+        return Field(np.ones(mean.shape, bool), None, ())
+    return field
 
 
 def shown_share(mask: NDArray[np.bool_], geometry: XrayGeometry, points_ras: FloatArray) -> float:

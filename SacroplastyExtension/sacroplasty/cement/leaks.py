@@ -8,6 +8,7 @@ starts there.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,13 +87,20 @@ class LeakFinder:
         half_voxel = float(zones.labels.spacing_mm[0]) / 2
         self._reach = {name: int(np.ceil((_TOLERANCE_MM + half_voxel) / size)) for name, size in self._pixel_mm.items()}
 
-    def findings(self, maps: dict[str, CementMap], attenuation_per_mm: float) -> list[Finding]:
-        """All pieces of cement that the planned ala does not explain, of every view."""
+    def findings(
+        self, maps: dict[str, CementMap], attenuation_per_mm: float, calibrated: Collection[str]
+    ) -> list[Finding]:
+        """All pieces of cement that the planned ala does not explain, of every view.
+
+        Args:
+            calibrated: views of which is known how much scatter hides. That another shows no cement tells nothing.
+        """
         from scipy.ndimage import label
 
         square = np.ones((3, 3), bool)
         possible = {
-            name: seen.attenuation + 3 * seen.sigma > _HIDDEN_MM * attenuation_per_mm for name, seen in maps.items()
+            name: seen.attenuation + 3 * seen.sigma > (_HIDDEN_MM * attenuation_per_mm if name in calibrated else -np.inf)
+            for name, seen in maps.items()
         }
         unexplained = {}
         for name, seen in maps.items():

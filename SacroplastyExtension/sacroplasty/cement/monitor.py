@@ -416,7 +416,8 @@ class SpreadMonitor:
         """All that holds now, told already or not."""
         if self._finder is None:
             return []
-        found = self._finder.findings(maps, self.settings.cement_per_mm)
+        calibrated = [name for name in maps if self._views[name].veils]
+        found = self._finder.findings(maps, self.settings.cement_per_mm, calibrated)
         for name in fresh:
             view = self._views[name]
             leaking = any(finding.view == name and finding.is_leak for finding in found)

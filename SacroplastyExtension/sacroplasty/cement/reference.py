@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .alignment import align, aligned
-from .background import Background, Image, background_of, shown_share, smoothed
+from .alignment import align, aligned, exposure_change
+from .background import Background, Image, background_of, field_of, shown_share, smoothed
 from .cannula import Cannula
 from .frames import binned, binning_of
 
@@ -62,11 +62,12 @@ def learn_background(
     white = min(_white_level(frame) for frame in frames)
     binning = binning_of(geometry)
     stack = [binned(frame, binning) for frame in frames]
+    field = field_of(stack, geometry, needed_ras)
     # The patient breathes while the reference is taken. All frames together would be blurred and seem noisy, so that no
     # edge stood out of the noise; the first few do not.
-    background = background_of(stack[:FEWEST_REFERENCE_FRAMES], geometry, white, needed_ras, cannula)
+    background = background_of(stack[:FEWEST_REFERENCE_FRAMES], geometry, white, field, needed_ras, cannula)
     for _ in range(_ALIGNING_ROUNDS):
-        background = background_of(_stilled(stack, background), geometry, white, needed_ras, cannula)
+        background = background_of(_stilled(stack, background), geometry, white, field, needed_ras, cannula)
     if background.moved_share > _LARGEST_MOVED_SHARE:
         raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     if needed_ras is not None and shown_share(background.usable, background.geometry, needed_ras) < _USABLE:
@@ -79,14 +80,17 @@ def learn_background(
 
 
 def _stilled(stack: list[Image], background: Background) -> list[Image]:
-    """Frames in the place of the background; as they are when nothing moved."""
+    """Frames in the place of the background, and of its exposure; as they are when nothing moved."""
     found = [
         align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable)
         for one in stack
     ]
     if max(np.abs([*one.shift_pixels, *one.warp.ravel()]).max() for one in found) <= _STILL_PIXELS:
         return stack
-    return [aligned(one, alignment) for one, alignment in zip(stack, found, strict=True)]
+    return [
+        aligned(one, alignment) / np.exp(exposure_change(background, alignment))
+        for one, alignment in zip(stack, found, strict=True)
+    ]
 
 
 def _looks_bright(cannula: Cannula, background: Background) -> bool:
