@@ -13,7 +13,6 @@ from darcy_reference import reference_fill
 from sacroplasty.cement.grid import grid_points, local_grid
 from sacroplasty.cement.spread import (
     CANCELLOUS_POROSITY,
-    Depot,
     balloon_cavity,
     invade,
     invade_depots,
@@ -22,6 +21,7 @@ from sacroplasty.cement.spread import (
 )
 from sacroplasty.errors import PlanError
 from sacroplasty.image import Volume
+from sacroplasty.planning.model import Depot
 
 
 def block(half_size_mm: float = 30.0) -> Volume:

@@ -19,9 +19,8 @@ from ..cement.injection import InjectionState, Mode, Prescription, Request
 from ..cement.interlock import Limits
 from ..cement.line import InjectionLine, cannula_line, pressure_outlook
 from ..cement.manual_injection import EnteredVolumes, ManualDelivery, VolumeSource
-from ..cement.spread import Depot
 from ..errors import DocumentError, PlanError
-from ..planning.model import Side
+from ..planning.model import Depot, Side
 from ..planning.needles import needle
 from ..procedure.conduct import PRESSURE_LIMIT_KPA, RATE_ML_S
 from ..procedure.injection_alarms import standing_alarms
