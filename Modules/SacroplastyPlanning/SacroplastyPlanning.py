@@ -97,7 +97,7 @@ class SacroplastyPlanningParameterNode:
     stateAccuracy, registrationSd..., toolSd... - What navigation may be off, to be kept clear as well.
     biopsy, balloon ... - What else the trocar is to be good for.
     alaLimitMl, totalLimitMl, limitReason - Most cement, and why it is another limit than the usual.
-    showMargin, showCement - What is drawn with the selected trajectory.
+    showMargin, showCement, showSpread - What is drawn with the selected trajectory.
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -125,6 +125,7 @@ class SacroplastyPlanningParameterNode:
     limitReason: str = ""
     showMargin: bool = True
     showCement: bool = True
+    showSpread: bool = True
 
 
 #
@@ -162,6 +163,9 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(NEAREST_COLUMN, qt.QHeaderView.Stretch)
         self.ui.clearanceTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        for table in (self.ui.waysTable, self.ui.routesTable):
+            table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+            table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         for name in self.logic.needleNames():
             self.ui.needleComboBox.addItem(name)
         self.ui.needleComboBox.addItem(_("Other, by its numbers"))
@@ -179,6 +183,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
         self.ui.nearestButton.connect("clicked(bool)", self.onNearestButton)
         self.ui.volumeButton.connect("clicked(bool)", self.onVolumeButton)
+        self.ui.spreadButton.connect("clicked(bool)", self.onSpreadButton)
         self.ui.alongButton.connect("clicked(bool)", self.onAlongButton)
         self.ui.standardButton.connect("clicked(bool)", self.onStandardButton)
         self.ui.depthSlider.connect("valueChanged(double)", self.onDepthChanged)
@@ -289,6 +294,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self.showRow(row, shown)
         self.logic.choose(parameters.ct, parameters.segmentation)
         self.showSelected()
+        self.showSpread()
         self.showStatus()
 
     def showRow(self, name, shown):
@@ -327,20 +333,23 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
     def onPlanButton(self):
         """Plan, with the progress shown in a dialog that can cancel it."""
         sides = [side for side in ("left", "right") if self._parameterNode.getValue(side)]
-        self.do(lambda: self.withProgress(lambda progress: self.logic.plan(sides, self.options(), progress)))
+        options = self.options()
+        search = _("Searching trajectories…")
+        # A canceled search keeps the selection.
+        self.do(lambda: 0 if self.withProgress(search, lambda tell: self.logic.plan(sides, options, tell)) else None)
 
-    def withProgress(self, work):
-        """Do work(progress) with a dialog that shows how far it is; gives the row to select, None when canceled."""
+    def withProgress(self, text, work):
+        """Do work(progress) with a dialog that shows how far it is; False when it was canceled."""
         dialog = slicer.util.createProgressDialog(
-            labelText=_("Searching trajectories…"),
+            labelText=text,
             windowTitle=_("Sacroplasty Planning"),
             windowModality=qt.Qt.WindowModal,
         )
         try:
             work(lambda fraction: self.showProgress(dialog, fraction))
-            return 0
+            return True
         except Canceled:
-            return None
+            return False
         finally:
             dialog.close()
 
@@ -434,8 +443,10 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         row = self.selected()[1]
         for button in (self.ui.moveButton, self.ui.snapButton, self.ui.mirrorButton, self.ui.deleteButton):
             button.enabled = row is not None
-        for widget in (self.ui.volumeButton, self.ui.alongButton, self.ui.standardButton, self.ui.nearestButton):
-            widget.enabled = row is not None
+        for button in (self.ui.volumeButton, self.ui.alongButton, self.ui.standardButton, self.ui.nearestButton):
+            button.enabled = row is not None
+        self.ui.spreadButton.enabled = row is not None
+        self.showSpread()
         self.ui.takeButton.enabled = row is not None and row.trajectory.accepted and not row.is_chosen
         if row is None:
             self.observeLine(None)
@@ -556,6 +567,33 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         was = parameters.StartModify()
         parameters.alaLimitMl, parameters.totalLimitMl, parameters.limitReason = ala, total, reason
         parameters.EndModify(was)
+
+    # Predicted spread
+
+    def onSpreadButton(self):
+        """Predict where the cement of the selected trajectory goes; canceled, the scene stays as it was."""
+        row, text = self.selected()[1], _("Predicting the spread…")
+
+        def predict():
+            self.withProgress(text, lambda tell: self.logic.predictSpread(row, tell))
+
+        self.do(predict)
+
+    def showSpread(self):
+        """The prediction for the selected trajectory. One of another tip or volume is only said to be outdated."""
+        row = self.selected()[1]
+        found = self.logic.spread(row)
+        self.logic.showSpread(row, self._parameterNode is not None and self._parameterNode.showSpread)
+        self.ui.spreadLabel.text = self.logic.spreadText(row, found)
+        for table, texts in (
+            (self.ui.waysTable, self.logic.wayTexts(row, found)),
+            (self.ui.routesTable, self.logic.routeTexts(found)),
+        ):
+            table.setRowCount(len(texts))
+            for number, columns in enumerate(texts):
+                for column, text in enumerate(columns):
+                    self.setCell(table, number, column, text)
+            table.visible = bool(texts)
 
     # Views
 
@@ -780,6 +818,32 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             interaction.SwitchToViewTransformMode()
         slicer.mrmlScene.RemoveNode(line)
 
+    # Predicted spread
+
+    def predictSpread(self, row, progress=None):
+        """Predict the spread of a trajectory and show it in the scene.
+
+        :param progress: called with 0 to 1; may raise to end it.
+        """
+        from sacroplasty.scene import plan_spread
+
+        plan_spread.predict(slicer.mrmlScene, row, progress)
+
+    def spread(self, row):
+        """The prediction of a trajectory as it is planned now; None when there is none."""
+        from sacroplasty.scene import plan_spread, spread
+
+        if row is None or not plan_spread.is_current(slicer.mrmlScene, row):
+            return None
+        return spread.summary(slicer.mrmlScene, row.trajectory.side)
+
+    def showSpread(self, selected, visible):
+        """Draw predictions that hold: that of the selected trajectory, and that of the one used on the other side."""
+        from sacroplasty.scene import plan_spread
+
+        used = [row for row in self.rows() if row.is_chosen]
+        plan_spread.show_current(slicer.mrmlScene, ([] if selected is None else [selected]) + used, visible)
+
     # Views
 
     def showAlongTrocar(self, index, depthMm):
@@ -889,6 +953,70 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         if trajectory.balloon is not None:
             lines.append(_("Balloon of {diameter} mm").format(diameter=f"{trajectory.balloon.diameter_mm:.0f}"))
         return "\n".join(lines)
+
+    def spreadText(self, row, found):
+        """What is predicted for a trajectory, in a few lines."""
+        from sacroplasty.scene import spread
+
+        if row is None:
+            return ""
+        if found is None:
+            if spread.summary(slicer.mrmlScene, row.trajectory.side) is None:
+                return _("Not predicted yet.")
+            return _("⚠ Outdated: the last prediction is of another tip or volume. Predict again.")
+        leak = _("{symbol} {volume} mL: cement leaves the bone in {share} of {members} simulated bones")
+        lines = [
+            leak.format(
+                symbol="⚠" if found.any_leak > 0 else "✔",
+                volume=f"{found.volume_ml:.1f}",
+                share=f"{found.any_leak:.0%}",
+                members=found.members,
+            )
+        ]
+        if not row.trajectory.technique.startswith("body"):
+            lines.append(_("{share} of it in the planned ala").format(share=f"{found.in_plan_fraction:.0%}"))
+        lines.append(_("Pressure in the line {pressure}").format(pressure=found.pressure_text))
+        if found.volume_ml > found.room_ml:
+            lines.append(_("⚠ Only {room} mL find room in the bone").format(room=f"{found.room_ml:.1f}"))
+        lines += [f"⚠ {found.warning}"] if found.warning else []
+        lines.append(_("By assumptions about bone that no image shows; not compared with patients."))
+        return "\n".join(lines)
+
+    def wayTexts(self, row, found):
+        """The planned way to give the cement and others, column by column."""
+        if found is None:
+            return []
+        names = {
+            "all at the target": _("All at the target"),
+            "less, at the target": _("Less, at the target"),
+        }
+        planned = _("As planned") if len(row.trajectory.depots) == 1 else _("As planned, withdrawn")
+        first = found.rows[0].route if found.rows and found.any_leak > 0 else ""
+        depots = [depot.volume_ml for depot in row.trajectory.depots if depot.volume_ml > 0]
+        ways = [(planned, depots, found.any_leak, first)]
+        ways += [(names[way], other.depots_ml, other.any_leak, other.route) for way, other in found.others.items()]
+        return [
+            (f"{name}: {' + '.join(f'{volume:.1f}' for volume in volumes)} mL", f"{leaks:.0%}", route or "–")
+            for name, volumes, leaks, route in ways
+        ]
+
+    def routeTexts(self, found):
+        """Routes by which cement may leave the bone, column by column."""
+        if found is None:
+            return []
+
+        def milliliters(volume):
+            return "–" if volume is None else f"{volume:.1f}"
+
+        return [
+            (
+                route.route,
+                "{:.0%} ({:.0%} to {:.0%})".format(route.probability, *route.interval),
+                milliliters(route.from_ml),
+                milliliters(route.at_risk_ml),
+            )
+            for route in found.rows
+        ]
 
     def statusText(self):
         """Whether each side of the plan has a trajectory, one line a side."""

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from slicer import vtkMRMLScene
 
+from ..anatomy.labels import SIDES
 from ..cement.line import cannula_line
 from ..cement.presets import default_preset
 from ..cement.spread import planned_cavity
 from ..errors import PlanError
 from ..planning.depots import ways_to_give
+from ..planning.model import Side
 from ..planning.uncertainty import pose_uncertainty
 from . import spread
 from .planning import TrajectoryRow, plan_of
 from .spread import SpreadSummary
 
 
-def predict(
-    scene: vtkMRMLScene, row: TrajectoryRow, progress: Callable[[float], None] | None = None
-) -> SpreadSummary:
+def predict(scene: vtkMRMLScene, row: TrajectoryRow, progress: Callable[[float], None] | None = None) -> SpreadSummary:
     """Predict the spread of a trajectory, and of other ways to give its cement, and show it in the scene.
 
     The tip is as uncertain as the plan says that navigation is, where it says so.
@@ -56,3 +56,19 @@ def is_current(scene: vtkMRMLScene, row: TrajectoryRow) -> bool:
     """Whether the prediction of the side is of this trajectory as it is planned now."""
     depots = [depot for depot in row.trajectory.depots if depot.volume_ml > 0]
     return not row.is_moved and spread.is_of(scene, row.trajectory.side, depots)
+
+
+def show_current(scene: vtkMRMLScene, rows: Iterable[TrajectoryRow], visible: bool) -> None:
+    """Draw the predictions of trajectories that still hold, and hide the others.
+
+    Args:
+        rows: the first one of a side counts, and over the slices the first of all.
+    """
+    first: dict[Side, TrajectoryRow] = {}
+    for row in rows:
+        first.setdefault(row.trajectory.side, row)
+    for side in SIDES:
+        if side not in first:
+            spread.set_visible(scene, side, False)
+    for side, row in reversed(first.items()):
+        spread.set_visible(scene, side, visible and is_current(scene, row))
