@@ -926,6 +926,10 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
         return percent(probability)
 
+    def share(self, part):
+        """A share of few simulated bones, which has no decimals to tell."""
+        return f"{100 * part:.0f} %"
+
     def techniqueText(self, row):
         label = next((one.label() for one in Technique if one.value == row.trajectory.technique), "")
         return f"{label}, {row.trajectory.needle.name}"
@@ -969,12 +973,12 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             leak.format(
                 symbol="⚠" if found.any_leak > 0 else "✔",
                 volume=f"{found.volume_ml:.1f}",
-                share=f"{found.any_leak:.0%}",
+                share=self.share(found.any_leak),
                 members=found.members,
             )
         ]
         if not row.trajectory.technique.startswith("body"):
-            lines.append(_("{share} of it in the planned ala").format(share=f"{found.in_plan_fraction:.0%}"))
+            lines.append(_("{share} of it in the planned ala").format(share=self.share(found.in_plan_fraction)))
         lines.append(_("Pressure in the line {pressure}").format(pressure=found.pressure_text))
         if found.volume_ml > found.room_ml:
             lines.append(_("⚠ Only {room} mL find room in the bone").format(room=f"{found.room_ml:.1f}"))
@@ -996,7 +1000,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         ways = [(planned, depots, found.any_leak, first)]
         ways += [(names[way], other.depots_ml, other.any_leak, other.route) for way, other in found.others.items()]
         return [
-            (f"{name}: {' + '.join(f'{volume:.1f}' for volume in volumes)} mL", f"{leaks:.0%}", route or "–")
+            (f"{name}: {' + '.join(f'{volume:.1f}' for volume in volumes)} mL", self.share(leaks), route or "–")
             for name, volumes, leaks, route in ways
         ]
 
@@ -1011,7 +1015,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         return [
             (
                 route.route,
-                "{:.0%} ({:.0%} to {:.0%})".format(route.probability, *route.interval),
+                "{} ({} to {})".format(*(self.share(part) for part in (route.probability, *route.interval))),
                 milliliters(route.from_ml),
                 milliliters(route.at_risk_ml),
             )

@@ -330,7 +330,9 @@ SURFACES_LEFT = {"Predicted cement left 50 %", "Predicted cement left 90 %"}
 def test_the_spread_is_predicted_beside_other_ways_and_outdated_by_another_volume(
     desktop, host, page, picture_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(spread, "predict", partial(spread.predict, members=2))
+    # Two bones will do, but not for the picture in the documentation.
+    members = 2 if picture_folder == tmp_path else 32
+    monkeypatch.setattr(spread, "predict", partial(spread.predict, members=members))
     ui = page.ui
     assert ui.spreadLabel.text == "Not predicted yet." and texts(ui.waysTable) == []
     ui.spreadButton.click()
@@ -339,8 +341,11 @@ def test_the_spread_is_predicted_beside_other_ways_and_outdated_by_another_volum
     assert planned[0] == f"As planned, withdrawn: {depots[0]:.1f} + {depots[1]:.1f} mL"
     assert together[0] == f"All at the target: {sum(depots):.1f} mL"
     assert less[0] == f"Less, at the target: {depots[0]:.1f} mL"
-    assert float(together[1].rstrip("%")) >= float(less[1].rstrip("%")), "more cement at one place cannot leak less"
-    assert f"{sum(depots):.1f} mL: cement leaves the bone in {planned[1]} of 2 simulated bones" in ui.spreadLabel.text
+    assert float(together[1].rstrip(" %")) >= float(less[1].rstrip(" %")), "more cement at one place cannot leak less"
+    assert (
+        f"{sum(depots):.1f} mL: cement leaves the bone in {planned[1]} of {members} simulated bones"
+        in ui.spreadLabel.text
+    )
     assert "kPa" in ui.spreadLabel.text and "not compared with patients" in ui.spreadLabel.text
     assert "Presacral" in [row[0] for row in texts(ui.routesTable)]
     assert shown_surfaces(desktop) == SURFACES_LEFT
