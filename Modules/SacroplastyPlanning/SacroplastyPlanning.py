@@ -633,7 +633,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
     def onImportButton(self):
         def read():
             first = self.logic.importFile(self.ui.importPathLineEdit.currentPath, self.options())
-            self.ui.exportLabel.text = _("✔ Read and checked on this CT.")
+            self.ui.exportLabel.text = self.logic.importedText()
             return first
 
         self.ui.exportLabel.text = ""
@@ -676,6 +676,11 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
     def choose(self, ct, segmentation):
         """Say on which CT and segmentation to work."""
+        from sacroplasty.scene import dicom
+
+        if ct is not None:
+            # Slicer has a DICOM database only when its DICOM module is there.
+            dicom.note_frame_of_reference(ct, getattr(slicer, "dicomDatabase", None))
         self.desk().choose(ct, segmentation)
 
     def prepare(self):
@@ -739,9 +744,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         self.desk().search(sides, options, progress)
 
     def rows(self):
-        from sacroplasty.scene import planning
-
-        return planning.trajectory_rows(slicer.mrmlScene)
+        return self.desk().rows()
 
     def select(self, index, movable, margin, cement):
         """Show a trajectory alone on its side; movable if it is to be dragged."""
@@ -872,6 +875,12 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         return plan_files.import_file(path, self.desk(), options)
 
     # Texts
+
+    def importedText(self):
+        """That what was imported is of this CT, and how that was found."""
+        if self.desk().frame_of_reference is None:
+            return _("✔ Read and checked on this CT, told by its image alone: it has no DICOM frame of reference.")
+        return _("✔ Read and checked on this CT.")
 
     def readable(self, name):
         from sacroplasty.scene import anatomy
@@ -1024,6 +1033,9 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
     def statusText(self):
         """Whether each side of the plan has a trajectory, one line a side."""
+        foreign = self.desk().why_foreign
+        if foreign:
+            return f"✘ {foreign}"
         rows = self.rows()
         if not rows:
             return _("Nothing was planned yet.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import slicer
 from desktop.planned_case import planned_case
 from sacroplasty.errors import PlanError
-from sacroplasty.scene import nodes, plan_desk, plan_views, planning, spread
-from scene.planned_sacrum import context, point
+from sacroplasty.planning.files import write_plan
+from sacroplasty.scene import anatomy, nodes, plan_desk, plan_views, planning, spread
+from scene.planned_sacrum import context, point, ready_context, searched
 
 MODULE = "SacroplastyPlanning"
 SAFE = point(40, 90, -30), point(40, 5, -25)
@@ -22,7 +24,7 @@ THROUGH_FORAMEN = point(21, 90, -28), point(21, 5, -28)
 @pytest.fixture
 def page(desktop, monkeypatch):
     """The page on a planned patient, whose distances are computed once for all tests."""
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda *patient: context())
+    monkeypatch.setattr(plan_desk, "PlanningContext", ready_context)
     planned_case(desktop.scene)
     return desktop.open_module(MODULE)
 
@@ -30,7 +32,7 @@ def page(desktop, monkeypatch):
 @pytest.fixture
 def empty_page(desktop, monkeypatch):
     """The page on a segmented patient who was not planned yet."""
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda *patient: context())
+    monkeypatch.setattr(plan_desk, "PlanningContext", ready_context)
     planned_case(desktop.scene)
     planning.update_plan(desktop.scene, planning.Plan((), context().image_hash), [])
     return desktop.open_module(MODULE)
@@ -299,8 +301,29 @@ def test_a_plan_is_exported_and_imported_without_the_packages_that_slicer_lacks(
     assert page.ui.exportLabel.text == "✘ all its trajectories are in the plan already"
     page.ui.deleteButton.click()
     page.ui.importButton.click()
-    assert page.ui.exportLabel.text == "✔ Read and checked on this CT." and len(rows(page)) == before
-    assert selected_row(page).trajectory.source == "imported"
+    assert page.ui.exportLabel.text.startswith("✔ Read and checked on this CT, told by its image alone")
+    assert len(rows(page)) == before and selected_row(page).trajectory.source == "imported"
+
+
+def test_the_plan_of_another_patient_is_refused_by_its_frame_of_reference(desktop, page, tmp_path, monkeypatch):
+    class Database:
+        def instanceValue(self, instance, tag):
+            return f"{instance}.{tag}"
+
+    write_plan(replace(searched(), frame_of_reference="1.2.9.0020,0052"), tmp_path / "plan.json")
+    monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
+    anatomy.segmented_ct(desktop.scene)[0].SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
+    desktop.leave(page)
+    desktop.enter(page)
+    page.ui.importPathLineEdit.currentPath = str(tmp_path / "plan.json")
+    page.ui.importButton.click()
+    assert "another DICOM frame of reference (1.2.9.0020,0052, here 1.2.3.0020,0052)" in page.ui.exportLabel.text
+    planning.show_plan(desktop.scene, replace(searched(), frame_of_reference="1.2.9.0020,0052"))
+    desktop.leave(page)
+    desktop.enter(page)
+    assert page.ui.statusLabel.text.startswith("✘ the plan of this scene was planned in another DICOM frame")
+    assert page.ui.trajectoriesTable.rowCount == 0 and not page.ui.exportButton.enabled
+    assert not any(line.GetDisplayVisibility() for line in planning.plan_lines(desktop.scene).values())
 
 
 def test_planning_with_a_person_at_cancel_keeps_the_old_plan(desktop, page, monkeypatch):

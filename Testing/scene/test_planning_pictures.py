@@ -49,7 +49,7 @@ def desk(scene, monkeypatch):
         desk.choose(ct_node, anatomy.show_anatomy(scene, known.anatomy, ct_node))
     else:
         known, plan, desk = context(), searched(), desk_in(scene)
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda ct, anatomy: known)
+    monkeypatch.setattr(plan_desk, "PlanningContext", lambda *patient: known)
     desk.context()
     planning.show_plan(scene, plan)
     for index in (len(plan.trajectories) - 1, 0):

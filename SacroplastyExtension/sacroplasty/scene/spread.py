@@ -22,6 +22,7 @@ from ..errors import AnatomyError
 from ..image import Volume
 from ..planning.model import Depot, Side
 from ..planning.pose_uncertainty import PoseUncertainty
+from ..procedure.conduct import PRESSURE_LIMIT_KPA
 from .anatomy import anatomy_of, readable, segmented_ct
 from .nodes import add_model, add_volume, first_node, set_volume, volume_of
 from .records import read_record, write_record
@@ -141,6 +142,7 @@ def predict(
             preset,
             flow_ml_s,
             members=members,
+            limit_kpa=PRESSURE_LIMIT_KPA,
             cavity=cavity,
             pose=pose,
             progress=_part_of(progress, number, len(ways)),
