@@ -75,7 +75,7 @@ def command(
     probability of cement in an ensemble of bones (probability_left.nrrd).
     """
     from ..anatomy.files import read_anatomy, read_segmented_ct
-    from ..cement.line import cannula_line
+    from ..cement.line import injection_line
     from ..cement.prediction import predict_spread
     from ..cement.spread import balloon_cavity
     from ..documents import write_document
@@ -114,7 +114,7 @@ def command(
                 anatomy,
                 _depots(item, volume_ml, depots),
                 side,
-                cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm),
+                injection_line(trocar),
                 preset,
                 flow_ml_s,
                 members=members,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from ..cement.delivery import Delivery
 from ..cement.injection import Delivery as DeliveryKind
 from ..cement.injection import InjectionState, Mode, Prescription, Request
 from ..cement.interlock import Limits
-from ..cement.line import InjectionLine, cannula_line, pressure_outlook
+from ..cement.line import InjectionLine, injection_line, pressure_outlook
 from ..cement.manual_injection import EnteredVolumes, ManualDelivery, VolumeSource
 from ..errors import DocumentError, PlanError
 from ..planning.model import Depot, Side
@@ -41,10 +41,6 @@ from .workflow import write_step
 
 #: The record in the scene follows the volume in steps of this size.
 _RECORD_STEP_ML = 0.05
-
-#: How much more syringe and tube hold for each kPa: an assumption of the size of the simulated pump's; see the
-#: documentation on how to measure it. The live viscosity estimate corrects it by up to a fifth.
-ASSUMED_COMPLIANCE_ML_KPA = 0.0004
 
 _OUTLOOK_S = 5.0
 
@@ -400,12 +396,10 @@ class InjectionDesk:
         return {side: trajectory.planned_volume_ml for side, trajectory in chosen(plan).items()} if plan else {}
 
     def _line(self, side: Side) -> InjectionLine:
-        """Syringe and planned cannula, with an assumed compliance."""
+        """Syringe and planned cannula."""
         plan = plan_of(self._scene)
         trajectory = chosen(plan).get(side) if plan else None
-        trocar = trajectory.needle if trajectory else needle()
-        line = cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm)
-        return replace(line, compliance_ml_per_kpa=ASSUMED_COMPLIANCE_ML_KPA)
+        return injection_line(trajectory.needle if trajectory else needle())
 
     def _is_aborted(self) -> bool:
         return self._session.state is not None and self._session.state.note is not None

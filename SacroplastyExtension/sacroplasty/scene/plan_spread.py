@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import get_args
 
 from slicer import vtkMRMLScene
 
-from ..anatomy.labels import SIDES
-from ..cement.line import cannula_line
+from ..cement.line import injection_line
 from ..cement.presets import default_preset
 from ..cement.spread import planned_cavity
 from ..errors import PlanError
@@ -38,12 +38,11 @@ def predict(scene: vtkMRMLScene, row: TrajectoryRow, progress: Callable[[float],
         raise PlanError(f"no cement is planned for {row.name}; set a volume first")
     ways = ways_to_give([depot for depot in item.depots if depot.volume_ml > 0])
     accuracy = None if plan is None else plan.accuracy
-    trocar = item.needle
     return spread.predict(
         scene,
         item.side,
         ways.pop("planned"),
-        cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm),
+        injection_line(item.needle),
         default_preset(),
         cavity=None if item.balloon is None else planned_cavity(item.balloon),
         pose=None if accuracy is None else pose_uncertainty(accuracy, item.target),
@@ -67,7 +66,7 @@ def show_current(scene: vtkMRMLScene, rows: Iterable[TrajectoryRow], visible: bo
     first: dict[Side, TrajectoryRow] = {}
     for row in rows:
         first.setdefault(row.trajectory.side, row)
-    for side in SIDES:
+    for side in get_args(Side):
         if side not in first:
             spread.set_visible(scene, side, False)
     for side, row in reversed(first.items()):

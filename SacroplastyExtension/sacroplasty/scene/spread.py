@@ -20,6 +20,7 @@ from ..cement.prediction import SpreadPrediction, predict_spread
 from ..cement.presets import CementPreset
 from ..errors import AnatomyError
 from ..image import Volume
+from ..planning.depots import Way
 from ..planning.model import Depot, Side
 from ..planning.pose_uncertainty import PoseUncertainty
 from ..procedure.conduct import PRESSURE_LIMIT_KPA
@@ -99,7 +100,7 @@ class SpreadSummary:
     pressure_text: str
     warning: str
     rows: tuple[LeakRow, ...]
-    others: dict[str, WaySummary]
+    others: dict[Way, WaySummary]
 
 
 def predict(
@@ -112,7 +113,7 @@ def predict(
     members: int = 32,
     cavity: Volume | None = None,
     pose: PoseUncertainty | None = None,
-    others: Mapping[str, Sequence[Depot]] | None = None,
+    others: Mapping[Way, Sequence[Depot]] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SpreadSummary:
     """Predict where the cement of a planned tip, or of a tip as it stands, goes, and show it in place of an older one.
@@ -130,8 +131,8 @@ def predict(
     if segmentation is None or ct_node is None:
         raise AnatomyError("the spread needs the segmented CT; run the segmentation first")
     anatomy, ct = anatomy_of(scene, segmentation, ct_node), volume_of(ct_node)
-    ways = {"": depots, **(others or {})}
-    predictions: dict[str, SpreadPrediction] = {}
+    ways: dict[Way, Sequence[Depot]] = {"planned": depots, **(others or {})}
+    predictions: dict[Way, SpreadPrediction] = {}
     for number, (way, through) in enumerate(ways.items()):
         predictions[way] = predict_spread(
             ct,
@@ -147,7 +148,7 @@ def predict(
             pose=pose,
             progress=_part_of(progress, number, len(ways)),
         )
-    show(scene, side, predictions.pop(""), predictions)
+    show(scene, side, predictions.pop("planned"), predictions)
     found = summary(scene, side)
     assert found is not None
     return found
@@ -162,7 +163,7 @@ def show(
     scene: vtkMRMLScene,
     side: Side,
     prediction: SpreadPrediction,
-    others: Mapping[str, SpreadPrediction] | None = None,
+    others: Mapping[Way, SpreadPrediction] | None = None,
 ) -> None:
     """Show a prediction in place of an older one of the side; of other ways to give the cement, their leaks."""
     probability = _probability_node(scene, side)
