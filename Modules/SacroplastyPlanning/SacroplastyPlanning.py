@@ -834,11 +834,9 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
     def spread(self, row):
         """The prediction of a trajectory as it is planned now; None when there is none."""
-        from sacroplasty.scene import plan_spread, spread
+        from sacroplasty.scene import plan_spread
 
-        if row is None or not plan_spread.is_current(slicer.mrmlScene, row):
-            return None
-        return spread.summary(slicer.mrmlScene, row.trajectory.side)
+        return None if row is None else plan_spread.current(slicer.mrmlScene, row)
 
     def showSpread(self, selected, visible):
         """Draw predictions that hold: that of the selected trajectory, and that of the one used on the other side."""

@@ -57,6 +57,11 @@ def is_current(scene: vtkMRMLScene, row: TrajectoryRow) -> bool:
     return not row.is_moved and spread.is_of(scene, row.trajectory.side, depots)
 
 
+def current(scene: vtkMRMLScene, row: TrajectoryRow) -> SpreadSummary | None:
+    """The prediction of a trajectory as it is planned now; None where there is none."""
+    return spread.summary(scene, row.trajectory.side) if is_current(scene, row) else None
+
+
 def show_current(scene: vtkMRMLScene, rows: Iterable[TrajectoryRow], visible: bool) -> None:
     """Draw the predictions of trajectories that still hold, and hide the others.
 
