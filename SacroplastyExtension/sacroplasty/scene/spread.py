@@ -274,6 +274,15 @@ def is_of(scene: vtkMRMLScene, side: Side, depots: Sequence[Depot]) -> bool:
     )
 
 
+def _way_record(prediction: SpreadPrediction) -> dict[str, Any]:
+    first = next(iter(prediction.risks))
+    return {
+        "depots_ml": [depot.volume_ml for depot in prediction.depots],
+        "any_leak": prediction.any_leak,
+        "route": first if prediction.risks[first].probability > 0 else "",
+    }
+
+
 def _record_of(prediction: SpreadPrediction) -> dict[str, Any]:
     return {
         "depots": [asdict(depot) for depot in prediction.depots],
@@ -286,15 +295,6 @@ def _record_of(prediction: SpreadPrediction) -> dict[str, Any]:
             {"route": route, **asdict(risk), "distance_mm": risk.distance_mm if np.isfinite(risk.distance_mm) else None}
             for route, risk in prediction.risks.items()
         ],
-    }
-
-
-def _way_record(prediction: SpreadPrediction) -> dict[str, Any]:
-    first = next(iter(prediction.risks))
-    return {
-        "depots_ml": [depot.volume_ml for depot in prediction.depots],
-        "any_leak": prediction.any_leak,
-        "route": first if prediction.risks[first].probability > 0 else "",
     }
 
 
