@@ -293,6 +293,8 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self.ui.pivotButton.connect("toggled(bool)", self.onPivotButton)
+        self.ui.saveCalibrationButton.connect("clicked(bool)", self.onSaveCalibrationButton)
+        self.ui.loadCalibrationButton.connect("clicked(bool)", self.onLoadCalibrationButton)
         self.ui.spinButton.connect("toggled(bool)", self.onSpinButton)
         self.ui.divotButton.connect("toggled(bool)", self.onDivotButton)
         self.ui.touchButton.connect("clicked(bool)", self.onTouchButton)
@@ -371,7 +373,7 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def onParametersModified(self, caller=None, event=None):
         parameters = self._parameterNode
-        for button in (self.ui.pivotButton, self.ui.spinButton, self.ui.divotButton):
+        for button in (self.ui.pivotButton, self.ui.spinButton, self.ui.divotButton, self.ui.loadCalibrationButton):
             button.enabled = parameters.toolToReference is not None
         self.ui.guideButton.enabled = parameters.tipToRAS is not None and parameters.trajectory is not None
         self.stopCollecting()
@@ -469,6 +471,33 @@ class SacroplastyNavigationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         usable = tool is not None and not self.logic.tipProblem(tool)
         text = self.logic.calibrationText(tool) if tool else _("select a tool")
         self.ui.pivotStatusLabel.text = f"{'✔' if usable else '✘'} {text}"
+        self.ui.saveCalibrationButton.enabled = tool is not None and self.logic.isCalibrated(tool)
+
+    def onSaveCalibrationButton(self):
+        def save(tool, path):
+            self.logic.saveCalibration(tool, path)
+            return _("✔ Written to {path}").format(path=path)
+
+        self.doWithFile(save)
+
+    def onLoadCalibrationButton(self):
+        self.doWithFile(self.logic.loadCalibration)
+
+    def doWithFile(self, action):
+        """Do action(tool, path), which may give a text to show; a refusal is said in the panel."""
+        from sacroplasty.errors import SacroplastyError
+
+        self.stopCollecting()
+        path = self.ui.calibrationPathLineEdit.currentPath
+        try:
+            text = action(self._parameterNode.toolToReference, path)
+            self.ui.calibrationPathLineEdit.addCurrentPathToHistory()
+        except (OSError, SacroplastyError) as error:
+            text = f"✘ {error}"
+        self.showTool()
+        self.showLandmarks()
+        if text:
+            self.ui.pivotStatusLabel.text = text
 
     # 2. Patient
 
@@ -734,6 +763,22 @@ class SacroplastyNavigationLogic(ScriptedLoadableModuleLogic):
 
         found = calibration.check_in_divot(slicer.mrmlScene, self._takeCollector())
         return f"{'✔' if found.passed else '✘'} {found.text}"
+
+    def isCalibrated(self, tool):
+        from sacroplasty.scene import calibration
+
+        return calibration.calibration_of(slicer.mrmlScene, calibration.tool_name(tool)) is not None
+
+    def saveCalibration(self, tool, path):
+        from sacroplasty.scene import calibration
+
+        calibration.save_calibration(slicer.mrmlScene, tool, path)
+
+    def loadCalibration(self, tool, path):
+        """Read a calibration, to be checked in the divot. Raises an error that says why it must not be used."""
+        from sacroplasty.scene import calibration
+
+        calibration.load_calibration(slicer.mrmlScene, tool, path, self.today())
 
     def _takeCollector(self):
         collector, self._collector = self._collector, None

@@ -97,7 +97,7 @@ class SacroplastyPlanningParameterNode:
     stateAccuracy, registrationSd..., toolSd... - What navigation may be off, to be kept clear as well.
     biopsy, balloon ... - What else the trocar is to be good for.
     alaLimitMl, totalLimitMl, limitReason - Most cement, and why it is another limit than the usual.
-    showMargin, showCement - What is drawn with the selected trajectory.
+    showMargin, showCement, showSpread - What is drawn with the selected trajectory.
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -125,6 +125,7 @@ class SacroplastyPlanningParameterNode:
     limitReason: str = ""
     showMargin: bool = True
     showCement: bool = True
+    showSpread: bool = True
 
 
 #
@@ -162,6 +163,9 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(NEAREST_COLUMN, qt.QHeaderView.Stretch)
         self.ui.clearanceTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        for table in (self.ui.waysTable, self.ui.routesTable):
+            table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+            table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         for name in self.logic.needleNames():
             self.ui.needleComboBox.addItem(name)
         self.ui.needleComboBox.addItem(_("Other, by its numbers"))
@@ -179,6 +183,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
         self.ui.nearestButton.connect("clicked(bool)", self.onNearestButton)
         self.ui.volumeButton.connect("clicked(bool)", self.onVolumeButton)
+        self.ui.spreadButton.connect("clicked(bool)", self.onSpreadButton)
         self.ui.alongButton.connect("clicked(bool)", self.onAlongButton)
         self.ui.standardButton.connect("clicked(bool)", self.onStandardButton)
         self.ui.depthSlider.connect("valueChanged(double)", self.onDepthChanged)
@@ -289,6 +294,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self.showRow(row, shown)
         self.logic.choose(parameters.ct, parameters.segmentation)
         self.showSelected()
+        self.showSpread()
         self.showStatus()
 
     def showRow(self, name, shown):
@@ -327,20 +333,23 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
     def onPlanButton(self):
         """Plan, with the progress shown in a dialog that can cancel it."""
         sides = [side for side in ("left", "right") if self._parameterNode.getValue(side)]
-        self.do(lambda: self.withProgress(lambda progress: self.logic.plan(sides, self.options(), progress)))
+        options = self.options()
+        search = _("Searching trajectories…")
+        # A canceled search keeps the selection.
+        self.do(lambda: 0 if self.withProgress(search, lambda tell: self.logic.plan(sides, options, tell)) else None)
 
-    def withProgress(self, work):
-        """Do work(progress) with a dialog that shows how far it is; gives the row to select, None when canceled."""
+    def withProgress(self, text, work):
+        """Do work(progress) with a dialog that shows how far it is; False when it was canceled."""
         dialog = slicer.util.createProgressDialog(
-            labelText=_("Searching trajectories…"),
+            labelText=text,
             windowTitle=_("Sacroplasty Planning"),
             windowModality=qt.Qt.WindowModal,
         )
         try:
             work(lambda fraction: self.showProgress(dialog, fraction))
-            return 0
+            return True
         except Canceled:
-            return None
+            return False
         finally:
             dialog.close()
 
@@ -434,8 +443,10 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         row = self.selected()[1]
         for button in (self.ui.moveButton, self.ui.snapButton, self.ui.mirrorButton, self.ui.deleteButton):
             button.enabled = row is not None
-        for widget in (self.ui.volumeButton, self.ui.alongButton, self.ui.standardButton, self.ui.nearestButton):
-            widget.enabled = row is not None
+        for button in (self.ui.volumeButton, self.ui.alongButton, self.ui.standardButton, self.ui.nearestButton):
+            button.enabled = row is not None
+        self.ui.spreadButton.enabled = row is not None
+        self.showSpread()
         self.ui.takeButton.enabled = row is not None and row.trajectory.accepted and not row.is_chosen
         if row is None:
             self.observeLine(None)
@@ -557,6 +568,33 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         parameters.alaLimitMl, parameters.totalLimitMl, parameters.limitReason = ala, total, reason
         parameters.EndModify(was)
 
+    # Predicted spread
+
+    def onSpreadButton(self):
+        """Predict where the cement of the selected trajectory goes; canceled, the scene stays as it was."""
+        row, text = self.selected()[1], _("Predicting the spread…")
+
+        def predict():
+            self.withProgress(text, lambda tell: self.logic.predictSpread(row, tell))
+
+        self.do(predict)
+
+    def showSpread(self):
+        """The prediction for the selected trajectory. One of another tip or volume is only said to be outdated."""
+        row = self.selected()[1]
+        found = self.logic.spread(row)
+        self.logic.showSpread(row, self._parameterNode is not None and self._parameterNode.showSpread)
+        self.ui.spreadLabel.text = self.logic.spreadText(row, found)
+        for table, texts in (
+            (self.ui.waysTable, self.logic.wayTexts(row, found)),
+            (self.ui.routesTable, self.logic.routeTexts(found)),
+        ):
+            table.setRowCount(len(texts))
+            for number, columns in enumerate(texts):
+                for column, text in enumerate(columns):
+                    self.setCell(table, number, column, text)
+            table.visible = bool(texts)
+
     # Views
 
     def onAlongButton(self):
@@ -595,7 +633,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
     def onImportButton(self):
         def read():
             first = self.logic.importFile(self.ui.importPathLineEdit.currentPath, self.options())
-            self.ui.exportLabel.text = _("✔ Read and checked on this CT.")
+            self.ui.exportLabel.text = self.logic.importedText()
             return first
 
         self.ui.exportLabel.text = ""
@@ -638,6 +676,11 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
     def choose(self, ct, segmentation):
         """Say on which CT and segmentation to work."""
+        from sacroplasty.scene import dicom
+
+        if ct is not None:
+            # Slicer has a DICOM database only when its DICOM module is there.
+            dicom.note_frame_of_reference(ct, getattr(slicer, "dicomDatabase", None))
         self.desk().choose(ct, segmentation)
 
     def prepare(self):
@@ -701,9 +744,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         self.desk().search(sides, options, progress)
 
     def rows(self):
-        from sacroplasty.scene import planning
-
-        return planning.trajectory_rows(slicer.mrmlScene)
+        return self.desk().rows()
 
     def select(self, index, movable, margin, cement):
         """Show a trajectory alone on its side; movable if it is to be dragged."""
@@ -780,6 +821,30 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             interaction.SwitchToViewTransformMode()
         slicer.mrmlScene.RemoveNode(line)
 
+    # Predicted spread
+
+    def predictSpread(self, row, progress=None):
+        """Predict the spread of a trajectory and show it in the scene.
+
+        :param progress: called with 0 to 1; may raise to end it.
+        """
+        from sacroplasty.scene import plan_spread
+
+        plan_spread.predict(slicer.mrmlScene, row, progress)
+
+    def spread(self, row):
+        """The prediction of a trajectory as it is planned now; None when there is none."""
+        from sacroplasty.scene import plan_spread
+
+        return None if row is None else plan_spread.current(slicer.mrmlScene, row)
+
+    def showSpread(self, selected, visible):
+        """Draw predictions that hold: that of the selected trajectory, and that of the one used on the other side."""
+        from sacroplasty.scene import plan_spread
+
+        used = [row for row in self.rows() if row.is_chosen]
+        plan_spread.show_current(slicer.mrmlScene, ([] if selected is None else [selected]) + used, visible)
+
     # Views
 
     def showAlongTrocar(self, index, depthMm):
@@ -808,6 +873,12 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         return plan_files.import_file(path, self.desk(), options)
 
     # Texts
+
+    def importedText(self):
+        """That what was imported is of this CT, and how that was found."""
+        if self.desk().frame_of_reference is None:
+            return _("✔ Read and checked on this CT, told by its image alone: it has no DICOM frame of reference.")
+        return _("✔ Read and checked on this CT.")
 
     def readable(self, name):
         from sacroplasty.scene import anatomy
@@ -862,6 +933,10 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
 
         return percent(probability)
 
+    def share(self, part):
+        """A share of few simulated bones, which has no decimals to tell."""
+        return f"{100 * part:.0f} %"
+
     def techniqueText(self, row):
         label = next((one.label() for one in Technique if one.value == row.trajectory.technique), "")
         return f"{label}, {row.trajectory.needle.name}"
@@ -890,8 +965,75 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
             lines.append(_("Balloon of {diameter} mm").format(diameter=f"{trajectory.balloon.diameter_mm:.0f}"))
         return "\n".join(lines)
 
+    def spreadText(self, row, found):
+        """What is predicted for a trajectory, in a few lines."""
+        from sacroplasty.scene import spread
+
+        if row is None:
+            return ""
+        if found is None:
+            if spread.summary(slicer.mrmlScene, row.trajectory.side) is None:
+                return _("Not predicted yet.")
+            return _("⚠ Outdated: the last prediction is of another tip or volume. Predict again.")
+        leak = _("{symbol} {volume} mL: cement leaves the bone in {share} of {members} simulated bones")
+        lines = [
+            leak.format(
+                symbol="⚠" if found.any_leak > 0 else "✔",
+                volume=f"{found.volume_ml:.1f}",
+                share=self.share(found.any_leak),
+                members=found.members,
+            )
+        ]
+        if not row.trajectory.technique.startswith("body"):
+            lines.append(_("{share} of it in the planned ala").format(share=self.share(found.in_plan_fraction)))
+        lines.append(_("Pressure in the line {pressure}").format(pressure=found.pressure_text))
+        if found.volume_ml > found.room_ml:
+            lines.append(_("⚠ Only {room} mL find room in the bone").format(room=f"{found.room_ml:.1f}"))
+        lines += [f"⚠ {found.warning}"] if found.warning else []
+        lines.append(_("By assumptions about bone that no image shows; not compared with patients."))
+        return "\n".join(lines)
+
+    def wayTexts(self, row, found):
+        """The planned way to give the cement and others, column by column."""
+        if found is None:
+            return []
+        names = {
+            "all at the target": _("All at the target"),
+            "less, at the target": _("Less, at the target"),
+        }
+        planned = _("As planned") if len(row.trajectory.depots) == 1 else _("As planned, withdrawn")
+        first = found.rows[0].route if found.rows and found.any_leak > 0 else ""
+        depots = [depot.volume_ml for depot in row.trajectory.depots if depot.volume_ml > 0]
+        ways = [(planned, depots, found.any_leak, first)]
+        ways += [(names[way], other.depots_ml, other.any_leak, other.route) for way, other in found.others.items()]
+        return [
+            (f"{name}: {' + '.join(f'{volume:.1f}' for volume in volumes)} mL", self.share(leaks), route or "–")
+            for name, volumes, leaks, route in ways
+        ]
+
+    def routeTexts(self, found):
+        """Routes by which cement may leave the bone, column by column."""
+        if found is None:
+            return []
+
+        def milliliters(volume):
+            return "–" if volume is None else f"{volume:.1f}"
+
+        return [
+            (
+                route.route,
+                "{} ({} to {})".format(*(self.share(part) for part in (route.probability, *route.interval))),
+                milliliters(route.from_ml),
+                milliliters(route.at_risk_ml),
+            )
+            for route in found.rows
+        ]
+
     def statusText(self):
         """Whether each side of the plan has a trajectory, one line a side."""
+        foreign = self.desk().why_foreign
+        if foreign:
+            return f"✘ {foreign}"
         rows = self.rows()
         if not rows:
             return _("Nothing was planned yet.")

@@ -28,10 +28,11 @@ from sacroplasty.cement.grid import grid_points, local_grid
 from sacroplasty.cement.line import InjectionLine, Segment, cannula_line, pressure_outlook
 from sacroplasty.cement.prediction import predict_spread
 from sacroplasty.cement.presets import PowerLawFluid, load_presets
-from sacroplasty.cement.spread import CANCELLOUS_POROSITY, Depot, invade
+from sacroplasty.cement.spread import CANCELLOUS_POROSITY, invade
 from sacroplasty.cement.viscosity import ViscosityEstimate, ViscosityEstimator
 from sacroplasty.image import Volume
 from sacroplasty.phantom.make import make_phantom
+from sacroplasty.planning.model import Depot
 from sacroplasty.simulation.cannula import flow_ml_s
 
 ROOM_C = 22.0

@@ -33,6 +33,7 @@ from sacroplasty.cement.interlock import Facts, Limits, Observed
 from sacroplasty.devices.messages import Transform
 from sacroplasty.devices.session_file import REMARK, read_session
 from sacroplasty.geometry import rigid
+from sacroplasty.procedure.pump_delivery import PumpDelivery
 from sacroplasty.scene import devices, nodes
 from sacroplasty.scene.host import HeadlessHost
 from sacroplasty.simulation.faults import FAULTS, FaultyServer, parse_faults
@@ -94,37 +95,26 @@ class Injection:
         self.state = begin(Prescription("left", 4.0, mode="continuous", pressure_limit_kpa=2900.0), Limits(), now_s)
 
     def tick(self, desk: devices.DeviceDesk, now_s: float, stop: bool) -> None:
-        pump = desk.pump
-        assert pump is not None
-        reading = pump.reading(now_s)
-        state, heard_s = reading.state, now_s - reading.age_s
-
-        def told(value):
-            return None if state is None else Observed(value(state), heard_s)
-
+        delivery = PumpDelivery(desk.pump)
+        told = delivery.facts(now_s)
         facts = Facts(
             operator_stop=Observed(False, now_s),
-            pump_connected=Observed(reading.ready, now_s),
-            pump_fault=told(lambda one: bool(one.fault) and one.fault != "order"),
+            pump_connected=told.connected,
+            pump_fault=told.fault,
             frames_changing={"ap": Observed(True, now_s)},
             monitor_healthy=Observed(True, now_s),
             leak=Observed(False, now_s),
             cement_phase=Observed("working", now_s),
-            pressure_kpa=told(lambda one: one.pressure_kpa),
+            pressure_kpa=told.pressure_kpa,
             registration_error_mm=Observed(0.5, now_s),
         )
         request = "stop" if stop else {"prepare": "arm", "armed": "start"}.get(self.state.phase)
         injection = InjectionFacts(
-            facts, told(lambda one: one.delivered_ml), told(lambda one: one.state), Observed(1.0, now_s), request
+            facts, told.volume_ml, told.state, concentricity=Observed(1.0, now_s), request=request
         )
         self.state, commands = step(self.state, injection, now_s)
         for command in commands:
-            if command.name == "run":
-                pump.run(now_s=now_s, **command.arguments)
-            elif command.name == "stop":
-                pump.stop(now_s)
-            else:
-                getattr(pump, command.name)(now_s)
+            delivery.order(command, now_s)
 
 
 def run(host: HeadlessHost, name: str, folder: Path) -> dict[str, Seen]:

@@ -292,7 +292,7 @@ def test_the_spread_is_predicted_from_the_tip_as_it_stands(room, monkeypatch):
 
     def predict(scene, side, depots, line, preset, flow_ml_s, progress):
         progress(0.5)
-        asked.append((side, [(depot.tip_ras, depot.volume_ml) for depot in depots], flow_ml_s))
+        asked.append((side, [(depot.position_ras, depot.volume_ml) for depot in depots], flow_ml_s))
         assert room.ui.spreadButton.text == "Predicting, 50 %: press to cancel"
 
     monkeypatch.setattr(spread, "predict", predict)

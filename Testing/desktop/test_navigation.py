@@ -158,6 +158,32 @@ def test_a_tool_is_pivoted_checked_and_refused_in_words(desktop, room):
     assert ui.pivotStatusLabel.text.startswith("✘ only 1 valid poses")
 
 
+def test_a_calibration_is_saved_and_loaded_and_used_only_after_a_check_in_its_divot(desktop, room, tmp_path):
+    ui, path = room.ui, tmp_path / "stylus.json"
+    assert not ui.saveCalibrationButton.enabled and not ui.loadCalibrationButton.enabled
+    room.parameters.toolToReference = room.stylus
+    assert not ui.saveCalibrationButton.enabled and ui.loadCalibrationButton.enabled
+    ui.loadCalibrationButton.click()
+    assert ui.pivotStatusLabel.text == "✘ choose a file for the calibration first (.json)"
+    room.pivot(room.stylus)
+    ui.calibrationPathLineEdit.currentPath = str(path)
+    ui.saveCalibrationButton.click()
+    assert ui.pivotStatusLabel.text == f"✔ Written to {path}"
+    ui.loadCalibrationButton.click()
+    assert ui.pivotStatusLabel.text.startswith("✘ restored from a file, check it in the divot")
+    assert not ui.sweepButton.enabled
+    ui.divotButton.click()
+    for turn in range(15):
+        rotation = rotation_about([1, 0, 0], 2.0 * turn)
+        nodes.set_transform(room.stylus, rigid(rotation, DIVOT - rotation @ TIP))
+        room.widget.logic.collect()
+    ui.divotButton.click()
+    assert ui.pivotStatusLabel.text.startswith("✔ Stylus: tip 0.0 mm off the divot") and ui.sweepButton.enabled
+    room.parameters.toolToReference = room.trocar
+    ui.loadCalibrationButton.click()
+    assert "is the calibration of 'Stylus', not of 'Trocar'" in ui.pivotStatusLabel.text
+
+
 def test_what_pivoting_lacks_is_said_while_it_goes_on(desktop, room, picture_folder):
     room.parameters.toolToReference = room.stylus
     room.ui.pivotButton.click()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import pytest
 import slicer
 from desktop.planned_case import planned_case
 from sacroplasty.errors import PlanError
-from sacroplasty.scene import nodes, plan_desk, plan_views, planning
-from scene.planned_sacrum import context, point
+from sacroplasty.planning.files import write_plan
+from sacroplasty.scene import anatomy, nodes, plan_desk, plan_views, planning, spread
+from scene.planned_sacrum import context, point, ready_context, searched
 
 MODULE = "SacroplastyPlanning"
 SAFE = point(40, 90, -30), point(40, 5, -25)
@@ -21,7 +24,7 @@ THROUGH_FORAMEN = point(21, 90, -28), point(21, 5, -28)
 @pytest.fixture
 def page(desktop, monkeypatch):
     """The page on a planned patient, whose distances are computed once for all tests."""
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda ct, anatomy: context())
+    monkeypatch.setattr(plan_desk, "PlanningContext", ready_context)
     planned_case(desktop.scene)
     return desktop.open_module(MODULE)
 
@@ -29,7 +32,7 @@ def page(desktop, monkeypatch):
 @pytest.fixture
 def empty_page(desktop, monkeypatch):
     """The page on a segmented patient who was not planned yet."""
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda ct, anatomy: context())
+    monkeypatch.setattr(plan_desk, "PlanningContext", ready_context)
     planned_case(desktop.scene)
     planning.update_plan(desktop.scene, planning.Plan((), context().image_hash), [])
     return desktop.open_module(MODULE)
@@ -60,6 +63,23 @@ def drag(desktop, page, shift):
     line.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
     desktop.wait(20)
     return during
+
+
+def texts(table):
+    """What a table shows, row by row; nothing when it is hidden."""
+    columns = range(table.columnCount)
+    rows = [] if table.isHidden() else range(table.rowCount)
+    return [[table.item(row, column).text() for column in columns] for row in rows]
+
+
+def shown_surfaces(desktop):
+    """Names of the surfaces of predicted cement that are to be seen."""
+    nodes_of = desktop.scene.GetNodesByClass("vtkMRMLModelNode")
+    nodes_of.UnRegister(None)
+    models = [nodes_of.GetItemAsObject(number) for number in range(nodes_of.GetNumberOfItems())]
+    return {
+        model.GetName() for model in models if model.GetName().startswith("Predicted") and model.GetDisplayVisibility()
+    }
 
 
 def across(left_mm):
@@ -281,8 +301,29 @@ def test_a_plan_is_exported_and_imported_without_the_packages_that_slicer_lacks(
     assert page.ui.exportLabel.text == "✘ all its trajectories are in the plan already"
     page.ui.deleteButton.click()
     page.ui.importButton.click()
-    assert page.ui.exportLabel.text == "✔ Read and checked on this CT." and len(rows(page)) == before
-    assert selected_row(page).trajectory.source == "imported"
+    assert page.ui.exportLabel.text.startswith("✔ Read and checked on this CT, told by its image alone")
+    assert len(rows(page)) == before and selected_row(page).trajectory.source == "imported"
+
+
+def test_the_plan_of_another_patient_is_refused_by_its_frame_of_reference(desktop, page, tmp_path, monkeypatch):
+    class Database:
+        def instanceValue(self, instance, tag):
+            return f"{instance}.{tag}"
+
+    write_plan(replace(searched(), frame_of_reference="1.2.9.0020,0052"), tmp_path / "plan.json")
+    monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
+    anatomy.segmented_ct(desktop.scene)[0].SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
+    desktop.leave(page)
+    desktop.enter(page)
+    page.ui.importPathLineEdit.currentPath = str(tmp_path / "plan.json")
+    page.ui.importButton.click()
+    assert "another DICOM frame of reference (1.2.9.0020,0052, here 1.2.3.0020,0052)" in page.ui.exportLabel.text
+    planning.show_plan(desktop.scene, replace(searched(), frame_of_reference="1.2.9.0020,0052"))
+    desktop.leave(page)
+    desktop.enter(page)
+    assert page.ui.statusLabel.text.startswith("✘ the plan of this scene was planned in another DICOM frame")
+    assert page.ui.trajectoriesTable.rowCount == 0 and not page.ui.exportButton.enabled
+    assert not any(line.GetDisplayVisibility() for line in planning.plan_lines(desktop.scene).values())
 
 
 def test_planning_with_a_person_at_cancel_keeps_the_old_plan(desktop, page, monkeypatch):
@@ -304,3 +345,80 @@ def test_planning_with_a_person_at_cancel_keeps_the_old_plan(desktop, page, monk
     before = [row.name for row in rows(page)]
     page.ui.planButton.click()
     assert [row.name for row in rows(page)] == before and page.ui.planButton.enabled
+
+
+SURFACES_LEFT = {"Predicted cement left 50 %", "Predicted cement left 90 %"}
+
+
+def test_the_spread_is_predicted_beside_other_ways_and_outdated_by_another_volume(
+    desktop, host, page, picture_folder, tmp_path, monkeypatch
+):
+    # Two bones will do, but not for the picture in the documentation.
+    members = 2 if picture_folder == tmp_path else 32
+    monkeypatch.setattr(spread, "predict", partial(spread.predict, members=members))
+    ui = page.ui
+    assert ui.spreadLabel.text == "Not predicted yet." and texts(ui.waysTable) == []
+    ui.spreadButton.click()
+    planned, together, less = texts(ui.waysTable)
+    depots = [depot.volume_ml for depot in selected_row(page).trajectory.depots]
+    assert planned[0] == f"As planned, withdrawn: {depots[0]:.1f} + {depots[1]:.1f} mL"
+    assert together[0] == f"All at the target: {sum(depots):.1f} mL"
+    assert less[0] == f"Less, at the target: {depots[0]:.1f} mL"
+    assert float(together[1].rstrip(" %")) >= float(less[1].rstrip(" %")), "more cement at one place cannot leak less"
+    assert (
+        f"{sum(depots):.1f} mL: cement leaves the bone in {planned[1]} of {members} simulated bones"
+        in ui.spreadLabel.text
+    )
+    assert "kPa" in ui.spreadLabel.text and "not compared with patients" in ui.spreadLabel.text
+    assert "Presacral" in [row[0] for row in texts(ui.routesTable)]
+    assert shown_surfaces(desktop) == SURFACES_LEFT
+    for button in (ui.planCollapsibleButton, ui.adjustCollapsibleButton, ui.viewsCollapsibleButton):
+        button.collapsed = True
+    desktop.picture(page, picture_folder / f"{MODULE}-spread.png")
+
+    # In the scene, so that a saved case has it.
+    told = ui.spreadLabel.text
+    host.save(tmp_path / "case.mrb")
+    desktop.scene.Clear(0)
+    host.load(tmp_path / "case.mrb")
+    desktop.leave(page)
+    desktop.enter(page)
+    assert ui.spreadLabel.text == told and shown_surfaces(desktop) == SURFACES_LEFT
+
+    ui.volumeSlider.value = 3.0
+    ui.volumeButton.click()
+    assert ui.spreadLabel.text.startswith("⚠ Outdated") and texts(ui.waysTable) == texts(ui.routesTable) == []
+    assert shown_surfaces(desktop) == set()
+    ui.undoButton.click()
+    assert ui.spreadLabel.text == told and shown_surfaces(desktop) == SURFACES_LEFT
+    ui.spreadCheckBox.click()
+    assert shown_surfaces(desktop) == set() and ui.spreadLabel.text == told
+    # Of the same side, but another trajectory.
+    ui.trajectoriesTable.selectRow(1)
+    assert ui.spreadLabel.text.startswith("⚠ Outdated")
+    ui.trajectoriesTable.selectRow(len(rows(page)) - 1)
+    assert ui.spreadLabel.text == "Not predicted yet."
+
+
+def test_a_prediction_can_be_canceled_and_is_refused_for_what_cannot_be_predicted(page, monkeypatch):
+    from slicer import util
+
+    create = util.createProgressDialog
+
+    def and_cancel(**keywords):
+        dialog = create(**keywords)
+        dialog.cancel()
+        return dialog
+
+    monkeypatch.setattr(util, "createProgressDialog", and_cancel)
+    page.ui.spreadButton.click()
+    assert page.ui.spreadLabel.text == "Not predicted yet." and page.ui.messageLabel.text == ""
+    monkeypatch.setattr(util, "createProgressDialog", create)
+    page.ui.volumeSlider.value = 0.0
+    page.ui.volumeButton.click()
+    page.ui.spreadButton.click()
+    assert "set a volume first" in page.ui.messageLabel.text
+    line = selected_row(page).line
+    nodes.move_line(line, *(end + 3 for end in nodes.line_points(line)))
+    page.ui.spreadButton.click()
+    assert "moved and not checked" in page.ui.messageLabel.text

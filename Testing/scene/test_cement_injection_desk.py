@@ -20,7 +20,7 @@ from sacroplasty.errors import AnatomyError, DeviceError, PlanError
 from sacroplasty.procedure.case import PlacedTrocar
 from sacroplasty.procedure.journal import read_journal
 from sacroplasty.procedure.recovery import unclosed
-from sacroplasty.scene import anatomy, cement, injection_chart, injection_desk, nodes, planning, spread_watch
+from sacroplasty.scene import anatomy, cement, injection_chart, injection_desk, nodes, planning, spread, spread_watch
 from sacroplasty.scene.in_use import mark
 from sacroplasty.scene.navigation import REGISTRATION_NAME, show_trocar
 from sacroplasty.scene.records import read_record, write_record
@@ -412,6 +412,26 @@ def test_the_tip_goes_back_along_the_trocar_that_was_placed(scene, desk):
     assert spread_watch.tip_ras(scene, "left", 7.0) == pytest.approx(tip + np.array([0.0, -7.0, 0.0]))
     with pytest.raises(PlanError, match="right side"):
         spread_watch.tip_ras(scene, "right", 0.0)
+
+
+def test_a_prediction_is_told_only_for_the_tip_and_volume_that_it_was_made_for(scene, desk):
+    planned = planning.chosen(planning.plan_of(scene))["left"]
+    assert desk.readout(0.0).spread_text == ""
+    depot = {"position_ras": planned.target, "volume_ml": planned.planned_volume_ml, "note": ""}
+    pressure = {"begin_kpa": 300.0, "end_kpa": 900.0, "text": ""}
+    found = {
+        "room_ml": 20.0,
+        "in_plan_fraction": 1.0,
+        "members": 32,
+        "any_leak": 0.25,
+        "pressure": pressure,
+        "risks": [],
+    }
+    write_record(scene, spread.RECORD_NAME, {"left": {"depots": [depot], **found}})
+    assert desk.readout(0.0).spread_text == "leak in 25% of 32 runs"
+    tip = planned.target + np.array([3.0, 0.0, 0.0])
+    show_trocar(scene, "left", PlacedTrocar(tip, tip + np.array([0.0, -90.0, 0.0]), 3.0, 1.0, 1.0), planned)
+    assert desk.readout(0.0).spread_text == "of another tip or volume: predict again"
 
 
 def test_by_hand_the_pump_is_never_spoken_to(desk, devices):

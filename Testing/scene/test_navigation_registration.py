@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import timedelta
 
@@ -128,6 +129,41 @@ def test_a_bent_tool_fails_in_the_divot_and_touches_nothing_until_it_is_pivoted_
     pivot(again)
     calibration.calibrate(scene, again, NOW)
     navigation.touch(scene, "crest", watching(stylus), NOW)
+
+
+def test_a_calibration_from_a_file_is_checked_in_the_divot_before_it_touches_anything(scene, stylus, tmp_path):
+    path = tmp_path / "stylus.json"
+    calibration.save_calibration(scene, stylus, path)
+    before = calibration.calibration_of(scene, "Stylus")
+    scene.Clear(False)
+    other = nodes.add_transform(scene, np.eye(4), "StylusToReference")
+    calibration.load_calibration(scene, other, path, NOW + timedelta(hours=1))
+    loaded = calibration.calibration_of(scene, "Stylus")
+    assert np.allclose(loaded.TipToTool, before.TipToTool) and loaded.calibrated_at == before.calibrated_at
+    assert calibration.calibration_text(scene, "Stylus", NOW).startswith("restored from a file")
+    with pytest.raises(CalibrationError, match="restored from a file: check it in the divot first"):
+        calibration.usable_tip(scene, other, NOW)
+    assert calibration.check_in_divot(scene, in_divot(other)).passed
+    assert np.allclose(calibration.usable_tip(scene, other, NOW), TIP, atol=0.02)
+
+
+def test_what_must_not_be_loaded_leaves_the_calibration_that_is_there(scene, stylus, tmp_path):
+    path, usable = tmp_path / "stylus.json", calibration.usable_tip(scene, stylus, NOW)
+    calibration.save_calibration(scene, stylus, path)
+    trocar = nodes.add_transform(scene, np.eye(4), "TrocarToReference")
+    with pytest.raises(CalibrationError, match="Trocar has no calibration to save"):
+        calibration.save_calibration(scene, trocar, path)
+    with pytest.raises(CalibrationError, match="calibration of 'Stylus', not of 'Trocar'"):
+        calibration.load_calibration(scene, trocar, path, NOW)
+    with pytest.raises(CalibrationError, match="choose a file"):
+        calibration.load_calibration(scene, stylus, "", NOW)
+    with pytest.raises(CalibrationError, match="26 hours old"):
+        calibration.load_calibration(scene, stylus, path, NOW + timedelta(hours=26))
+    without = {**json.loads(path.read_text()), "divot_in_reference_mm": None}
+    path.write_text(json.dumps(without))
+    with pytest.raises(CalibrationError, match="does not say where the divot is"):
+        calibration.load_calibration(scene, stylus, path, NOW)
+    assert np.array_equal(calibration.usable_tip(scene, stylus, NOW), usable)
 
 
 def test_a_calibration_of_yesterday_touches_nothing(scene, stylus):

@@ -11,8 +11,8 @@ from sacroplasty.anatomy.labels import REGION_LABEL
 from sacroplasty.errors import PlanError
 from sacroplasty.planning.model import Accuracy
 from sacroplasty.planning.options import PlanOptions
-from sacroplasty.scene import nodes, plan_desk, planning, trocar_models
-from scene.planned_sacrum import context, desk_in, point, searched, segmented
+from sacroplasty.scene import anatomy, dicom, nodes, plan_desk, planning, trocar_models
+from scene.planned_sacrum import context, desk_in, point, ready_context, searched, segmented
 
 OPTIONS = PlanOptions()
 #: Through the middle of the left ala, and through the S1 foramen of that side.
@@ -23,7 +23,7 @@ THROUGH_FORAMEN = point(21, 90, -28), point(21, 5, -28)
 @pytest.fixture
 def desk(scene, monkeypatch):
     """A desk on a patient whose distances are computed once for all tests."""
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda ct, anatomy: context())
+    monkeypatch.setattr(plan_desk, "PlanningContext", ready_context)
     return desk_in(scene)
 
 
@@ -230,9 +230,47 @@ def test_a_volume_that_does_not_fit_needs_a_reason_which_goes_with_the_depot(sce
 
 def test_a_plan_of_another_ct_is_not_worked_on(scene, desk):
     planning.show_plan(scene, replace(searched(), image_hash="0" * 64))
-    desk.context()
+    assert desk.rows() == [] and "another CT" in desk.why_foreign
     with pytest.raises(PlanError, match="another CT"):
         desk.add([SAFE], OPTIONS)
+    desk.choose(*anatomy.segmented_ct(scene))
+    assert not any(line.GetDisplayVisibility() for line in planning.plan_lines(scene).values())
+
+
+class Database:
+    """Slicer's DICOM database, as far as it is asked."""
+
+    def __init__(self, uid):
+        self._uid = uid
+
+    def instanceValue(self, instance, tag):
+        if self._uid is None:
+            raise RuntimeError("the file is gone")
+        return self._uid if (instance, tag) == ("1.2.3.4", "0020,0052") else ""
+
+
+def test_a_plan_of_another_frame_of_reference_is_not_worked_on_although_the_voxels_are_the_same(
+    scene, desk, tmp_path, host
+):
+    ct, _ = anatomy.segmented_ct(scene)
+    ct.SetAttribute("DICOM.instanceUIDs", "1.2.3.4 1.2.3.5")
+    for database in (None, Database(None), Database("")):
+        dicom.note_frame_of_reference(ct, database)
+        assert desk.frame_of_reference is None
+    dicom.note_frame_of_reference(ct, Database("1.2.840.1"))
+    assert desk.frame_of_reference == "1.2.840.1"
+    planning.show_plan(scene, replace(searched(), frame_of_reference="1.2.840.1"))
+    assert desk.rows() and desk.context().frame_of_reference == "1.2.840.1"
+    planning.show_plan(scene, replace(searched(), frame_of_reference="1.2.840.2"))
+    assert desk.rows() == [] and "frame of reference (1.2.840.2, here 1.2.840.1)" in desk.why_foreign
+    with pytest.raises(PlanError, match="another patient or another scan"):
+        desk.add([SAFE], OPTIONS)
+    # Where Slicer's database knows nothing of this patient, the saved scene still does.
+    host.save(tmp_path / "case.mrb")
+    scene.Clear(False)
+    host.load(tmp_path / "case.mrb")
+    desk.choose(*anatomy.segmented_ct(scene))
+    assert "frame of reference" in desk.why_foreign
 
 
 def test_a_search_takes_no_lines_over_from_a_plan_of_another_ct(scene, desk, monkeypatch):

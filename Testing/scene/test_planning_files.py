@@ -13,7 +13,7 @@ from sacroplasty.errors import PlanError
 from sacroplasty.planning.files import read_plan, write_plan
 from sacroplasty.planning.options import PlanOptions
 from sacroplasty.scene import files, nodes, plan_desk, plan_files, planning
-from scene.planned_sacrum import context, desk_in, point, searched
+from scene.planned_sacrum import desk_in, point, ready_context, searched
 
 OPTIONS = PlanOptions()
 SAFE = point(40, 90, -30), point(40, 5, -25)
@@ -21,7 +21,7 @@ SAFE = point(40, 90, -30), point(40, 5, -25)
 
 @pytest.fixture
 def desk(scene, monkeypatch):
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda ct, anatomy: context())
+    monkeypatch.setattr(plan_desk, "PlanningContext", ready_context)
     return desk_in(scene)
 
 

@@ -17,9 +17,10 @@ from sacroplasty.geometry import unit
 from sacroplasty.phantom.make import make_phantom
 from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.search import plan_trajectories
-from sacroplasty.scene import anatomy, nodes, plan_desk, plan_files, plan_views, planning
+from sacroplasty.scene import anatomy, nodes, plan_desk, plan_files, plan_spread, plan_views, planning
 from sacroplasty.scene.pictures import Photographer
 from sacroplasty.scene.plan_desk import PlanDesk
+from sacroplasty.scene.spread import SpreadSummary
 from scene.planned_sacrum import context, desk_in, searched
 
 RENEWED = os.environ.get("SACROPLASTY_UPDATE_PICTURES") == "1"
@@ -49,7 +50,7 @@ def desk(scene, monkeypatch):
         desk.choose(ct_node, anatomy.show_anatomy(scene, known.anatomy, ct_node))
     else:
         known, plan, desk = context(), searched(), desk_in(scene)
-    monkeypatch.setattr(plan_desk, "PlanningContext", lambda ct, anatomy: known)
+    monkeypatch.setattr(plan_desk, "PlanningContext", lambda *patient: known)
     desk.context()
     planning.show_plan(scene, plan)
     for index in (len(plan.trajectories) - 1, 0):
@@ -120,7 +121,7 @@ def test_the_shaft_has_its_colors_in_3d_and_its_true_width_in_slices(host, scene
     assert len(margin) > 100 and margin.min() > 42 and margin.max() < 49
 
 
-def test_the_page_shows_pictures_and_text(scene, desk, picture_folder, tmp_path):
+def test_the_page_shows_pictures_and_text(scene, desk, picture_folder, tmp_path, monkeypatch):
     plan_files.export_plan(scene, tmp_path / "plan", desk, "2026-11-27")
     page = tmp_path / "plan" / "plan.png"
     if RENEWED:
@@ -129,3 +130,9 @@ def test_the_page_shows_pictures_and_text(scene, desk, picture_folder, tmp_path)
     assert seen.shape == (1754, 1240, 3)
     assert (seen.max(axis=2) < 60).mean() > 0.01, "ink"
     assert 0.002 < (np.ptp(seen, axis=2) > 60).mean() < 0.2, "outlines"
+    found = SpreadSummary(3.0, 20.0, 1.0, 32, 0.25, "300 to 900 kPa", "", (), {})
+    monkeypatch.setattr(plan_spread, "current", lambda scene, row: found)
+    plan_files.export_plan(scene, tmp_path / "predicted", desk, "2026-11-27")
+    more = pixels(tmp_path / "predicted" / "plan.png")
+    used = sum(row.is_chosen for row in planning.trajectory_rows(scene))
+    assert (more.max(axis=2) < 60).sum() > (seen.max(axis=2) < 60).sum() + 300 * used > 0, "a sentence for each side"

@@ -8,8 +8,8 @@ import vtk
 
 from sacroplasty.cement.line import cannula_line
 from sacroplasty.cement.presets import default_preset
-from sacroplasty.cement.spread import Depot
 from sacroplasty.errors import AnatomyError
+from sacroplasty.planning.model import Depot
 from sacroplasty.scene import nodes
 from sacroplasty.scene import spread as scene_spread
 from sacroplasty.scene.anatomy import show_anatomy

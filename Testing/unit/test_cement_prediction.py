@@ -12,9 +12,10 @@ from sacroplasty.cement.line import cannula_line
 from sacroplasty.cement.medium import VEIN, Uncertainty, draw, make_medium
 from sacroplasty.cement.prediction import predict_spread
 from sacroplasty.cement.presets import default_preset
-from sacroplasty.cement.spread import Depot, balloon_cavity
+from sacroplasty.cement.spread import balloon_cavity
 from sacroplasty.errors import PlanError
 from sacroplasty.geometry import transform_points
+from sacroplasty.planning.model import Depot
 from sacroplasty.planning.pose_uncertainty import PoseUncertainty
 
 #: In the sacrum's axes (left, posterior, superior): 10.5 mm beside the left S1 foramen, which has a radius of 5.5 mm.

@@ -13,15 +13,16 @@ from darcy_reference import reference_fill
 from sacroplasty.cement.grid import grid_points, local_grid
 from sacroplasty.cement.spread import (
     CANCELLOUS_POROSITY,
-    Depot,
     balloon_cavity,
     invade,
     invade_depots,
+    planned_cavity,
     reach_mm,
     resistance_from_hu,
 )
 from sacroplasty.errors import PlanError
 from sacroplasty.image import Volume
+from sacroplasty.planning.model import Balloon, Depot
 
 
 def block(half_size_mm: float = 30.0) -> Volume:
@@ -230,3 +231,18 @@ def test_the_grid_has_room_for_the_cement():
     assert reach_mm(0.1) == 12.0
     assert 24.0 < reach_mm(4.0) < 30.0
     assert reach_mm(16.0) <= 40.0
+
+
+def test_the_cavity_of_a_planned_balloon_is_round_at_both_ends_and_as_wide_as_planned():
+    balloon = Balloon(np.array([0.0, 0.0, 0.0]), np.array([18.0, 0.0, 0.0]), 8.0)
+    cavity = planned_cavity(balloon)
+    inside = grid_points(cavity)[cavity.voxels]
+    assert inside[:, 0].min() == pytest.approx(0.0, abs=0.5) and inside[:, 0].max() == pytest.approx(18.0, abs=0.5)
+    assert np.linalg.norm(inside[:, 1:], axis=1).max() == pytest.approx(4.0, abs=0.5)
+    of_shape = math.pi * 4.0**2 * 10.0 + 4 / 3 * math.pi * 4.0**3
+    assert cavity.voxels.sum() * cavity.voxel_volume_ml * 1000 == pytest.approx(of_shape, rel=0.03)
+
+
+def test_a_balloon_that_is_shorter_than_wide_makes_no_more_room_than_its_length():
+    cavity = planned_cavity(Balloon(np.zeros(3), np.array([6.0, 0.0, 0.0]), 12.0))
+    assert cavity.voxels.sum() * cavity.voxel_volume_ml * 1000 == pytest.approx(4 / 3 * math.pi * 3.0**3, rel=0.05)

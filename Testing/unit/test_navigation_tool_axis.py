@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -103,7 +104,10 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path: Path, rng: np.random.
     write_tool_calibration(made, tmp_path / "stylus.json")
     found = read_tool_calibration(tmp_path / "stylus.json", "Stylus", NOW + timedelta(hours=2))
     assert (found.tool, found.calibrated_at) == ("Stylus", NOW)
-    for name in ("tip_in_tool_mm", "axis_in_tool", "tip_covariance_mm2", "axis_sd_deg", "holdout_error_mm"):
+    for name in (
+        "tip_in_tool_mm", "axis_in_tool", "tip_covariance_mm2", "axis_sd_deg", "holdout_error_mm",
+        "divot_in_reference_mm",
+    ):  # fmt: skip
         np.testing.assert_allclose(getattr(found, name), getattr(made, name), atol=1e-12)
 
 
@@ -142,14 +146,16 @@ def test_the_tips_frame_points_ahead_and_moves_along_the_shaft(rng: np.random.Ge
 
 def test_a_tool_is_checked_at_the_divot_before_it_is_used(rng: np.random.Generator) -> None:
     made = calibrated(rng)
-    good = check_at_divot(made, pivoting(rng, count=40), PIVOT)
+    good = check_at_divot(made, pivoting(rng, count=40))
     assert good.passed
     assert good.distance_mm < 0.4
     assert good.text.endswith("in place")
-    moved = check_at_divot(made, pivoting(rng, count=40), PIVOT + np.array([0, 1.5, 0]))
+    moved = check_at_divot(replace(made, divot_in_reference_mm=PIVOT + np.array([0, 1.5, 0])), pivoting(rng, count=40))
     assert not moved.passed
     assert "do not use it" in moved.text
     bent = made.moved_along_axis(2.0)
-    assert not check_at_divot(bent, pivoting(rng, count=100), PIVOT).passed
+    assert not check_at_divot(bent, pivoting(rng, count=100)).passed
     with pytest.raises(CalibrationError, match="only 5 valid poses of Stylus in the divot"):
-        check_at_divot(made, pivoting(rng, count=5), PIVOT)
+        check_at_divot(made, pivoting(rng, count=5))
+    with pytest.raises(CalibrationError, match="no divot is known in which Stylus was pivoted"):
+        check_at_divot(replace(made, divot_in_reference_mm=None), pivoting(rng, count=40))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from sacroplasty.errors import DocumentError, PlanError
+from sacroplasty.planning.depots import ways_to_give
 from sacroplasty.planning.model import Accuracy, Depot, Trajectory, VolumeOverride
 from sacroplasty.planning.needles import catalogue, custom_needle, needle
 from sacroplasty.planning.options import BalloonSize, PlanOptions
@@ -92,3 +94,13 @@ def test_another_volume_keeps_the_share_of_each_depot() -> None:
     )
     assert item.planned_volume_ml == 4.0
     assert [depot.volume_ml for depot in item.with_volume(2.0).depots] == [1.5, 0.5]
+
+
+def test_the_same_cement_can_be_given_at_the_target_or_less_of_it_there() -> None:
+    tip, back = np.zeros(3), np.array([0.0, -8.0, 0.0])
+    planned = (Depot(tip, 1.5, "too near"), Depot(back, 2.25, "withdraw by 8 mm first"))
+    ways = ways_to_give(planned)
+    assert ways["planned"] == planned
+    assert [(one.position_ras is tip, one.volume_ml) for one in ways["all at the target"]] == [(True, 3.75)]
+    assert [(one.position_ras is tip, one.volume_ml) for one in ways["less, at the target"]] == [(True, 1.5)]
+    assert list(ways_to_give(planned[:1])) == ["planned"]

@@ -153,6 +153,7 @@ def test_the_command_exits_with_3_when_nothing_is_acceptable(truth: SimpleSacrum
     arguments = [str(tmp_path), "--side", "left", "--json"]
     good = CliRunner().invoke(command, arguments)
     assert good.exit_code == 0 and read_plan(tmp_path / "plan.json").trajectories[0].accepted
-    bad = CliRunner().invoke(command, [*arguments, "--margin", "14"])
+    bad = CliRunner().invoke(command, [*arguments[:-1], "--margin", "14"])
     assert bad.exit_code == 3
+    assert "What may help: a CT with thinner slices (voxels here: " in bad.output
     assert not read_plan(tmp_path / "plan.json").trajectories[0].accepted

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cement_scene import CENTER, PLACES
+from sacroplasty.cement.after_flow import AfterFlowWatch
 from sacroplasty.cement.aging import CementClock
 from sacroplasty.cement.injection import Prescription
-from sacroplasty.cement.interlock import Limits
+from sacroplasty.cement.interlock import Limits, Observed
 from sacroplasty.cement.zones import Zones, make_zones
 from sacroplasty.devices.fluoroscope import CArmAnswer
 from sacroplasty.errors import DeviceError
+from sacroplasty.procedure import inject as inject_module
 from sacroplasty.procedure.case import InjectionRecord
 from sacroplasty.procedure.inject import inject, mix_cement, set_views, take_pictures
 from sacroplasty.procedure.journal import read_journal
@@ -182,3 +185,32 @@ def test_cement_is_mixed_anew_when_it_would_not_last(theatre: Theatre) -> None:
     assert cement.phase(now_s) == "working"
     assert mix(cement, 60.0) is cement
     assert mix(cement, 3600.0) is not cement
+
+
+def test_what_is_on_its_way_counts_so_that_the_pump_gives_less(
+    theatre: Theatre, zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AfterFlowWatch, "observed", lambda self, now_s: Observed(0.2, now_s))
+    treat(theatre, zones)
+    assert theatre.pump.delivered_ml == pytest.approx(0.8, abs=0.03), "the rest comes by itself"
+
+
+def test_a_person_decides_about_the_next_step_when_the_monitor_warns(
+    theatre: Theatre, zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inject_module, "monitor_warning", lambda level: "cement where it should not be")
+    asked: list[str] = []
+
+    def act(prompt, passed_s):
+        if isinstance(prompt.task, ConnectLine):
+            return "continue"
+        if isinstance(prompt.task, Press) and prompt.task.request == "continue":
+            asked.append(prompt.text)
+            return "stop"
+        return prompt.task.request if isinstance(prompt.task, Press) else None
+
+    two_steps = replace(PRESCRIPTION, planned_volume_ml=2.0)
+    room = (theatre.live, theatre.equipment, theatre.clocks, theatre.journal, LIMITS)
+    theatre.play(inject(two_steps, theatre.case, zones, workable(theatre), *room), 60.0, act)
+    assert "cement where it should not be; look at both views and decide" in asked[0]
+    assert theatre.pump.delivered_ml == pytest.approx(1.0, abs=0.02), "no step began by itself"

@@ -5,9 +5,54 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from .aging import CementClock
+from .delivery import DeliveryFacts
+from .interlock import Observed
 from .line import AfterFlow, InjectionLine
 from .presets import PowerLawFluid
 from .viscosity import ViscosityEstimate, ViscosityEstimator
+
+#: How often the line is looked at while the plunger rests.
+_REST_LOOK_S = 0.5
+
+
+class AfterFlowWatch:
+    """Follows flow and pressure of a pump through an injection.
+
+    Attributes:
+        viscosity: the last estimate; None before the first.
+        after_flow_ml: that would still come out if the plunger halted now; NaN while it is not known.
+    """
+
+    def __init__(self) -> None:
+        self.viscosity: ViscosityEstimate | None = None
+        self.after_flow_ml = math.nan
+        self._estimator: ViscosityEstimator | None = None
+
+    def look(self, line: InjectionLine, told: DeliveryFacts, clock: CementClock, clock_s: float) -> None:
+        """Take what was told last.
+
+        Args:
+            line: through which cement flows.
+            clock_s: now on the time line of the cement's clock.
+        """
+        pressure, rate = told.pressure_kpa, told.rate_ml_s
+        fluid = clock.fluid(clock_s)
+        if pressure is None or rate is None or not math.isfinite(fluid.flow_index):
+            self.after_flow_ml = math.nan
+            return
+        if self._estimator is None:
+            self._estimator = ViscosityEstimator(line, fluid.flow_index)
+        last_s = self.viscosity.time_s if self.viscosity is not None else -math.inf
+        # At rest the line only relaxes, which needs no close look.
+        if pressure.time_s - last_s > (0.0 if rate.value > 0 else _REST_LOOK_S):
+            self._estimator.growth_per_s = clock.growth_per_s(clock_s)
+            self.viscosity = self._estimator.update(pressure.time_s, pressure.value, max(0.0, rate.value))
+            self.after_flow_ml = still_to_come_ml(line, self._estimator)
+
+    def observed(self, now_s: float) -> Observed[float] | None:
+        """The after-flow as a fact of now; None while it is not known."""
+        return Observed(self.after_flow_ml, now_s) if math.isfinite(self.after_flow_ml) else None
 
 
 def predict_after_flow(

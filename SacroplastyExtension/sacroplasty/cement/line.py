@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import PlanError
 from ..geometry import FloatArray
+from ..planning.needles import Needle
 from . import hydraulics
 from .presets import CementPreset, PowerLawFluid
 
 #: Pressure of the room, from which air in the cement is compressed [kPa].
 ATMOSPHERE_KPA = 101.325
+
+#: How much more syringe and tube hold for each kPa: an assumption of the size of the simulated pump's; see the
+#: documentation on how to measure it. The live viscosity estimate corrects it by up to a fifth.
+ASSUMED_COMPLIANCE_ML_KPA = 0.0004
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,12 @@ def pressure_outlook(
         exceeds_at_s=exceeds_at_s,
         text=text,
     )
+
+
+def injection_line(trocar: Needle) -> InjectionLine:
+    """A syringe on a trocar, stretched as `ASSUMED_COMPLIANCE_ML_KPA` says."""
+    line = cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm)
+    return replace(line, compliance_ml_per_kpa=ASSUMED_COMPLIANCE_ML_KPA)
 
 
 def cannula_line(

@@ -17,12 +17,13 @@ from ..anatomy.model import Anatomy
 from ..errors import PlanError
 from ..geometry import FloatArray
 from ..image import Volume
+from ..planning.model import Depot
 from ..planning.pose_uncertainty import PoseUncertainty
 from . import hydraulics
 from .line import InjectionLine, PressureOutlook, pressure_outlook
 from .medium import PERMEABILITY_MM2, VEIN, Medium, Member, Uncertainty, draw, intact, make_medium
 from .presets import CementPreset
-from .spread import CANCELLOUS_POROSITY, LARGEST_VOLUME_ML, Depot, Invasion, invade_depots, reach_mm
+from .spread import CANCELLOUS_POROSITY, LARGEST_VOLUME_ML, Invasion, invade_depots, reach_mm
 
 #: Cement this near to a structure that it must not enter is at risk: the cortex may be broken there, and neither the
 #: segmentation nor the model is better than this.
@@ -130,8 +131,8 @@ def predict_spread(
     """
     _check(depots, flow_ml_s, members)
     assumed = Uncertainty() if uncertainty is None else uncertainty
-    tip = np.asarray(depots[0].tip_ras, float)
-    farthest = max(float(np.linalg.norm(np.asarray(depot.tip_ras, float) - tip)) for depot in depots)
+    tip = np.asarray(depots[0].position_ras, float)
+    farthest = max(float(np.linalg.norm(np.asarray(depot.position_ras, float) - tip)) for depot in depots)
     half_mm = reach_mm(sum(depot.volume_ml for depot in depots)) + farthest
     medium = make_medium(ct, anatomy, tip, (side,), half_mm, 1.0)
     nominal = _through(intact(medium, CANCELLOUS_POROSITY), depots, cavity)
@@ -146,7 +147,7 @@ def predict_spread(
     for number in range(members):
         # Each member has a generator of its own, so that one that cannot be solved changes no other.
         member = draw(coarse, assumed, np.random.default_rng([seed, number]), covariance)
-        shifted = [replace(depot, tip_ras=depot.tip_ras + member.tip_shift_mm) for depot in depots]
+        shifted = [replace(depot, position_ras=depot.position_ras + member.tip_shift_mm) for depot in depots]
         invasions = _through(member, shifted, cavity)
         filled += _cement(shifted, invasions).voxels >= 0.5 * member.porosity.voxels
         found = _leaks(coarse, member, invasions)

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import PlanError
-from ..geometry import FloatArray, unit
+from ..geometry import FloatArray, distance_to_segment, unit
 from ..image import Volume
+from ..planning.model import Balloon, Depot
 from .grid import grid_points, local_grid, sample, sample_mask
 
 #: Share of cancellous bone that is marrow; the sacral ala of the old is at the loose end.
@@ -116,14 +117,6 @@ class Invasion:
         return self.capacity_ml * np.clip((level_ml - self.begins_ml) / (self.full_ml - self.begins_ml), 0.0, 1.0)
 
 
-@dataclass(frozen=True)
-class Depot:
-    """Cement through one position of a tip."""
-
-    tip_ras: FloatArray
-    volume_ml: float
-
-
 def withdrawn_depots(
     tip_ras: ArrayLike, hub_ras: ArrayLike, back_and_volume: Sequence[tuple[float, float]]
 ) -> tuple[Depot, ...]:
@@ -150,9 +143,21 @@ def reach_mm(volume_ml: float) -> float:
 
 def balloon_cavity(center_ras: ArrayLike, volume_ml: float) -> Volume:
     """The space that a round balloon leaves (boolean, 0.5 mm)."""
-    radius = (3 * volume_ml * 1000 / (4 * math.pi)) ** (1 / 3)
-    grid = local_grid(center_ras, radius + 1.0, 0.5)
-    return grid.like(np.linalg.norm(grid_points(grid) - np.asarray(center_ras, float), axis=-1) <= radius)
+    return _capsule(center_ras, center_ras, (3 * volume_ml * 1000 / (4 * math.pi)) ** (1 / 3))
+
+
+def planned_cavity(balloon: Balloon) -> Volume:
+    """The space that a planned balloon leaves, round at both ends (boolean, 0.5 mm)."""
+    along = balloon.end_ras - balloon.start_ras
+    radius_mm = min(balloon.diameter_mm, float(np.linalg.norm(along))) / 2
+    inwards = radius_mm * unit(along)
+    return _capsule(balloon.start_ras + inwards, balloon.end_ras - inwards, radius_mm)
+
+
+def _capsule(start_ras: ArrayLike, end_ras: ArrayLike, radius_mm: float) -> Volume:
+    ends = np.array([start_ras, end_ras], float)
+    grid = local_grid(ends.mean(axis=0), float(np.linalg.norm(ends[1] - ends[0])) / 2 + radius_mm + 1.0, 0.5)
+    return grid.like(distance_to_segment(grid_points(grid), *ends) <= radius_mm)
 
 
 def invade(
@@ -246,7 +251,7 @@ def invade_depots(
     """
     if not depots:
         raise PlanError("there is no depot to fill; give a tip and a volume")
-    tips = np.array([depot.tip_ras for depot in depots], float)
+    tips = np.array([depot.position_ras for depot in depots], float)
     if grid is None:
         reach = reach_mm(sum(depot.volume_ml for depot in depots)) + float(np.linalg.norm(tips - tips[0], axis=1).max())
         grid = local_grid(tips[0], reach, spacing_mm)
@@ -254,7 +259,7 @@ def invade_depots(
     cement = np.zeros(grid.voxels.shape)
     for depot in depots:
         one = invade(
-            depot.tip_ras,
+            depot.position_ras,
             region,
             resistance,
             porosity,

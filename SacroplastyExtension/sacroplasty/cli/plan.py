@@ -148,6 +148,7 @@ def command(
         "\n".join(
             [
                 *(line for name, items in of_side.items() for line in _lines(name, items, plan.blocked.get(name, ()))),
+                *([] if all(accepted.values()) else [_what_may_help(context)]),
                 *plan.notes,
                 f"Written to {path}",
             ]
@@ -211,6 +212,14 @@ def _lines(side: str, items: list[Trajectory], blocked: tuple[str, ...]) -> list
         for number, item in enumerate(items)
         if number == 0 or item.merits
     ]
+
+
+def _what_may_help(context: PlanningContext) -> str:
+    voxel_mm = float(context.ct.spacing_mm.max())
+    return (
+        f"What may help: a CT with thinner slices (voxels here: {voxel_mm:.1f} mm), a thinner trocar, another "
+        "technique or side, or a smaller --margin if a person can answer for it"
+    )
 
 
 def _one(item: Trajectory) -> str:

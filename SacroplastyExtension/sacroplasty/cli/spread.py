@@ -12,8 +12,7 @@ from .common import OUTPUT_FOLDER, FiniteRange, json_option, progress, report
 if TYPE_CHECKING:
     from ..cement.prediction import SpreadPrediction
     from ..cement.presets import CementPreset
-    from ..cement.spread import Depot
-    from ..planning.model import Trajectory
+    from ..planning.model import Depot, Trajectory
 
 
 class _DepotOption(click.ParamType):
@@ -76,7 +75,7 @@ def command(
     probability of cement in an ensemble of bones (probability_left.nrrd).
     """
     from ..anatomy.files import read_anatomy, read_segmented_ct
-    from ..cement.line import cannula_line
+    from ..cement.line import injection_line
     from ..cement.prediction import predict_spread
     from ..cement.spread import balloon_cavity
     from ..documents import write_document
@@ -115,7 +114,7 @@ def command(
                 anatomy,
                 _depots(item, volume_ml, depots),
                 side,
-                cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm),
+                injection_line(trocar),
                 preset,
                 flow_ml_s,
                 members=members,
@@ -156,11 +155,12 @@ def _preset(name: str) -> CementPreset:
 
 
 def _depots(item: Trajectory, volume_ml: float | None, asked: tuple[tuple[float, float], ...]) -> tuple[Depot, ...]:
-    from ..cement.spread import Depot, withdrawn_depots
+    from ..cement.spread import withdrawn_depots
     from ..errors import PlanError
+    from ..planning.model import Depot
 
     if not asked and volume_ml is None and item.depots:
-        return tuple(Depot(depot.position_ras, depot.volume_ml) for depot in item.depots)
+        return item.depots
     if not asked:
         return (Depot(item.target, item.planned_volume_ml if volume_ml is None else volume_ml),)
     if volume_ml is not None:
@@ -171,7 +171,7 @@ def _depots(item: Trajectory, volume_ml: float | None, asked: tuple[tuple[float,
 def _record(side: str, one: SpreadPrediction) -> dict[str, Any]:
     return {
         "side": side,
-        "depots": [{"tip": depot.tip_ras.tolist(), "volume_ml": depot.volume_ml} for depot in one.depots],
+        "depots": [{"tip": depot.position_ras.tolist(), "volume_ml": depot.volume_ml} for depot in one.depots],
         "volume_ml": one.volume_ml,
         "room_ml": one.room_ml,
         "in_plan_fraction": one.in_plan_fraction,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class ToolCalibration:
         tip_covariance_mm2: (3, 3) in the tool's frame.
         axis_sd_deg: standard deviation of the axis, about each of the two directions across.
         holdout_error_mm: of the pivoting, on poses that had no part in it.
+        divot_in_reference_mm: (3,) where the tip rested meanwhile, in the reference's frame, to be checked against
+            later; None when that is not known.
     """
 
     tool: str
@@ -49,6 +51,7 @@ class ToolCalibration:
     tip_covariance_mm2: FloatArray
     axis_sd_deg: float
     holdout_error_mm: float
+    divot_in_reference_mm: FloatArray | None = None
 
     @property
     def TipToTool(self) -> FloatArray:
@@ -69,15 +72,7 @@ class ToolCalibration:
 
     def moved_along_axis(self, offset_mm: float) -> ToolCalibration:
         """The same tool with its tip so much farther ahead: a stylet that protrudes, or another cannula (negative)."""
-        return ToolCalibration(
-            self.tool,
-            self.calibrated_at,
-            self.tip_in_tool_mm + offset_mm * self.axis_in_tool,
-            self.axis_in_tool,
-            self.tip_covariance_mm2,
-            self.axis_sd_deg,
-            self.holdout_error_mm,
-        )
+        return replace(self, tip_in_tool_mm=self.tip_in_tool_mm + offset_mm * self.axis_in_tool)
 
 
 def tool_calibration(
@@ -101,6 +96,7 @@ def tool_calibration(
         tip_covariance_mm2=pivot.tip_covariance_mm2,
         axis_sd_deg=_UNKNOWN_AXIS_SD_DEG if spin is None else spin.axis_sd_deg,
         holdout_error_mm=pivot.holdout_error_mm,
+        divot_in_reference_mm=pivot.pivot_in_reference_mm,
     )
 
 
@@ -142,6 +138,7 @@ def _calibration_of(record: dict[str, Any], path: Path) -> ToolCalibration:
         calibrated_at = datetime.min
     if calibrated_at.tzinfo is None:
         raise CalibrationError(f"{path}: calibrated_at must be a date and time with its time zone; calibrate again")
+    divot = record.get("divot_in_reference_mm")
     return ToolCalibration(
         tool=record["tool"],
         calibrated_at=calibrated_at,
@@ -150,6 +147,7 @@ def _calibration_of(record: dict[str, Any], path: Path) -> ToolCalibration:
         tip_covariance_mm2=np.array(record["tip_covariance_mm2"], float),
         axis_sd_deg=float(record["axis_sd_deg"]),
         holdout_error_mm=float(record["holdout_error_mm"]),
+        divot_in_reference_mm=None if divot is None else np.array(divot, float),
     )
 
 
@@ -170,17 +168,17 @@ class DivotCheck:
     text: str
 
 
-def check_at_divot(
-    calibration: ToolCalibration, ToolToReference: ArrayLike, divot_in_reference_mm: ArrayLike
-) -> DivotCheck:
-    """Compare a tool's tip with a divot whose place in the reference's frame is known.
+def check_at_divot(calibration: ToolCalibration, ToolToReference: ArrayLike) -> DivotCheck:
+    """Compare a tool's tip with the divot in which it was pivoted.
 
     Args:
         ToolToReference: poses (n, 4, 4) with the tip in the divot; tilted about it they also show a bent shaft.
 
     Raises:
-        CalibrationError: for too few poses, or poses that are none.
+        CalibrationError: for too few poses, poses that are none, or a calibration without a divot.
     """
+    if calibration.divot_in_reference_mm is None:
+        raise CalibrationError(f"no divot is known in which {calibration.tool} was pivoted; pivot it again")
     poses = np.asarray(ToolToReference, float)
     poses = poses[valid_poses(poses, calibration.tool)]
     if len(poses) < _FEWEST_AT_DIVOT:
@@ -188,7 +186,7 @@ def check_at_divot(
             f"only {len(poses)} valid poses of {calibration.tool} in the divot; hold it there for a second"
         )
     tips = np.array([transform_points(pose, calibration.tip_in_tool_mm) for pose in poses])
-    off = tips - np.asarray(divot_in_reference_mm, float)
+    off = tips - calibration.divot_in_reference_mm
     # Wild poses must not decide; a shaft that is bent moves all of them.
     distance = float(max(np.linalg.norm(np.median(off, axis=0)), np.median(np.linalg.norm(off, axis=1)) / 2))
     expected = _DIVOT_SIGMAS * float(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ CEMENT_MARGIN_MM = 1.0
 _WITHDRAWAL_MM, _WITHDRAWAL_STEP_MM, _LEAST_WITHDRAWAL_MM = 15.0, 1.0, 4.0
 #: A second depot below this is not worth its withdrawal [mL].
 _LEAST_DEPOT_ML = 0.3
+
+#: Ways to give the cement of a trocar: in the planned depots, all of it at the target, or less and only there.
+Way = Literal["planned", "all at the target", "less, at the target"]
 
 
 def sphere_radius_mm(volume_ml: float) -> float:
@@ -68,6 +72,16 @@ def plan_depots(
         note = f"withdraw by {back_mm[best]:.0f} mm first"
         depots.append(Depot(centers[best], round(volume, 2), note))
     return tuple(depots)
+
+
+def ways_to_give(depots: Sequence[Depot]) -> dict[Way, tuple[Depot, ...]]:
+    """The depots as planned, and where they are several what a person may want to do instead of withdrawing."""
+    ways: dict[Way, tuple[Depot, ...]] = {"planned": tuple(depots)}
+    if len(depots) > 1:
+        total_ml = sum(depot.volume_ml for depot in depots)
+        ways["all at the target"] = (Depot(depots[0].position_ras, round(total_ml, 2)),)
+        ways["less, at the target"] = (Depot(depots[0].position_ras, depots[0].volume_ml),)
+    return ways
 
 
 def volume_cautions(depots: Sequence[Depot], wanted_ml: float) -> tuple[str, ...]:

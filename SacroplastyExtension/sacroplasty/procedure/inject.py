@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
+from ..cement.after_flow import AfterFlowWatch
 from ..cement.aging import CementClock
 from ..cement.delivery import DeliveryFacts
 from ..cement.injection import InjectionFacts, InjectionState, Prescription, Request, begin, decide, step
 from ..cement.interlock import Facts, Limits, Observed
+from ..cement.line import injection_line
 from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
 from ..cement.zones import Zones
 from ..devices.fluoroscope import PLANES, View
@@ -21,6 +23,7 @@ from ..planning.model import Side
 from ..xray.geometry import XrayGeometry
 from .case import Case, InjectionRecord, InjectionSample
 from .equipment import Clocks, Equipment
+from .injection_alarms import monitor_warning
 from .journal import Journal
 from .prompts import ConnectLine, Press, Prompt, Wait, Watch
 from .pump_delivery import PumpDelivery
@@ -175,6 +178,8 @@ class _InjectionRun:
         self._monitor = SpreadMonitor(zones, trocar.tip_ras, MonitorSettings(frame_period_s=limits.frame_period_s))
         self._reading: MonitorReading | None = None
         self._delivery = PumpDelivery(equipment.pump)
+        self._line = injection_line(case.targets[side].needle)
+        self._after_flow = AfterFlowWatch()
         self._pump = DeliveryFacts()
         self._next_sample_s = float("-inf")
         self._refusal = ""
@@ -350,10 +355,13 @@ class _InjectionRun:
             registration_error_mm=Observed(self._error_mm, device_s),
         )
         self._sample(now_s, device_s)
+        self._after_flow.look(self._line, pump, self._cement, now_s)
         return InjectionFacts(
             interlock=facts,
             pump_volume_ml=pump.volume_ml,
             pump_state=pump.state,
+            after_flow_ml=self._after_flow.observed(device_s),
+            warning="" if reading is None else monitor_warning(reading.level),
             concentricity=None if reading is None else Observed(reading.concentricity, reading.time_s),
             request=request,
         )

@@ -11,6 +11,11 @@ from ..cement.alarms import Alarm
 _KNOWN = ("stop was pressed", "aborted", "connect the line", "a previous session")
 
 
+def monitor_warning(level: str | None) -> str:
+    """What the spread monitor warns of though it does not stop, by its level; empty for nothing."""
+    return "the monitor sees cement outside the planned ala" if level == "warning" else ""
+
+
 def standing_alarms(
     phase: str,
     reason: str,

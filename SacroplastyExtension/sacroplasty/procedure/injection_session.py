@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from ..cement.after_flow import still_to_come_ml
+from ..cement.after_flow import AfterFlowWatch
 from ..cement.aging import CementClock
 from ..cement.delivery import Delivery, DeliveryFacts
 from ..cement.injection import (
@@ -28,7 +28,7 @@ from ..cement.injection import (
 from ..cement.interlock import Facts, Limits, Observed
 from ..cement.line import InjectionLine
 from ..cement.presets import default_preset, load_presets
-from ..cement.viscosity import ViscosityEstimate, ViscosityEstimator
+from ..cement.viscosity import ViscosityEstimate
 from ..errors import PlanError
 from ..planning.model import Side
 from .journal import Journal
@@ -43,9 +43,6 @@ UNDER_WAY = ("armed", "injecting", "holding", "withdrawing")
 #: A moment of the curves, and how many are kept.
 _SAMPLE_S = 0.2
 _KEPT_SAMPLES = 6000
-
-#: How often the line is looked at while the plunger rests.
-_REST_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -106,21 +103,28 @@ class InjectionSession:
     side: Side = "left"
     refusal: str = ""
     trouble: str = ""
-    viscosity: ViscosityEstimate | None = None
-    after_flow_ml: float = math.nan
     samples: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._journal: Journal | None = None
         self._began_s, self._began_unix_s = self.now_s, self.unix_s
         self._noted_ml, self._noted_s = sum(self.given_ml.values()), self.now_s
-        self._estimator: ViscosityEstimator | None = None
+        self._watch = AfterFlowWatch()
         self._counter_ml = math.nan
         self._earlier: RecoveredSession | None = None
 
     @property
     def total_ml(self) -> float:
         return sum(self.given_ml.values())
+
+    @property
+    def viscosity(self) -> ViscosityEstimate | None:
+        return self._watch.viscosity
+
+    @property
+    def after_flow_ml(self) -> float:
+        """That would still come out if the plunger halted now; NaN while it is not known."""
+        return self._watch.after_flow_ml
 
     @property
     def mixed_at_unix_s(self) -> float | None:
@@ -301,7 +305,6 @@ class InjectionSession:
 
     def _facts(self, around: Surroundings, told: DeliveryFacts, wish: Wish, now_s: float) -> InjectionFacts:
         self.clock = self.clock.seen(now_s)
-        after_flow_ml = self.after_flow_ml if math.isfinite(self.after_flow_ml) else None
         return InjectionFacts(
             interlock=Facts(
                 operator_stop=Observed(wish.request == "stop", now_s),
@@ -316,7 +319,7 @@ class InjectionSession:
             ),
             pump_volume_ml=told.volume_ml,
             pump_state=told.state,
-            after_flow_ml=None if after_flow_ml is None else Observed(after_flow_ml, now_s),
+            after_flow_ml=self._watch.observed(now_s),
             concentricity=around.concentricity,
             warning=around.warning,
             held=wish.held,
@@ -330,25 +333,12 @@ class InjectionSession:
         if told.volume_ml is not None:
             self._counter_ml = told.volume_ml.value
         pressure, rate = told.pressure_kpa, told.rate_ml_s
-        known = pressure is not None and rate is not None
         pressure_kpa = pressure.value if pressure is not None else math.nan
         rate_ml_s = rate.value if rate is not None else math.nan
         if not self.samples or now_s - self.samples[-1].time_s >= _SAMPLE_S:
             self.samples.append(Sample(now_s, self.total_ml, rate_ml_s, pressure_kpa))
             del self.samples[:-_KEPT_SAMPLES]
-        fluid = self.clock.fluid(now_s)
-        if not (known and math.isfinite(fluid.flow_index)):
-            self.after_flow_ml = math.nan
-            return
-        assert pressure is not None
-        if self._estimator is None:
-            self._estimator = ViscosityEstimator(self.line, fluid.flow_index)
-        last_s = self.viscosity.time_s if self.viscosity is not None else -math.inf
-        # At rest the line only relaxes, which needs no close look.
-        if pressure.time_s - last_s > (0.0 if rate_ml_s > 0 else _REST_LOOK_S):
-            self._estimator.growth_per_s = self.clock.growth_per_s(now_s)
-            self.viscosity = self._estimator.update(pressure.time_s, pressure_kpa, max(0.0, rate_ml_s))
-            self.after_flow_ml = still_to_come_ml(self.line, self._estimator)
+        self._watch.look(self.line, told, self.clock, now_s)
 
 
 def _depots(state: InjectionState) -> list[dict[str, float]]:

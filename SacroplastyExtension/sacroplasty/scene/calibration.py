@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from ..navigation.tool_calibration import (
     DivotCheck,
     ToolCalibration,
     check_at_divot,
+    read_tool_calibration,
     tool_calibration,
+    write_tool_calibration,
 )
 from .devices import REASON, is_valid
 from .in_use import is_marked, mark
@@ -104,7 +107,7 @@ def calibrate(scene: vtkMRMLScene, collector: PoseCollector, now: datetime) -> T
     if older is not None and older.axis_sd_deg < made.axis_sd_deg:
         # The shaft's direction that spinning gave stands on.
         made = replace(made, axis_in_tool=older.axis_in_tool, axis_sd_deg=older.axis_sd_deg)
-    show_calibration(scene, made, pivot.pivot_in_reference_mm)
+    show_calibration(scene, made)
     return made
 
 
@@ -120,7 +123,7 @@ def calibrate_axis(scene: vtkMRMLScene, collector: PoseCollector) -> ToolCalibra
         raise CalibrationError(f"{tool} has no calibrated tip; pivot it first")
     spin = calibrate_spin(_poses(collector))
     made = replace(known, axis_in_tool=axis_towards(spin, known.tip_in_tool_mm), axis_sd_deg=spin.axis_sd_deg)
-    show_calibration(scene, made, _record(scene, tool)["divot_in_reference_mm"])
+    show_calibration(scene, made)
     return made
 
 
@@ -131,32 +134,54 @@ def check_in_divot(scene: vtkMRMLScene, collector: PoseCollector) -> DivotCheck:
         CalibrationError: when there is no calibration or no divot, or the tool was not seen.
     """
     tool = tool_name(collector.tool)
-    known, divot = calibration_of(scene, tool), _record(scene, tool).get("divot_in_reference_mm")
-    if known is None or divot is None:
+    known = calibration_of(scene, tool)
+    if known is None:
         raise CalibrationError(f"{tool} was not pivoted in a divot before; pivot it first")
-    found = check_at_divot(known, _poses(collector), divot)
+    found = check_at_divot(known, _poses(collector))
     checked = {**_record(scene, tool), "divot_check": found.text, "divot_passed": found.passed}
     _keep(scene, tool, checked, in_use=found.passed)
     return found
 
 
-def show_calibration(
-    scene: vtkMRMLScene, calibration: ToolCalibration, divot_in_reference_mm: FloatArray | None = None
-) -> None:
+def save_calibration(scene: vtkMRMLScene, tool: vtkMRMLLinearTransformNode, path: Path) -> None:
+    """Write the calibration of a tool to a file.
+
+    Raises:
+        CalibrationError: without a calibration, or without a file's name.
+    """
+    known = calibration_of(scene, tool_name(tool))
+    if known is None:
+        raise CalibrationError(f"{tool_name(tool)} has no calibration to save; pivot it first")
+    write_tool_calibration(known, _json_file(path))
+
+
+def load_calibration(scene: vtkMRMLScene, tool: vtkMRMLLinearTransformNode, path: Path, now: datetime) -> None:
+    """Read the calibration of a tool from a file, in place of an older one. It must be checked in the divot first.
+
+    Raises:
+        DocumentError, CalibrationError: for a file that is none, of another tool or too old, or that has no divot to
+            check it in; then the older one stays.
+    """
+    found = read_tool_calibration(_json_file(path), tool_name(tool), now)
+    if found.divot_in_reference_mm is None:
+        raise CalibrationError(f"{path} does not say where the divot is, so it cannot be checked; pivot the tool again")
+    show_calibration(scene, found, in_use=False)
+
+
+def show_calibration(scene: vtkMRMLScene, calibration: ToolCalibration, in_use: bool = True) -> None:
     """Put a calibration into the scene: its record, and the tip's transform once the tool has one.
 
     Args:
-        divot_in_reference_mm: where the tip rested, to be checked against later; None when that is not known.
+        in_use: whether it was made just now; one out of a file must be checked in the divot before it is used.
     """
     kept = {name: getattr(calibration, name) for name in ToolCalibration.__dataclass_fields__}
     record = {
         **kept,
         "calibrated_at": calibration.calibrated_at.isoformat(),
-        "divot_in_reference_mm": divot_in_reference_mm,
         "divot_check": None,
         "divot_passed": None,
     }
-    _keep(scene, calibration.tool, record, in_use=True)
+    _keep(scene, calibration.tool, record, in_use)
     tool = first_node(scene, "vtkMRMLLinearTransformNode", f"{calibration.tool}ToReference")
     if tool is None:
         return
@@ -175,10 +200,10 @@ def calibration_of(scene: vtkMRMLScene, tool: str) -> ToolCalibration | None:
     if not record:
         return None
     fields = {name: record[name] for name in ToolCalibration.__dataclass_fields__}
-    arrays = ("tip_in_tool_mm", "axis_in_tool", "tip_covariance_mm2")
+    arrays = ("tip_in_tool_mm", "axis_in_tool", "tip_covariance_mm2", "divot_in_reference_mm")
     return ToolCalibration(
         **fields
-        | {name: np.asarray(record[name], float) for name in arrays}
+        | {name: np.asarray(record[name], float) for name in arrays if record[name] is not None}
         | {"calibrated_at": datetime.fromisoformat(record["calibrated_at"])}
     )
 
@@ -249,6 +274,12 @@ def tip_name(tool: vtkMRMLLinearTransformNode) -> str:
 def tool_name(tool: vtkMRMLLinearTransformNode) -> str:
     """`Stylus` of `StylusToReference`."""
     return tool.GetName().partition("To")[0]
+
+
+def _json_file(path: Path) -> Path:
+    if Path(path).suffix != ".json":
+        raise CalibrationError("choose a file for the calibration first (.json)")
+    return Path(path)
 
 
 def _poses(collector: PoseCollector) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,11 +17,10 @@ from ..cement.delivery import Delivery
 from ..cement.injection import Delivery as DeliveryKind
 from ..cement.injection import InjectionState, Mode, Prescription, Request
 from ..cement.interlock import Limits
-from ..cement.line import InjectionLine, cannula_line, pressure_outlook
+from ..cement.line import InjectionLine, injection_line, pressure_outlook
 from ..cement.manual_injection import EnteredVolumes, ManualDelivery, VolumeSource
-from ..cement.spread import Depot
 from ..errors import DocumentError, PlanError
-from ..planning.model import Side
+from ..planning.model import Depot, Side
 from ..planning.needles import needle
 from ..procedure.conduct import PRESSURE_LIMIT_KPA, RATE_ML_S
 from ..procedure.injection_alarms import standing_alarms
@@ -42,10 +41,6 @@ from .workflow import write_step
 
 #: The record in the scene follows the volume in steps of this size.
 _RECORD_STEP_ML = 0.05
-
-#: How much more syringe and tube hold for each kPa: an assumption of the size of the simulated pump's; see the
-#: documentation on how to measure it. The live viscosity estimate corrects it by up to a fifth.
-ASSUMED_COMPLIANCE_ML_KPA = 0.0004
 
 _OUTLOOK_S = 5.0
 
@@ -75,7 +70,7 @@ class InjectionReadout:
         reason: why cement does not flow now, in words.
         instruction: what the person at the syringe is to do; empty with a pump.
         viscosity_text, after_flow_text, outlook_text: what flow and pressure say; empty when they say nothing.
-        spread_text: of the prediction that the scene shows; empty without one.
+        spread_text: of the prediction that the scene shows, if it is of this tip and volume; empty without one.
         withdrawn_text: where the trocar's tip is, and the depots that it left.
         may_...: whether a button leads anywhere now.
         decides: whether a person's decision is waited for.
@@ -253,23 +248,39 @@ class InjectionDesk:
         session = self._session
         if session.under_way:
             raise PlanError("the spread is predicted before the injection or after it, not while cement is under way")
-        planned = self._planned().get(self.side)
-        if planned is None:
-            raise PlanError(f"no cement is planned for the {self.side} ala")
-        state = session.state
-        left = state.left_depots if state is not None else ()
-        depots = [Depot(tip_ras(self._scene, self.side, one.withdrawn_mm), one.volume_ml) for one in left]
-        rest_ml = planned - sum(depot.volume_ml for depot in depots)
-        depots.append(Depot(tip_ras(self._scene, self.side, state.withdrawn_mm if state else 0.0), rest_ml))
         return spread.predict(
             self._scene,
             self.side,
-            depots,
+            self._depots(),
             session.line,
             session.clock.preset,
             self.technique.rate_ml_s,
             progress=progress,
         )
+
+    def _depots(self) -> list[Depot]:
+        """What was left behind on the way back, and the rest of the plan at the tip as it stands.
+
+        Raises:
+            PlanError: when nothing is planned.
+        """
+        planned, state = self._planned().get(self.side), self._session.state
+        if planned is None:
+            raise PlanError(f"no cement is planned for the {self.side} ala")
+        left = state.left_depots if state is not None else ()
+        depots = [Depot(tip_ras(self._scene, self.side, one.withdrawn_mm), one.volume_ml) for one in left]
+        rest_ml = planned - sum(depot.volume_ml for depot in depots)
+        return [*depots, Depot(tip_ras(self._scene, self.side, state.withdrawn_mm if state else 0.0), rest_ml)]
+
+    def _spread_text(self) -> str:
+        """What is predicted for this side; one of another tip or volume must not be believed."""
+        found = spread.summary(self._scene, self.side)
+        if found is None:
+            return ""
+        if self._planned().get(self.side) is None or not spread.is_of(self._scene, self.side, self._depots()):
+            return "of another tip or volume: predict again"
+        text = f"leak in {found.any_leak:.0%} of {found.members} runs"
+        return f"{text}, first {found.rows[0].route}" if found.rows and found.any_leak > 0 else text
 
     def enter_volume(self, volume_ml: float, now_s: float) -> None:
         """Count a syringe that was given by hand.
@@ -370,7 +381,7 @@ class InjectionDesk:
                 if known and estimate is not None
                 else ""
             ),
-            spread_text=_spread_text(spread.summary(self._scene, session.side)),
+            spread_text=self._spread_text(),
             after_flow_text="" if math.isnan(session.after_flow_ml) else f"{session.after_flow_ml:.2f} mL",
             outlook_text=self._outlook_text(now_s),
             withdrawn_text=_withdrawn_text(state),
@@ -401,12 +412,10 @@ class InjectionDesk:
         return {side: trajectory.planned_volume_ml for side, trajectory in chosen(plan).items()} if plan else {}
 
     def _line(self, side: Side) -> InjectionLine:
-        """Syringe and planned cannula, with an assumed compliance."""
+        """Syringe and planned cannula."""
         plan = plan_of(self._scene)
         trajectory = chosen(plan).get(side) if plan else None
-        trocar = trajectory.needle if trajectory else needle()
-        line = cannula_line(trocar.gauge, trocar.inner_diameter_mm, trocar.length_mm)
-        return replace(line, compliance_ml_per_kpa=ASSUMED_COMPLIANCE_ML_KPA)
+        return injection_line(trajectory.needle if trajectory else needle())
 
     def _is_aborted(self) -> bool:
         return self._session.state is not None and self._session.state.note is not None
@@ -524,13 +533,6 @@ def _wait_s(state: InjectionState | None, now_s: float) -> float:
     if state is None or state.phase != "holding" or state.interrupted:
         return 0.0
     return max(0.0, state.prescription.wait_s - (now_s - state.since_s))
-
-
-def _spread_text(found: SpreadSummary | None) -> str:
-    if found is None:
-        return ""
-    text = f"leak in {found.any_leak:.0%} of {found.members} runs"
-    return f"{text}, first {found.rows[0].route}" if found.rows and found.any_leak > 0 else text
 
 
 def _withdrawn_text(state: InjectionState | None) -> str:

@@ -28,8 +28,19 @@ from ..planning.search import gaps_mm, leave_room, nearest_accepted, plan_trajec
 from ..planning.search import plan_of as plan_holding
 from .anatomy import RECORD_NAME as ANATOMY_RECORD
 from .anatomy import anatomy_of
+from .dicom import frame_of_reference
 from .nodes import first_node, line_points, volume_of
-from .planning import chosen, clearance_key, is_at, plan_lines, plan_of, set_visible, trajectory_rows, update_plan
+from .planning import (
+    TrajectoryRow,
+    chosen,
+    clearance_key,
+    is_at,
+    plan_lines,
+    plan_of,
+    set_visible,
+    trajectory_rows,
+    update_plan,
+)
 from .trocar_models import show_margin, show_shaft
 
 #: Steps that undo can take back.
@@ -76,17 +87,53 @@ class PlanDesk:
         self._context: PlanningContext | None = None
         self._context_of: tuple[object, ...] = ()
         self._steps: list[_Step] = []
+        self._image_hash = ""
+        self._image_hash_of: tuple[object, ...] = ()
 
     # The patient
 
     def choose(self, ct_node: vtkMRMLScalarVolumeNode | None, segmentation: vtkMRMLSegmentationNode | None) -> None:
         """Say on which CT and segmentation to work."""
         self._nodes = (ct_node, segmentation) if ct_node is not None and segmentation is not None else None
+        if self.why_foreign:
+            # Over another patient a line would mislead.
+            for line in plan_lines(self._scene).values():
+                set_visible(line, False)
 
     @property
     def name(self) -> str:
         """Of the CT."""
         return "" if self._nodes is None else str(self._nodes[0].GetName())
+
+    @property
+    def frame_of_reference(self) -> str | None:
+        """DICOM frame of reference of the CT; None when it has none."""
+        return None if self._nodes is None else frame_of_reference(self._nodes[0])
+
+    @property
+    def why_foreign(self) -> str:
+        """Why the scene's plan is not one of the chosen CT, in words; empty when it is, or nothing is chosen."""
+        try:
+            self._check_own(plan_of(self._scene))
+        except PlanError as error:
+            return str(error)
+        return ""
+
+    def _check_own(self, plan: Plan | None) -> None:
+        if plan is not None and self._nodes is not None:
+            ct_hash = self._hash_of(self._nodes[0])
+            check_same_image(plan, ct_hash, self.frame_of_reference, "the plan of this scene")
+
+    def _hash_of(self, ct_node: vtkMRMLScalarVolumeNode) -> str:
+        image = ct_node.GetImageData()
+        key = ct_node.GetID(), None if image is None else image.GetMTime()
+        if self._image_hash_of != key:
+            self._image_hash, self._image_hash_of = "" if image is None else volume_of(ct_node).content_hash(), key
+        return self._image_hash
+
+    def rows(self) -> list[TrajectoryRow]:
+        """The trajectories of the plan; none of a plan that belongs to another CT."""
+        return [] if self.why_foreign else trajectory_rows(self._scene)
 
     @property
     def is_ready(self) -> bool:
@@ -103,7 +150,8 @@ class PlanDesk:
             raise PlanError("select a CT and its segmentation first")
         if not self.is_ready:
             ct_node, segmentation = self._nodes
-            self._context = PlanningContext(volume_of(ct_node), anatomy_of(self._scene, segmentation, ct_node))
+            anatomy = anatomy_of(self._scene, segmentation, ct_node)
+            self._context = PlanningContext(volume_of(ct_node), anatomy, frame_of_reference(ct_node))
             self._context_of = self._state()
         assert self._context is not None
         return self._context
@@ -127,9 +175,7 @@ class PlanDesk:
         if not sides:
             raise PlanError("choose at least one side to plan")
         context = self.context()
-        before = plan_of(self._scene)
-        is_same_ct = before is not None and before.image_hash == context.image_hash
-        drawn = [pair for pair in self._pairs() if pair[0].source != "search" and is_same_ct]
+        drawn = [] if self.why_foreign else [pair for pair in self._pairs() if pair[0].source != "search"]
         found = plan_trajectories(context, tuple(sides), options, progress)
         self._change([*((item, None) for item in found.trajectories), *self._checked(drawn, options)], found)
         self._show_best()
@@ -355,9 +401,7 @@ class PlanDesk:
         plan = plan_of(self._scene)
         if plan is None:
             return plan_holding(self.context(), (), PlanOptions())
-        if self._context is not None and self.is_ready:
-            context = self._context
-            check_same_image(plan, context.image_hash, context.frame_of_reference, "the plan of this scene")
+        self._check_own(plan)
         return plan
 
     def _pairs(self) -> list[tuple[Trajectory, vtkMRMLMarkupsLineNode]]:

@@ -14,6 +14,7 @@ from ..geometry import FloatArray
 from ..planning import export
 from ..planning.files import read_plan, write_plan
 from ..planning.options import PlanOptions
+from . import plan_spread
 from .pictures import save_png
 from .plan_desk import PlanDesk
 from .plan_page import PlanPage
@@ -43,7 +44,9 @@ def export_plan(scene: vtkMRMLScene, folder: Path, desk: PlanDesk, date: str) ->
     # A side that cannot be treated is on the page too, with why.
     first = {item.side: item for item in reversed(plan.trajectories)}
     shown = [trajectory for _, trajectory in sorted((first | chosen(plan)).items())]
-    page = PlanPage(desk.context(), plan, shown, f"Trocar plan: {desk.name}", date)
+    used = {row.trajectory.side: plan_spread.current(scene, row) for row in rows if row.is_chosen}
+    predicted = {side: found for side, found in used.items() if found is not None}
+    page = PlanPage(desk.context(), plan, shown, f"Trocar plan: {desk.name}", date, predicted)
     with staged_directory(Path(folder)) as stage:
         export.export_plan(plan, stage)
         write_plan(plan, stage / "plan.json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,11 +15,12 @@ from ..geometry import FloatArray, distance_to_segment
 from ..image import Volume, box_around, crop
 from ..planning.context import PlanningContext, ShaftProfile
 from ..planning.depots import sphere_radius_mm
-from ..planning.model import Plan, Trajectory
+from ..planning.model import Plan, Side, Trajectory
 from .anatomy import readable
 from .pictures import BONE_WINDOW_HU
 from .plan_views import TrocarAxes
 from .planning import in_words
+from .spread import SpreadSummary
 from .trocar_models import NEAR, TOO_NEAR, VERDICT_COLORS, verdicts
 
 #: A4 upright at 150 dots an inch.
@@ -67,6 +68,7 @@ class PlanPage:
         context: of the CT that was planned on.
         trajectories: the one that each side is treated by, at most two.
         title, date: the case and the day, as they are to be printed.
+        predicted: spread of the one that a side is treated by, where it was predicted for it as it is now.
     """
 
     context: PlanningContext
@@ -74,6 +76,7 @@ class PlanPage:
     trajectories: Sequence[Trajectory]
     title: str
     date: str
+    predicted: Mapping[Side, SpreadSummary]
 
     def draw(self) -> NDArray[np.uint8]:
         """The page as RGB (rows, columns, 3), top row first."""
@@ -122,7 +125,8 @@ class PlanPage:
             sheet.marks(left, top, [_letter(way) for way in (-plane.right, plane.right, plane.up)])
             sheet.scale(left, top, _PANEL / plane.width_mm)
         top += _PANEL + 12
-        columns = (_facts(trajectory), _distances(trajectory, self.plan), _warnings(trajectory))
+        facts = [*_facts(trajectory), *_prediction(self.predicted.get(trajectory.side))]
+        columns = (facts, _distances(trajectory, self.plan), _warnings(trajectory))
         ends = []
         for number, lines in enumerate(columns):
             ends.append(sheet.lines(_EDGE + number * (_PANEL + _GAP), top, lines, _PANEL))
@@ -230,6 +234,14 @@ def _facts(trajectory: Trajectory) -> list[Line]:
     for name, point in (("Skin", trajectory.entry_skin), ("Target", trajectory.target)):
         lines.append(f"{name} R {point[0]:.1f}  A {point[1]:.1f}  S {point[2]:.1f} mm")
     return [(line, _INK) for line in lines]
+
+
+def _prediction(found: SpreadSummary | None) -> list[Line]:
+    if found is None:
+        return []
+    text = f"Predicted: cement leaves the bone in {100 * found.any_leak:.0f} % of {found.members} simulated bones"
+    first = f", first to {found.rows[0].route}" if found.any_leak > 0 and found.rows else ""
+    return [(text + first, _INK)]
 
 
 def _distances(trajectory: Trajectory, plan: Plan) -> list[Line]:

@@ -1,8 +1,11 @@
-"""The predicted spread in the scene: its probability over the slices, surfaces around it, and the table of leaks."""
+"""The predicted spread in the scene: its probability over the slices, surfaces around it, and the table of leaks.
+
+Beside it, other ways to give the same cement, by their leaks alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +18,12 @@ from slicer import vtkMRMLModelNode, vtkMRMLScalarVolumeNode, vtkMRMLScene
 from ..cement.line import InjectionLine
 from ..cement.prediction import SpreadPrediction, predict_spread
 from ..cement.presets import CementPreset
-from ..cement.spread import Depot
 from ..errors import AnatomyError
 from ..image import Volume
-from ..planning.model import Side
+from ..planning.depots import Way
+from ..planning.model import Depot, Side
 from ..planning.pose_uncertainty import PoseUncertainty
+from ..procedure.conduct import PRESSURE_LIMIT_KPA
 from .anatomy import anatomy_of, readable, segmented_ct
 from .nodes import add_model, add_volume, first_node, set_volume, volume_of
 from .records import read_record, write_record
@@ -31,6 +35,9 @@ SURFACES = {0.5: ((1.0, 0.55, 0.65), 0.3), 0.9: ((0.8, 0.05, 0.25), 0.7)}
 
 #: Less probable cement than this is not drawn over the slices.
 _SHOWN_FROM = 0.05
+
+#: How much the probability hides of the image beneath it.
+_OVERLAY_OPACITY = 0.5
 
 #: A table of Slicer's own, from dark to bright.
 _COLORS = "vtkMRMLColorTableNodeIron"
@@ -60,6 +67,21 @@ class LeakRow:
 
 
 @dataclass(frozen=True)
+class WaySummary:
+    """Leaks of one way to give the cement.
+
+    Attributes:
+        depots_ml: volume through each place of the tip.
+        any_leak: probability of a leak by any route.
+        route: most probable one in words; empty without any leak.
+    """
+
+    depots_ml: tuple[float, ...]
+    any_leak: float
+    route: str
+
+
+@dataclass(frozen=True)
 class SpreadSummary:
     """What the page shows of a prediction.
 
@@ -67,6 +89,7 @@ class SpreadSummary:
         any_leak: probability of a leak by any route.
         pressure_text: of the line over the working time, with its warning.
         rows: routes that leaked in the ensemble or come near.
+        others: other ways to give the cement, in the same simulated bones.
     """
 
     volume_ml: float
@@ -77,6 +100,7 @@ class SpreadSummary:
     pressure_text: str
     warning: str
     rows: tuple[LeakRow, ...]
+    others: dict[Way, WaySummary]
 
 
 def predict(
@@ -89,12 +113,14 @@ def predict(
     members: int = 32,
     cavity: Volume | None = None,
     pose: PoseUncertainty | None = None,
+    others: Mapping[Way, Sequence[Depot]] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SpreadSummary:
     """Predict where the cement of a planned tip, or of a tip as it stands, goes, and show it in place of an older one.
 
     Args:
         cavity, pose: of a balloon, and how uncertain a navigated tip is, see `predict_spread`.
+        others: other ways to give the cement, to be compared with this one.
         progress: called with the share done; may raise to end it, and then the scene is as before.
 
     Raises:
@@ -104,28 +130,42 @@ def predict(
     ct_node, segmentation = segmented_ct(scene)
     if segmentation is None or ct_node is None:
         raise AnatomyError("the spread needs the segmented CT; run the segmentation first")
-    anatomy = anatomy_of(scene, segmentation, ct_node)
-    prediction = predict_spread(
-        volume_of(ct_node),
-        anatomy,
-        depots,
-        side,
-        line,
-        preset,
-        flow_ml_s,
-        members=members,
-        cavity=cavity,
-        pose=pose,
-        progress=progress,
-    )
-    show(scene, side, prediction)
+    anatomy, ct = anatomy_of(scene, segmentation, ct_node), volume_of(ct_node)
+    ways: dict[Way, Sequence[Depot]] = {"planned": depots, **(others or {})}
+    predictions: dict[Way, SpreadPrediction] = {}
+    for number, (way, through) in enumerate(ways.items()):
+        predictions[way] = predict_spread(
+            ct,
+            anatomy,
+            through,
+            side,
+            line,
+            preset,
+            flow_ml_s,
+            members=members,
+            limit_kpa=PRESSURE_LIMIT_KPA,
+            cavity=cavity,
+            pose=pose,
+            progress=_part_of(progress, number, len(ways)),
+        )
+    show(scene, side, predictions.pop("planned"), predictions)
     found = summary(scene, side)
     assert found is not None
     return found
 
 
-def show(scene: vtkMRMLScene, side: Side, prediction: SpreadPrediction) -> None:
-    """Show a prediction in place of an older one of the side."""
+def _part_of(progress: Callable[[float], None] | None, number: int, count: int) -> Callable[[float], None] | None:
+    """Tell the progress of one of several parts as that of the whole."""
+    return None if progress is None else lambda share: progress((number + share) / count)
+
+
+def show(
+    scene: vtkMRMLScene,
+    side: Side,
+    prediction: SpreadPrediction,
+    others: Mapping[Way, SpreadPrediction] | None = None,
+) -> None:
+    """Show a prediction in place of an older one of the side; of other ways to give the cement, their leaks."""
     probability = _probability_node(scene, side)
     if probability is None:
         probability = add_volume(scene, prediction.probability, _volume_name(side))
@@ -149,7 +189,8 @@ def show(scene: vtkMRMLScene, side: Side, prediction: SpreadPrediction) -> None:
         else:
             model.SetAndObservePolyData(mesh)
     record = read_record(scene, RECORD_NAME) or {}
-    write_record(scene, RECORD_NAME, record | {side: _record_of(prediction)})
+    ways = {way: _way_record(other) for way, other in (others or {}).items()}
+    write_record(scene, RECORD_NAME, record | {side: _record_of(prediction) | {"others": ways}})
 
 
 def hide(scene: vtkMRMLScene, side: Side) -> None:
@@ -161,6 +202,15 @@ def hide(scene: vtkMRMLScene, side: Side) -> None:
     record = read_record(scene, RECORD_NAME) or {}
     if side in record:
         write_record(scene, RECORD_NAME, {other: one for other, one in record.items() if other != side})
+
+
+def set_visible(scene: vtkMRMLScene, side: Side, visible: bool) -> None:
+    """Show or hide the surfaces of a prediction, and its probability over the slices."""
+    for share in SURFACES:
+        model = _surface_node(scene, side, share)
+        if model is not None:
+            model.SetDisplayVisibility(visible)
+    overlay(scene, side, _OVERLAY_OPACITY if visible else 0.0)
 
 
 def overlay(scene: vtkMRMLScene, side: Side, opacity: float) -> None:
@@ -203,6 +253,12 @@ def summary(scene: vtkMRMLScene, side: Side) -> SpreadSummary | None:
         pressure_text=f"{one['pressure']['begin_kpa']:.0f} to {one['pressure']['end_kpa']:.0f} kPa",
         warning=one["pressure"]["text"],
         rows=rows,
+        others={
+            way: WaySummary(
+                tuple(other["depots_ml"]), other["any_leak"], readable(other["route"]) if other["route"] else ""
+            )
+            for way, other in one.get("others", {}).items()
+        },
     )
 
 
@@ -212,10 +268,19 @@ def is_of(scene: vtkMRMLScene, side: Side, depots: Sequence[Depot]) -> bool:
     if one is None or len(one["depots"]) != len(depots):
         return False
     return all(
-        float(np.linalg.norm(np.asarray(shown["tip_ras"]) - np.asarray(depot.tip_ras, float))) <= _SAME_MM
+        float(np.linalg.norm(np.asarray(shown["position_ras"]) - np.asarray(depot.position_ras, float))) <= _SAME_MM
         and abs(shown["volume_ml"] - depot.volume_ml) <= _SAME_ML
         for shown, depot in zip(one["depots"], depots, strict=True)
     )
+
+
+def _way_record(prediction: SpreadPrediction) -> dict[str, Any]:
+    first = next(iter(prediction.risks))
+    return {
+        "depots_ml": [depot.volume_ml for depot in prediction.depots],
+        "any_leak": prediction.any_leak,
+        "route": first if prediction.risks[first].probability > 0 else "",
+    }
 
 
 def _record_of(prediction: SpreadPrediction) -> dict[str, Any]:

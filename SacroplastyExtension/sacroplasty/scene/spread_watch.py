@@ -17,6 +17,7 @@ from ..errors import AnatomyError, GeometryError, ImageError, PlanError
 from ..geometry import FloatArray, unit
 from ..planning.model import Side
 from ..planning.needles import needle
+from ..procedure.injection_alarms import monitor_warning
 from ..procedure.injection_session import Surroundings
 from ..xray.geometry import XrayGeometry
 from .anatomy import anatomy_of, segmented_ct
@@ -31,8 +32,6 @@ _REFERENCE_FRAMES = 8
 _LOOK_S = 0.1
 
 BannerLevel = Literal["none", "watch", "warning", "leak", "blind"]
-
-_WARNING = "the monitor sees cement outside the planned ala"
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class SpreadWatch:
             leak=Observed(view.level == "leak", view.time_s) if view else None,
             registration_error_mm=Observed(error_mm, now_s) if error_mm is not None else None,
             concentricity=Observed(view.concentricity, view.time_s) if view else None,
-            warning=_WARNING if view is not None and view.level == "warning" else "",
+            warning=monitor_warning(view.level) if view is not None else "",
         )
 
     def _learn_from(self, frames: list[DetectorFrame]) -> None:
