@@ -60,6 +60,20 @@ def test_blades_before_a_flat_panel(blades_mm):
     check(found.mask, between(blades_mm))
 
 
+@pytest.mark.parametrize("dimming", [0.7, 0.9])
+def test_soft_blades_before_a_picture_with_dim_corners(dimming):
+    v, u = np.mgrid[0:256, 0:256]
+    edges = {"left": u - 13, "right": 248 - u, "top": v - 15, "bottom": 246 - v}
+    open_share = np.prod([1 / (1 + np.exp(-edge / 1.5)) for edge in edges.values()], axis=0)
+    dim = 1 - dimming * (np.hypot(u - 128, v - 128) / 181) ** 2
+    pixels = np.random.default_rng(5).poisson(2000 * dim * np.exp(-(v - 60) / 150) * open_share)
+    found = find_field(pixels)
+    assert len(found.blades) == 4
+    inside = np.all([edge > 12 for edge in edges.values()], axis=0)
+    outside = np.any([edge < -3 for edge in edges.values()], axis=0)
+    assert found.mask[inside].mean() > 0.97 and not found.mask[outside].any()
+
+
 def test_blades_within_the_circle():
     blades_mm = (500.0, 70.0, 80.0, 500.0)
     found = find_field(frame(field_diameter_mm=260.0, blades_mm=blades_mm))
