@@ -278,6 +278,11 @@ class SpreadMonitor:
         )
         return self._last
 
+    def seen(self, view: str) -> tuple[Background, CementMap | None]:
+        """A view before the injection, and the cement of its last frame for pictures; None when that told nothing."""
+        known = self._views[view]
+        return known.background, None if known.fault else known.seen
+
     def cement_image(self, view: str) -> NDArray[np.float64] | None:
         """Cement in mm along the rays of the last frame (binned pixels), for display; None when there is none."""
         seen = self._views[view].seen
