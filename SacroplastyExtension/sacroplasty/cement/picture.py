@@ -5,7 +5,7 @@ of it. What lies over the picture follows the patient's movement as far as the m
 
     shot = shot_of(frame.pixels, frame.time_s, frame.geometry, background, seen, cement_per_mm)
     lines = lines_of(outlines(surfaces, shot.geometry), shot.geometry)
-    leak = lines_of([place_mark(event.position_ras, shot.geometry)], shot.geometry)
+    leak = lines_of([place_mark(event.position_ras, shot.geometry)], shot.geometry, LEAK_COLOR)
     evidence = paint(shot, [lines, leak])
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..anatomy.colors import color_of
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from ..xray.overlay import Outline, line_pixels
-from .background import Background
+from .background import Background, Image
 from .cement_map import CementMap
 from .frames import binned, binned_geometry, grey_signal
 from .pieces import widened
@@ -38,6 +39,9 @@ _MOST_COLUMNS = 640
 #: Darkest and brightest shown: percentiles of the signal's logarithm, and what counts as outside the field, as a share
 #: of the median.
 _WINDOW_PERCENT, _OUTSIDE_FIELD = (1.0, 99.5), 0.02
+#: Slow changes of the logarithm: over which share of the picture, and how much of them is taken out, as C-arms do;
+#: worked out on every eighth pixel.
+_SLOW_SHARE, _SLOW_TAKEN, _COARSE = 0.12, 0.75, 8
 #: Grey of no change in a subtraction, and how much darker each millimeter of cement is.
 NO_CHANGE, GREY_PER_MM = 200, 13.0
 #: Grey of the older cement in a road map.
@@ -47,7 +51,9 @@ _OPACITY = 0.55
 #: From the oldest cement to the newest, which is the brightest.
 _TIME_COLORS: tuple[Color, ...] = ((58, 30, 150), (150, 40, 160), (220, 80, 100), (250, 160, 50), (250, 245, 110))
 _LINE_SHARE = 1 / 220
-LEAK_COLOR, TIP_COLOR, CEMENT_COLOR = (255, 60, 60), (90, 210, 255), (255, 255, 255)
+LEAK_COLOR: Color = (255, 60, 60)
+TIP_COLOR: Color = (90, 210, 255)
+_CEMENT_COLOR = (255, 255, 255)
 _BLACK = (0, 0, 0)
 
 
@@ -124,12 +130,13 @@ def shot_of(
         ImageError: for pixels that are no picture.
     """
     signal = grey_signal(pixels)
-    step = -(-signal.shape[1] // _MOST_COLUMNS)
+    step = picture_step(signal.shape[1])
     small = binned(signal, step)
     log = np.log(np.maximum(small, 1.0) if small.max() > 1 else small + np.float32(1e-6))
-    field = log[small > _OUTSIDE_FIELD * float(np.median(small[::4, ::4]))][::7]
-    low, high = np.percentile(field, _WINDOW_PERCENT) if field.size else (0.0, 1.0)
-    grey = np.clip((log - np.float32(low)) * np.float32(255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
+    flat = _flattened(log)
+    lit = flat[small > _OUTSIDE_FIELD * float(np.median(small[::4, ::4]))][::7]
+    low, high = np.percentile(lit, _WINDOW_PERCENT) if lit.size else (0.0, 1.0)
+    grey = np.clip((flat - np.float32(low)) * np.float32(255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
     cement = None
     if background is not None and seen is not None and seen.alignment is not None:
         path = seen.attenuation * np.float32(GREY_PER_MM / cement_per_mm)
@@ -140,6 +147,11 @@ def shot_of(
             seen.alignment.shift_pixels,
         )
     return Shot(time_s, grey, step, None if geometry is None else binned_geometry(geometry, step), cement)
+
+
+def picture_step(columns: int) -> int:
+    """How many detector pixels a pixel of a shot joins, each way, for a detector of so many columns."""
+    return -(-columns // _MOST_COLUMNS)
 
 
 class FirstSeen:
@@ -244,6 +256,26 @@ def ppm(picture: RGB) -> bytes:
     return b"P6 %d %d 255\n" % (columns, rows) + np.ascontiguousarray(picture).tobytes()
 
 
+def _flattened(log: Image) -> Image:
+    """The logarithm of a signal with its slow changes reduced, so that thin and thick parts show bone alike."""
+    from scipy.ndimage import uniform_filter
+
+    coarse = log[_COARSE // 2 :: _COARSE, _COARSE // 2 :: _COARSE]
+    side = max(3, round(_SLOW_SHARE * max(coarse.shape)))
+    slow = uniform_filter(uniform_filter(coarse, side, mode="nearest"), side, mode="nearest")
+    down, across = (_between(size) for size in log.shape)
+    flat: Image = log - np.float32(_SLOW_TAKEN) * (down @ slow @ across.T)
+    return flat
+
+
+@cache
+def _between(size: int) -> Image:
+    """Weights (size, coarse size) that interpolate every `_COARSE`th pixel's value linearly to all pixels."""
+    places = np.arange(_COARSE // 2, size, _COARSE)
+    weights = np.eye(len(places))
+    return np.stack([np.interp(np.arange(size), places, one) for one in weights], axis=1).astype(np.float32)
+
+
 def _changed(cement: SeenCement, before: SeenCement | None) -> NDArray[np.uint8]:
     """The subtraction; against an earlier one, what is new in it, and what was there already pale."""
     if before is None or before.subtracted.shape != cement.subtracted.shape:
@@ -293,7 +325,7 @@ def _outline(picture: RGB, shown: NDArray[np.bool_]) -> None:
     part, inside = picture[box], shown[box]
     line, rim = widened(inside, 2), widened(inside, 3)
     part[rim & ~line] = _BLACK
-    part[line & ~inside] = CEMENT_COLOR
+    part[line & ~inside] = _CEMENT_COLOR
 
 
 def _put(picture: RGB, lines: Lines, shift: NDArray[np.intp]) -> None:

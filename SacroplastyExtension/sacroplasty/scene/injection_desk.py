@@ -34,6 +34,7 @@ from . import spread
 from .cement import RECORD_NAME, given_text
 from .devices import DeviceDesk
 from .injection_chart import show_curves
+from .monitor_page import MonitorPage
 from .planning import chosen, plan_of
 from .records import read_record, write_record
 from .spread import SpreadSummary
@@ -139,6 +140,7 @@ class InjectionDesk:
         self._devices = devices
         limits = Limits()
         self.watch = SpreadWatch(scene, devices, limits)
+        self.page = MonitorPage(scene, self.watch, now_s, unix_s)
         self.technique = Technique()
         self.alarms = AlarmBoard()
         self.earlier: RecoveredSession | None = None
@@ -207,8 +209,14 @@ class InjectionDesk:
             AnatomyError, PlanError: without what the monitor needs.
         """
         state = self._session.state
+        self.page.begin_reference()
         self.watch.learn(self.side, state.withdrawn_mm if state else 0.0)
         self._session.note("views_learned", now_s)
+
+    def acknowledge_leak(self, now_s: float) -> None:
+        """A person has seen the leak. The pump stays stopped until it is reset."""
+        if self.page.acknowledge_leak():
+            self._session.note("leak_acknowledged", now_s)
 
     def choose(self, side: Side, now_s: float, technique: Technique | None = None) -> None:
         """Turn to one ala, or give in another way. Not while cement flows or waits to flow."""
@@ -318,6 +326,7 @@ class InjectionDesk:
         """
         session = self._session
         self.watch.tick(now_s, session.total_ml)
+        self.page.follow(now_s, session.total_ml)
         if self.watch.problem:
             session.refusal, self.watch.problem = self.watch.problem, ""
         if self.earlier is not None and request in ("arm", "reset"):
@@ -423,6 +432,7 @@ class InjectionDesk:
             self._write()
         if after.phase != before.phase and after.phase in ("holding", "finished", "stopped"):
             show_curves(self._scene, self.samples)
+            self.page.keep()
         if after.phase != before.phase and after.phase in ("finished", "stopped"):
             text = after.reason or given_text(self._scene)
             write_step(self._scene, "injection", after.phase == "finished", [text])
