@@ -9,7 +9,7 @@ import numpy as np
 
 from cement_scene import sphere_line_integrals
 from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
-from sacroplasty.anatomy.model import Anatomy
+from sacroplasty.anatomy.model import Anatomy, Foramen, Opening
 from sacroplasty.devices.fluoroscope import PLANES, Frame, View
 from sacroplasty.geometry import transform_points
 from sacroplasty.image import Volume
@@ -18,9 +18,9 @@ from sacroplasty.planning.needles import needle
 from sacroplasty.scene import anatomy, nodes, planning
 from sacroplasty.xray.geometry import CArm
 from sacroplasty.xray.project import attenuation_from_hu, line_integrals
-from simple_sacrum import LEVELS, SimpleSacrum, USUAL_SACRUM_TO_RAS, simple_sacrum
+from simple_sacrum import LEVELS, USUAL_SACRUM_TO_RAS, SimpleSacrum, simple_sacrum
 
-PERIOD_S = 1 / 7.5
+PERIOD_S = 0.2
 VIEWS = ("outlet", "lateral")
 #: Where cement leaves the trocar, and a foramen beside it, in the sacrum's axes (left, posterior, superior).
 TIP = transform_points(USUAL_SACRUM_TO_RAS, [38.0, 8.0, -28.0])
@@ -42,10 +42,23 @@ def sacrum() -> tuple[SimpleSacrum, Anatomy]:
         for level, (height, _, _) in LEVELS.items():
             here = case.foramina & (sign * x > 0) & (np.abs(z - height) < 9)
             regions[here] = REGION_LABEL[f"foramen_{level}_{side}"]
+    foramina = {
+        f"foramen_{level}_{side}": _foramen(case, level, side) for level in LEVELS for side in ("left", "right")
+    }
     found = Anatomy(
-        case.bones, case.ct.like(regions), {}, {}, USUAL_SACRUM_TO_RAS, {}, (), "truth", case.ct.content_hash()
+        case.bones, case.ct.like(regions), foramina, {}, USUAL_SACRUM_TO_RAS, {}, (), "truth", case.ct.content_hash()
     )
     return case, found
+
+
+def _foramen(case: SimpleSacrum, level: str, side: str) -> Foramen:
+    radius = LEVELS[level][2]
+    front, back = (case.opening(level, side, which) for which in ("anterior", "posterior"))
+    forwards = USUAL_SACRUM_TO_RAS[:3, :3] @ np.array([0.0, -1.0, 0.0])
+    openings = (
+        Opening(center, normal, 2 * radius, 2 * radius) for center, normal in ((front, forwards), (back, -forwards))
+    )
+    return Foramen(*openings, back)
 
 
 @cache

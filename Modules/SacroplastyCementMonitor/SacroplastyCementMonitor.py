@@ -142,7 +142,12 @@ def placeText(fromTip):
 
 
 def adviceText(readout, byHand):
-    """What to do about a level. After a leak: Gupta's rules, see the documentation."""
+    """Where it is, and what to do about it; on a leak see the documentation for the rules' source."""
+    place = placeText(readout.from_tip_ras) + "\n" if readout.from_tip_ras is not None else ""
+    return place + whatToDo(readout, byHand)
+
+
+def whatToDo(readout, byHand):
     if readout.level == "leak":
         texts = [_("STOP INJECTING.") if byHand else _("The pump is stopped.")]
         if readout.event is not None and ("foramen" in readout.event.route or "canal" in readout.event.route):
@@ -188,7 +193,7 @@ def levelLook(level, alarms):
     """The colors of a level are those of its alarm."""
     if level == "none":
         return NO_LEAK_LOOK
-    if level == "blind" and all(alarm.key != "blind" for alarm in alarms.active):
+    if level == "blind" and not alarms.active:
         return RESTING_LOOK
     return ALARM_LOOKS[LEVEL_PRIORITY.get(level, "medium")][1]
 
@@ -323,18 +328,18 @@ class MonitorReadout:
 
     def _figures(self, readout):
         def figure(value, digits=1):
-            return "–" if value != value else f"{value:.{digits}f}"
+            # A zero has no sign.
+            return "–" if value != value else f"{round(value, digits) + 0.0:.{digits}f}"
 
         measures = readout.measures
         nearest = next(iter(measures.distance_mm.items()), None) if measures else None
         third = measures.anterior_third_filled if measures else float("nan")
-        missing = f"{measures.missing_ml:+.1f} ± {measures.missing_ml_sd:.1f}" if measures else "–"
         return {
             "seen": f"{figure(readout.volume_ml)} ± {figure(readout.volume_sd_ml)}",
-            "missing": "–" if "nan" in missing else missing,
+            "missing": f"{figure(measures.missing_ml)} ± {figure(measures.missing_ml_sd)}" if measures else "–",
             "evenness": figure(readout.concentricity, 2),
             "nearest": figure(nearest[1], 0) if nearest else "–",
-            "nearestCaption": _("To {structure} (mm)").format(structure=routeText(nearest[0])) if nearest
+            "nearestCaption": _("{structure} (mm)").format(structure=routeText(nearest[0])) if nearest
                               else _("Nearest (mm)"),
             "speed": figure(measures.front_mm_s, 2) if measures else "–",
             "third": "–" if third != third else f"{100 * third:.0f} %",
@@ -345,7 +350,7 @@ class MonitorReadout:
         if replayed is not None:
             self.parts.replayLabel.text = _("{symbol} REPLAY, NOT LIVE: {time}, {seconds} s before the freeze").format(
                 symbol="▶" if replayed.playing else "❚❚",
-                time=time.strftime("%H:%M:%S", time.localtime(replayed.unix_s)),
+                time=replayed.clock_text,
                 seconds=f"{replayed.before_s:.1f}",
             )
 
@@ -355,16 +360,16 @@ class MonitorReadout:
         fault, dial = self._part("fault", number), self._part("dial", number)
         if plane is None:
             caption.text = _("View {number}").format(number=number + 1)
-            if self._drawn.pop(number, None) is not None or not picture.text:
-                picture.clear()
-                dial.clear()
-                picture.text = _("no picture")
-            fault.text = ""
+            picture.text = _("no picture")
+            dial.clear()
+            fault.visible = False
+            self._drawn.pop(number, None)
             return
         angles = self.logic.viewText(plane)
         caption.text = _("View {number}: {angles}").format(number=number + 1, angles=angles or _("pose unknown"))
         why = readout.faults.get(plane, "")
         fault.text = f"✘ {why}" if why else ""
+        fault.visible = bool(why)
         key = self.logic.pictureKey(plane, look)
         if self._drawn.get(number) == key:
             return
@@ -380,17 +385,18 @@ class MonitorReadout:
             return
         pixmap = picturePixmap(array, round(PICTURE_WIDTH * self._scale))
         if look.structures:
-            height = round(9 * (1 + self._scale) / 2)
+            height = round(10 * (1 + self._scale) / 2)
             places = self.logic.outlinePlaces(plane)
             # In a small picture only what must be spared has a name.
             wanted = ("foramen", "sacral_canal") if self._scale == 1 else ("",)
             drawNames(pixmap, [place for place in places if place[0].startswith(wanted)], height)
+        label.setMinimumSize(pixmap.width(), pixmap.height())
         label.setPixmap(pixmap)
 
     def _drawDial(self, label, view):
         from sacroplasty.cement.dial import front_dial
 
-        size = round(DIAL_SIZE * self._scale)
+        size = round(DIAL_SIZE * (1 + self._scale) / 2)
         label.setPixmap(picturePixmap(front_dial(view.front_mm if view else None, size), size))
 
     def _showScale(self):
@@ -404,28 +410,34 @@ class MonitorReadout:
         from sacroplasty.procedure.injection_curves import axes_of
 
         points = self.logic.curve()
-        width, height = (round(size * self._scale) for size in CURVE_SIZE)
+        width, height = (round(size * (1 + self._scale) / 2) for size in CURVE_SIZE)
         pixmap = qt.QPixmap(width, height)
         pixmap.fill(qt.QColor("white"))
         painter = qt.QPainter()
         painter.begin(pixmap)
+        textHeight = round(11 * (1 + self._scale) / 2)
+        font = painter.font()
+        font.setPixelSize(textHeight)
+        painter.setFont(font)
         times = [point.time_s for point in points]
         pump, seen = [point.pump_ml for point in points], [point.image_ml for point in points]
         most = [*pump, *(point.image_ml + point.image_sd_ml for point in points)]
-        axes = axes_of(points, most, 1.0, (6, 26, width - 6, height - 8))
-        title = _("mL, up to {value:g}").format(value=axes.highest)
-        drawPlot(painter, axes, title, "grid")
+        axes = axes_of(points, most, 1.0, (6, textHeight + 14, width - 6, height - 8))
+        drawPlot(painter, axes, _("mL, up to {value:g}").format(value=axes.highest), "plan")
         band = [
-            (axes.at(point.time_s, point.image_ml - point.image_sd_ml),
-             axes.at(point.time_s, point.image_ml + point.image_sd_ml))
-            for point in points if point.image_ml == point.image_ml
-        ]  # fmt: skip
+            (
+                axes.at(point.time_s, point.image_ml - point.image_sd_ml),
+                axes.at(point.time_s, point.image_ml + point.image_sd_ml),
+            )
+            for point in points
+            if point.image_ml == point.image_ml
+        ]
         drawLines(painter, band, "error", 3)
-        drawLines(painter, axes.lines(times, pump), "volume", 2)
         drawLines(painter, axes.lines(times, seen), "seen", 3)
-        for color, text, place in (("volume", _("— given"), 3), ("seen", _("━ seen ± error"), 2)):
+        drawLines(painter, axes.lines(times, pump), "volume", 2)
+        for color, text, place in (("volume", _("— given"), 0.45), ("seen", _("━ seen ± error"), 0.7)):
             setPen(painter, CURVE_COLORS[color], 1)
-            painter.drawText(width - place * 110 + (100 if place == 2 else 30), 18, text)
+            painter.drawText(round(place * width), axes.top - 8, text)
         painter.end()
         self.parts.curveLabel.setPixmap(pixmap)
 
@@ -763,9 +775,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         style = f"font-size: 20pt; font-weight: bold; padding: 6px; {levelLook(monitor.level, readout.alarms)}"
         if self.ui.bannerLabel.styleSheet != style:
             self.ui.bannerLabel.styleSheet = style
-        place = placeText(monitor.from_tip_ras) if monitor.from_tip_ras is not None else ""
-        advice = adviceText(monitor, self.logic.isByHand())
-        self.ui.adviceLabel.text = "\n".join(text for text in (place, advice) if text)
+        self.ui.adviceLabel.text = adviceText(monitor, self.logic.isByHand())
         self.ui.adviceLabel.visible = monitor.level in ("watch", "warning", "leak")
         seen = [self._readouts[0]] if self.ui.pageTabWidget.currentIndex == 1 else []
         for shown in (*seen, *self._readouts[1:]):

@@ -20,8 +20,17 @@ from sacroplasty.errors import AnatomyError, DeviceError, PlanError
 from sacroplasty.procedure.case import PlacedTrocar
 from sacroplasty.procedure.journal import read_journal
 from sacroplasty.procedure.recovery import unclosed
-from sacroplasty.scene import anatomy, cement, injection_chart, injection_desk, monitor_page, nodes, planning, spread_watch
+from sacroplasty.scene import (
+    anatomy,
+    cement,
+    injection_chart,
+    injection_desk,
+    nodes,
+    planning,
+    spread_watch,
+)
 from sacroplasty.scene.in_use import mark
+from sacroplasty.scene.monitor_page import RECORD_NAME as MONITOR_NAME
 from sacroplasty.scene.navigation import REGISTRATION_NAME, show_trocar
 from sacroplasty.scene.records import read_record, write_record
 from sacroplasty.scene.volume_meter import metered_volumes
@@ -398,7 +407,7 @@ def test_curves_are_in_the_scene_as_a_table_and_a_chart(scene, desk, devices):
     assert [column.GetName() for column in columns][:2] == ["time (s)", "given (mL)"]
     assert columns[1].GetValue(columns[1].GetNumberOfValues() - 1) >= 0.5
     charts = [scene.GetNthNodeByClass(at, "vtkMRMLPlotChartNode").GetName() for at in range(2)]
-    assert sorted(charts) == [injection_chart.TABLE_NAME, monitor_page.RECORD_NAME], "each once, however often written"
+    assert sorted(charts) == [injection_chart.TABLE_NAME, MONITOR_NAME], "each once, however often written"
     assert scene.GetNumberOfNodesByClass("vtkMRMLPlotSeriesNode") == 3 + 4
     chart = scene.GetFirstNodeByName(injection_chart.TABLE_NAME)
     assert chart is not None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -50,7 +49,8 @@ _OLDER = 235
 _OPACITY = 0.55
 #: From the oldest cement to the newest, which is the brightest.
 _TIME_COLORS: tuple[Color, ...] = ((58, 30, 150), (150, 40, 160), (220, 80, 100), (250, 160, 50), (250, 245, 110))
-_LINE_SHARE = 1 / 220
+#: Width of lines and radius of a place's ring, as shares of the picture's columns.
+_LINE_SHARE, _MARK_SHARE = 1 / 220, 1 / 24
 LEAK_COLOR: Color = (255, 60, 60)
 TIP_COLOR: Color = (90, 210, 255)
 _CEMENT_COLOR = (255, 255, 255)
@@ -193,14 +193,15 @@ def lines_of(outlines: Iterable[Outline], geometry: XrayGeometry, color: Color |
     return Lines(np.concatenate([at for at, _ in parts]), np.concatenate(colors))
 
 
-def place_mark(position_ras: ArrayLike, geometry: XrayGeometry, radius_pixels: float = 14.0) -> Outline:
-    """A ring with a cross around where a place in the patient (RAS) is seen; nothing when it is behind the source."""
+def place_mark(position_ras: ArrayLike, geometry: XrayGeometry) -> Outline:
+    """A ring with four arms around where a place in the patient (RAS) is seen; nothing when it is behind the source."""
+    radius_pixels = _MARK_SHARE * geometry.detector_pixels[0]
     center = geometry.project(np.asarray(position_ras, float))
     if not np.isfinite(center).all():
         return Outline("place", ())
     turn = np.linspace(0, 2 * np.pi, 49)
     ring = center + radius_pixels * np.column_stack([np.cos(turn), np.sin(turn)])
-    arms = [np.array([center + way * radius_pixels * inner for inner in (0.5, 1.6)]) for way in _CROSS]
+    arms = [np.array([center + way * radius_pixels * inner for inner in (1.0, 1.8)]) for way in _CROSS]
     return Outline("place", (ring, *arms))
 
 
@@ -263,17 +264,18 @@ def _flattened(log: Image) -> Image:
     coarse = log[_COARSE // 2 :: _COARSE, _COARSE // 2 :: _COARSE]
     side = max(3, round(_SLOW_SHARE * max(coarse.shape)))
     slow = uniform_filter(uniform_filter(coarse, side, mode="nearest"), side, mode="nearest")
-    down, across = (_between(size) for size in log.shape)
-    flat: Image = log - np.float32(_SLOW_TAKEN) * (down @ slow @ across.T)
+    between: Image = _between(_between(slow, log.shape[0]).T, log.shape[1]).T
+    flat: Image = log - np.float32(_SLOW_TAKEN) * between
     return flat
 
 
-@cache
-def _between(size: int) -> Image:
-    """Weights (size, coarse size) that interpolate every `_COARSE`th pixel's value linearly to all pixels."""
-    places = np.arange(_COARSE // 2, size, _COARSE)
-    weights = np.eye(len(places))
-    return np.stack([np.interp(np.arange(size), places, one) for one in weights], axis=1).astype(np.float32)
+def _between(coarse: Image, size: int) -> Image:
+    """Rows at every `_COARSE`th pixel, interpolated linearly to all pixels (size, columns)."""
+    at = np.clip((np.arange(size) - _COARSE // 2) / _COARSE, 0, len(coarse) - 1)
+    below = np.minimum(at.astype(np.intp), max(len(coarse) - 2, 0))
+    share = (at - below).astype(np.float32)[:, None]
+    rows: Image = coarse[below] * (1 - share) + coarse[np.minimum(below + 1, len(coarse) - 1)] * share
+    return rows
 
 
 def _changed(cement: SeenCement, before: SeenCement | None) -> NDArray[np.uint8]:

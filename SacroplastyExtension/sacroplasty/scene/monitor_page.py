@@ -10,7 +10,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from ..cement.picture import (
 )
 from ..errors import ImageError, SacroplastyError
 from ..geometry import FloatArray
+from ..planning.model import Side
 from ..xray.overlay import Outline
 from ..xray.reach import angles_text
 from .anatomy import readable, segmented_ct
@@ -48,8 +49,10 @@ from .records import read_record, write_record
 from .spread_watch import BannerLevel, SpreadWatch
 
 RECORD_NAME = "Sacroplasty monitor"
-#: How much of the past can be seen again, and how far apart the points of the curves are [s].
-KEPT_S, _CURVE_STEP_S = 30.0, 0.2
+#: How much of the past can be seen again [s].
+KEPT_S = 30.0
+#: How far apart the points of the curves are, and how long before the first cement they begin [s].
+_CURVE_STEP_S, _CURVE_LEAD_S = 0.2, 5.0
 #: What is drawn of the anatomy: where cement belongs, and where it must not go.
 _FAMILIES = ("foramina", "canal", "alae", "joints")
 #: Cement that was given and is not seen is told from this on: standard deviations of the difference, and mL.
@@ -89,12 +92,12 @@ class Replayed:
 
     Attributes:
         before_s: how long before the pictures were frozen.
-        unix_s: by the clock on the wall.
+        clock_text: the moment by the clock on the wall.
         playing: whether the moment moves on.
     """
 
     before_s: float
-    unix_s: float
+    clock_text: str
     playing: bool
 
 
@@ -191,7 +194,7 @@ class MonitorPage:
         self._events: list[dict[str, Any]] = list(record.get("events", ()))
         self._snapshots = int(record.get("snapshots", 0))
         self._saved_text = str(record.get("text", ""))
-        self.curve: list[CurvePoint] = []
+        self._curve: list[CurvePoint] = []
 
     # What comes in
 
@@ -227,6 +230,13 @@ class MonitorPage:
         if self._replay is not None and _GRAVITY[self._watch.banner(now_s)[0]] > _GRAVITY[self._replay.level]:
             # Something graver has happened since: nobody must look at the past now.
             self._replay = None
+
+    @property
+    def curve(self) -> list[CurvePoint]:
+        """Volumes since shortly before cement first flowed."""
+        flowed_s = next((one.time_s for one in self._curve if one.pump_ml > 0 or one.image_ml > 0), math.inf)
+        begin_s = min(flowed_s, self._curve[-1].time_s - _CURVE_LEAD_S if self._curve else math.inf) - _CURVE_LEAD_S
+        return [one for one in self._curve if one.time_s >= begin_s]
 
     # What a person asks for
 
@@ -280,8 +290,7 @@ class MonitorPage:
             shot, picture = self._shot(plane, now_s), self.picture(plane, look, now_s)
             if shot is None or picture is None:
                 continue
-            unix_s = shot.time_s + self._unix_at_zero_s
-            title = f"Monitor view {number}, {time.strftime('%H:%M:%S', time.localtime(unix_s))}"
+            title = f"Monitor view {number}, {self._clock_text(shot.time_s)}"
             keep_for_report(self._scene, title, self._caption(title, plane, shot, now_s), picture)
             taken += 1
         if not taken:
@@ -293,7 +302,8 @@ class MonitorPage:
     def keep(self) -> None:
         """Bring record, table and chart of the scene up to date."""
         self._write()
-        show_chart(self._scene, RECORD_NAME, [one.time_s for one in self.curve], _curves(self.curve))
+        points = self.curve
+        show_chart(self._scene, RECORD_NAME, [one.time_s for one in points], _curves(points))
 
     # What is shown
 
@@ -397,9 +407,9 @@ class MonitorPage:
 
     def _note(self, reading: MonitorReading, total_ml: float) -> None:
         """Keep the curve and the events."""
-        if not self.curve or reading.time_s - self.curve[-1].time_s >= _CURVE_STEP_S:
+        if not self._curve or reading.time_s - self._curve[-1].time_s >= _CURVE_STEP_S:
             pump_ml = self._watch.given_ml(total_ml)
-            self.curve.append(CurvePoint(reading.time_s, pump_ml, reading.volume_ml, reading.volume_ml_sd))
+            self._curve.append(CurvePoint(reading.time_s, pump_ml, reading.volume_ml, reading.volume_ml_sd))
         for event in reading.events:
             position = None if event.position_ras is None else event.position_ras.tolist()
             self._events.append(
@@ -429,6 +439,7 @@ class MonitorPage:
             geometry = binned_geometry(full, picture_step(full.detector_pixels[0]))
             try:
                 drawn = self._fluoroscopy.outlines(geometry, ct_node, segmentation, _FAMILIES)
+                drawn = [outline for outline in drawn if _is_near(outline.name, monitor)]
             except SacroplastyError:
                 # Without a segmentation there is nothing to be drawn, and the page says that the zones are not known.
                 drawn = []
@@ -442,7 +453,10 @@ class MonitorPage:
             return None
         moment_s = self._replay.moment_s(now_s)
         playing = self._replay.played_from_s is not None and moment_s < self._replay.frozen_s
-        return Replayed(self._replay.frozen_s - moment_s, moment_s + self._unix_at_zero_s, playing)
+        return Replayed(self._replay.frozen_s - moment_s, self._clock_text(moment_s), playing)
+
+    def _clock_text(self, time_s: float) -> str:
+        return time.strftime("%H:%M:%S", time.localtime(time_s + self._unix_at_zero_s))
 
     def _caption(self, title: str, plane: str, shot: Shot, now_s: float) -> str:
         parts = [title]
@@ -464,9 +478,16 @@ class MonitorPage:
         reading = self._reading
         text = self._saved_text
         if reading is not None and reading.healthy:
-            when = time.strftime("%H:%M:%S", time.localtime(reading.time_s + self._unix_at_zero_s))
-            text = f"{when}: {reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen, {reading.level or 'no leak'}"
+            seen = f"{reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen"
+            text = f"{self._clock_text(reading.time_s)}: {seen}, {reading.level or 'no leak'}"
         write_record(self._scene, RECORD_NAME, {"text": text, "events": self._events, "snapshots": self._snapshots})
+
+
+def _is_near(name: str, monitor: SpreadMonitor) -> bool:
+    """Whether a structure lies on a side that cement is given to, or on none."""
+    side = name.rpartition("_")[2]
+    routes = monitor.zones.routes if monitor.zones is not None else ()
+    return side not in get_args(Side) or any(route.endswith(side) for route in routes)
 
 
 def _unknown(
