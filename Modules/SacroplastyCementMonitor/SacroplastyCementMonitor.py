@@ -295,7 +295,7 @@ class MonitorReadout:
         }
         for name, text in texts.items():
             getattr(self.parts, f"{name}Label").text = text
-        self._style("banner", f"font-size: {round(15 * (1 + self._scale))}pt; font-weight: bold; padding: 6px; "
+        self._style("banner", f"font-size: {round(11 * (1 + self._scale))}pt; font-weight: bold; padding: 6px; "
                               f"{levelLook(readout.level, alarms)}")  # fmt: skip
         self._showReplay(readout.replayed)
         for number in range(2):
@@ -307,7 +307,7 @@ class MonitorReadout:
     def blank(self, reason):
         """Nothing that looks as if it were live."""
         self.parts.bannerLabel.text = reason
-        self._style("banner", f"font-size: {round(15 * (1 + self._scale))}pt; font-weight: bold; {RESTING_LOOK}")
+        self._style("banner", f"font-size: {round(11 * (1 + self._scale))}pt; font-weight: bold; {RESTING_LOOK}")
         self.parts.adviceLabel.text = ""
         for number in range(2):
             for name in ("picture", "dial"):
@@ -432,7 +432,9 @@ class MonitorReadout:
             for point in points
             if point.image_ml == point.image_ml
         ]
-        drawLines(painter, band, "error", 3)
+        # The bars of neighboring points touch each other.
+        width_s = max(axes.end_s - axes.begin_s, 1.0)
+        drawLines(painter, band, "error", 2 + round(0.25 * (axes.right - axes.left) / width_s))
         drawLines(painter, axes.lines(times, seen), "seen", 3)
         drawLines(painter, axes.lines(times, pump), "volume", 2)
         for color, text, place in (("volume", _("— given"), 0.45), ("seen", _("━ seen ± error"), 0.7)):
@@ -759,6 +761,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
             self._screen = MonitorReadout(self.logic, self.resourcePath("UI/MonitorReadout.ui"), scale=2.4)
             self._screen.widget.windowTitle = _("Sacroplasty cement monitor: research software, not a medical device")
             self._readouts.append(self._screen)
+            self._screen.widget.resize(1840, 1000)
             self._screen.widget.show()
             self.showReadout()
         elif self._screen is not None:

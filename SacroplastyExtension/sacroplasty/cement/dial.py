@@ -35,9 +35,9 @@ def front_dial(front_mm: ArrayLike | None, size: int) -> RGB:
     Sectors that run away are of another color and have a thick rim. Without fronts only the rings are drawn.
 
     Args:
-        front_mm: (SECTORS,) see `measures.ViewMeasures`; None when it is not known.
+        front_mm: (SECTORS,) see `measures.ViewMeasures`; None or NaN when it is not known.
     """
-    front = np.zeros(SECTORS) if front_mm is None else np.asarray(front_mm, float)
+    front = np.zeros(SECTORS) if front_mm is None else np.nan_to_num(np.asarray(front_mm, float))
     rings = RINGS_MM if front.max(initial=0.0) <= RINGS_MM[-1] else WIDE_RINGS_MM
     reach, sector, gap = _places(size)
     reach_mm = reach * rings[-1]

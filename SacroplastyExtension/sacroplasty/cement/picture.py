@@ -49,8 +49,10 @@ _OLDER = 235
 _OPACITY = 0.55
 #: From the oldest cement to the newest, which is the brightest.
 _TIME_COLORS: tuple[Color, ...] = ((58, 30, 150), (150, 40, 160), (220, 80, 100), (250, 160, 50), (250, 245, 110))
-#: Width of lines and radius of a place's ring, as shares of the picture's columns.
-_LINE_SHARE, _MARK_SHARE = 1 / 220, 1 / 24
+#: Width of lines, radius of a place's ring and half the width of the tip's cross, as shares of the picture's columns.
+_LINE_SHARE, _MARK_SHARE, _TIP_SHARE = 1 / 220, 1 / 24, 1 / 80
+#: In a picture as wide as this the cement's outline is two pixels wide [columns].
+_WIDE_COLUMNS = 400
 LEAK_COLOR: Color = (255, 60, 60)
 TIP_COLOR: Color = (90, 210, 255)
 _CEMENT_COLOR = (255, 255, 255)
@@ -208,8 +210,9 @@ def place_mark(position_ras: ArrayLike, geometry: XrayGeometry) -> Outline:
 _CROSS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 
 
-def tip_mark(tip_ras: ArrayLike, geometry: XrayGeometry, size_pixels: float = 6.0) -> Outline:
+def tip_mark(tip_ras: ArrayLike, geometry: XrayGeometry) -> Outline:
     """A small upright cross where cement leaves the trocar."""
+    size_pixels = _TIP_SHARE * geometry.detector_pixels[0]
     center = geometry.project(np.asarray(tip_ras, float))
     if not np.isfinite(center).all():
         return Outline("tip", ())
@@ -325,7 +328,8 @@ def _outline(picture: RGB, shown: NDArray[np.bool_]) -> None:
     # Only where there is cement: to widen a whole picture takes long.
     box = tuple(slice(max(one[0] - 4, 0), one[-1] + 5) for one in (rows, columns))
     part, inside = picture[box], shown[box]
-    line, rim = widened(inside, 2), widened(inside, 3)
+    width = 1 + (shown.shape[1] >= _WIDE_COLUMNS)
+    line, rim = widened(inside, width), widened(inside, width + 1)
     part[rim & ~line] = _BLACK
     part[line & ~inside] = _CEMENT_COLOR
 

@@ -55,6 +55,8 @@ KEPT_S = 30.0
 _CURVE_STEP_S, _CURVE_LEAD_S = 0.2, 5.0
 #: What is drawn of the anatomy: where cement belongs, and where it must not go.
 _FAMILIES = ("foramina", "canal", "alae", "joints")
+#: Room that a name takes beside its outline, as shares of the picture.
+_NAME_WIDTH, _NAME_HEIGHT = 0.14, 0.045
 #: Cement that was given and is not seen is told from this on: standard deviations of the difference, and mL.
 _MISSING_SIGMA, _MISSING_ML = 2.0, 0.3
 #: A volume with a larger relative error than this is not calibrated yet.
@@ -309,12 +311,14 @@ class MonitorPage:
 
     def readout(self, now_s: float) -> MonitorReadout:
         level, text = self._watch.banner(now_s)
+        text = self._named(text)
         reading = self._reading if level != "blind" else None
         event = self._standing if level in ("watch", "warning", "leak") else None
         monitor = self._monitor
         from_tip = None
         if event is not None and event.position_ras is not None and monitor is not None and monitor.tip_ras is not None:
             from_tip = event.position_ras - monitor.tip_ras
+        faults = {plane: kept.fault for plane, kept in self._planes.items() if kept.fault}
         return MonitorReadout(
             level=level,
             text=text,
@@ -326,11 +330,11 @@ class MonitorPage:
             measures=reading.measures if reading else None,
             unknown=_unknown(monitor, reading, self._planes),
             planes=tuple(self._planes),
-            faults={plane: kept.fault for plane, kept in self._planes.items() if kept.fault},
+            faults=faults,
             learning=self._watch.learning,
             refusal=self._refusal,
             replayed=self._replayed(now_s),
-            may_acknowledge=self._reading is not None and self._reading.leak,
+            may_acknowledge=self._reading is not None and bool(self._reading.leak),
             saved_text=self._saved_text if self._reading is None else "",
             snapshots=self._snapshots,
         )
@@ -361,13 +365,15 @@ class MonitorPage:
         if shot is None or shot.geometry is None:
             return []
         columns, rows = shot.geometry.detector_pixels
-        places = []
+        places: list[tuple[str, tuple[float, float]]] = []
         for outline in self._planes[plane].outlines:
             points = np.concatenate(outline.polylines) + shot.shift[::-1]
             inside = points[((points >= 0) & (points < [columns, rows])).all(axis=1)]
             if len(inside):
-                u, v = inside[np.argmin(inside[:, 1])]
-                places.append((outline.name, (float(u / columns), float(v / rows))))
+                u, v = inside[np.argmin(inside[:, 1])] / [columns, rows]
+                while any(abs(u - x) < _NAME_WIDTH and abs(v - y) < _NAME_HEIGHT for _, (x, y) in places):
+                    v += _NAME_HEIGHT
+                places.append((outline.name, (float(u), float(v))))
         return places
 
     def view_text(self, plane: str) -> str:
@@ -376,6 +382,12 @@ class MonitorPage:
         return "" if frame is None or frame.geometry is None else angles_text(frame.geometry)
 
     # Inside
+
+    def _named(self, text: str) -> str:
+        """A text with the views as the page calls them, in place of their names on the line."""
+        for number in range(len(self._planes), 0, -1):
+            text = text.replace(tuple(self._planes)[number - 1], f"view {number}")
+        return text
 
     def _shot(self, plane: str, now_s: float) -> Shot | None:
         if self._replay is None:
@@ -391,8 +403,8 @@ class MonitorPage:
         if self._monitor is not None and plane in self._monitor.views:
             background, seen = self._monitor.seen(plane)
             per_mm = self._monitor.settings.cement_per_mm
-            # Where the C-arm has moved, outlines of its old pose would lie.
-            geometry = background.full_geometry if seen is not None else None
+            # Where the C-arm has moved, outlines of its old pose would lie; without a pose there are none.
+            geometry = background.full_geometry if seen is not None and frame.geometry is not None else None
         try:
             shot = shot_of(frame.pixels, frame.time_s, geometry, background, seen, per_mm)
         except ImageError as error:
