@@ -130,3 +130,7 @@ class LiveViews:
             record = pose.to_dict() if self.posed else None
             taken.append(Frame(plane, self._last[view], record, None, 1 / PERIOD_S, None, now_s, now_s))
         return taken
+
+    def newest(self) -> list[np.ndarray]:
+        """Pixels of the last frame of each view."""
+        return list(self._last.values())
