@@ -188,7 +188,7 @@ def seen_pixels(ideal_uv: ArrayLike, geometry: XrayGeometry, chain: ImagingChain
 
 def _scatter(beam: _Signal, integrals: _Signal, geometry: XrayGeometry, chain: ImagingChain) -> _Signal:
     """Scattered photons: born where the beam loses some, so with beam times line integral, and spread widely."""
-    spread = _blurred(beam * np.maximum(integrals, 0), chain.scatter_width_mm, geometry, mode="constant")
+    spread = _widely_blurred(beam * np.maximum(integrals, 0), chain.scatter_width_mm, geometry)
     amount = float(middle(spread).mean(dtype=float))
     if not amount > 0:
         return np.zeros_like(beam)
@@ -196,14 +196,29 @@ def _scatter(beam: _Signal, integrals: _Signal, geometry: XrayGeometry, chain: I
     return spread * np.float32(ratio * float(middle(beam).mean(dtype=float)) / amount)
 
 
-def _blurred(image: _Signal, deviation_mm: float, geometry: XrayGeometry, mode: str = "nearest") -> _Signal:
+def _blurred(image: _Signal, deviation_mm: float, geometry: XrayGeometry) -> _Signal:
     if deviation_mm == 0:
         return image
     from scipy.ndimage import gaussian_filter
 
     u, v = geometry.pixel_spacing_mm
-    blurred: _Signal = gaussian_filter(image, (deviation_mm / v, deviation_mm / u), mode=mode)
+    blurred: _Signal = gaussian_filter(image, (deviation_mm / v, deviation_mm / u), mode="nearest")
     return blurred
+
+
+def _widely_blurred(image: _Signal, deviation_mm: float, geometry: XrayGeometry) -> _Signal:
+    """Blurred over much of the image, beyond which there is nothing: by Fourier transform, which costs the same for
+    any width."""
+    from scipy.fft import irfft2, next_fast_len, rfft2
+    from scipy.ndimage import fourier_gaussian
+
+    u, v = geometry.pixel_spacing_mm
+    deviation = np.array([deviation_mm / v, deviation_mm / u])
+    # So much nothing around that one edge does not reach the other.
+    padded = [next_fast_len(size + int(reach), real=True) for size, reach in zip(image.shape, 4 * deviation + 1)]
+    spectrum = fourier_gaussian(rfft2(image, padded), deviation, n=padded[1])
+    # Rounding leaves less than nothing here and there.
+    return np.maximum(irfft2(spectrum, padded)[: image.shape[0], : image.shape[1]], 0)
 
 
 def _between_blades(blades_mm: tuple[float, float, float, float], geometry: XrayGeometry) -> NDArray[np.bool_]:
