@@ -22,6 +22,7 @@ from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
 from .background import Background
 from .cement_map import CementMap, map_cement
+from .estimate import Shadow
 from .frames import grey_signal
 from .growth import GrowthWatch
 from .leaks import Finding, LeakFinder, pixel_size_mm
@@ -287,6 +288,19 @@ class SpreadMonitor:
         """Cement in mm along the rays of the last frame (binned pixels), for display; None when there is none."""
         seen = self._views[view].seen
         return None if seen is None else np.where(seen.detected, seen.attenuation, 0.0) / self.settings.cement_per_mm
+
+    def shadows(self) -> dict[str, Shadow]:
+        """Cement by view in the last frames, for an estimate in three dimensions; only of views that see."""
+        per_mm = np.float32(self.settings.cement_per_mm)
+        maps = {name: (view, view.unveiled()) for name, view in self._views.items() if view.seen and not view.fault}
+        return {
+            name: Shadow(
+                np.where(np.isfinite(seen.sigma), seen.attenuation / per_mm, np.nan),
+                widened(seen.detected, 2),
+                view.background.geometry,
+            )
+            for name, (view, seen) in maps.items()
+        }
 
     def _take(self, view: _View, frame: Frame) -> None:
         """Map the cement of a frame, or note why it cannot be used."""
