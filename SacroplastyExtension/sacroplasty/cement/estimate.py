@@ -3,9 +3,8 @@
 Each voxel holds a share of cement. What the shares of all voxels on a pixel's rays add up to must be the path that the
 picture shows there: multiplicative algebraic reconstruction (Gordon, Bender and Herman 1970) in the form of maximum
 likelihood (Shepp and Vardi 1982), which keeps shares positive and leaves a voxel that no view speaks against where the
-start had it. The start is what is known without a picture: cement fills the bone around the tip in the order of its
-way through cancellous bone, is rarely beyond it, and is as much as the pump has given. One view says nothing of depth, so
-that there the start decides.
+start had it. The start is what is known without a picture: cement fills the bone from the tip outwards, is rarely
+beyond it, and is as much as the pump has given. One view says nothing of depth, so that there the start decides.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ class _Rays:
         self._part = (at - self._first).astype(np.float32)
 
     def look(self, shadow: Shadow) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Mass of cement in each bin [mm3 on the detector], and which bins may show some. NaN where nothing is known."""
+        """Mass of cement in each bin [mm3 on the detector; NaN where unknown], and which bins may show some."""
         known = np.isfinite(shadow.path_mm)
         mass = np.where(known & shadow.shown, shadow.path_mm * self._to_mass, 0.0)
         bins, part = self._binned(mass), self._binned(known)
