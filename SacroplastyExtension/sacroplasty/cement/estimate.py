@@ -25,13 +25,13 @@ from .spread import CANCELLOUS_POROSITY
 from .zones import Zones
 
 #: Rounds over all views; more follow the noise.
-_ROUNDS = 12
+_ROUNDS = 8
 
 #: Share of cement at the start beyond bone, against that in bone at the same distance.
 _BEYOND_BONE = 0.05
 
 #: The start's front is this wide [mm], and its lowest share, so that the pictures can put cement anywhere they see it.
-_FRONT_MM, _LEAST_SHARE = 3.0, 1e-3
+_FRONT_MM, _LEAST_SHARE = 2.0, 1e-3
 
 #: The pump's volume is taken for the cement's when the views show it to this share: their own error, and the line's.
 _AGREEMENT = 0.15
@@ -120,7 +120,6 @@ class CementEstimator:
         for name, (_, shown) in seen.items():
             possible &= self._rays[name].at(shown)
         voxels = np.flatnonzero(possible)
-        voxel_ml = self._grid.voxel_volume_ml
         seen_ml = float(
             np.mean([self._rays[name].volume_ml(mass, shown, voxels) for name, (mass, shown) in seen.items()])
         )
@@ -131,10 +130,19 @@ class CementEstimator:
         for _ in range(_ROUNDS if voxels.size else 0):
             for system, mass, shown in systems:
                 share = np.minimum(share * _correction(system, mass, shown, share), most)
-            share = np.minimum(share * np.float32(total_ml / max(float(share.sum()) * voxel_ml, 1e-9)), most)
+            share = self._filled_to(total_ml, share, most)
         occupancy = np.zeros(possible.shape, np.float32)
         occupancy[voxels] = share
         return CementEstimate(self._grid.like(occupancy.reshape(self._grid.voxels.shape)), seen_ml, len(shadows))
+
+    def _filled_to(
+        self, volume_ml: float, share: NDArray[np.float32], most: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Shares in proportion that add up to a volume; what a full voxel cannot take goes to the others."""
+        for _ in range(4):
+            present_ml = float(share.sum()) * self._grid.voxel_volume_ml
+            share = np.minimum(share * np.float32(volume_ml / max(present_ml, 1e-9)), most)
+        return share
 
     def _start(self, voxels: NDArray[np.intp], volume_ml: float) -> NDArray[np.float32]:
         """Shares before any picture: bone filled from the tip outwards, with a soft front."""
