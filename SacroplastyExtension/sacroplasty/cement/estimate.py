@@ -30,6 +30,9 @@ _ROUNDS = 8
 #: Share of cement at the start beyond bone, against that in bone at the same distance.
 _BEYOND_BONE = 0.05
 
+#: A voxel counts as filled when it holds more than half of what bone leaves to cement.
+FILLED_SHARE = CANCELLOUS_POROSITY / 2
+
 #: The start's front is this wide [mm], and its lowest share, so that the pictures can put cement anywhere they see it.
 _FRONT_MM, _LEAST_SHARE = 2.0, 1e-3
 
@@ -71,8 +74,8 @@ class CementEstimate:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Voxels that are filled for the most part: by more than half of what bone leaves to cement."""
-        return self.occupancy.voxels > CANCELLOUS_POROSITY / 2
+        """Voxels that are filled for the most part."""
+        return self.occupancy.voxels > FILLED_SHARE
 
     @property
     def center_ras(self) -> FloatArray | None:
@@ -102,6 +105,11 @@ class CementEstimator:
         self._likely = np.where(bone, CANCELLOUS_POROSITY, _BEYOND_BONE).astype(np.float32)
         self._reach_mm = np.sort(self._from_tip[bone])
         self._rays = {name: _Rays(points, geometry, zones.labels) for name, geometry in geometries.items()}
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Whose shadows can be handed in."""
+        return tuple(self._rays)
 
     def estimate(self, shadows: Mapping[str, Shadow], pump_volume_ml: float = math.nan) -> CementEstimate:
         """The cement that one or more views show now.
@@ -174,9 +182,9 @@ class _Rays:
         self._voxel_ml = grid.voxel_volume_ml
         self._mass = (1000 * grid.voxel_volume_ml * magnification**2).astype(np.float32)
         at = (geometry.project(points)[:, ::-1] + 0.5) / self._bin - 0.5
-        self._inside = ((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=1)
+        self._inside = np.asarray(((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=1))
         at = np.where(self._inside[:, None], at, 0.0)
-        self._first = np.minimum(np.floor(at).astype(np.int32), np.array(self.shape, np.int32) - 2)
+        self._first = np.minimum(np.floor(at).astype(np.intp), np.array(self.shape) - 2)
         self._part = (at - self._first).astype(np.float32)
 
     def look(self, shadow: Shadow) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -189,8 +197,8 @@ class _Rays:
 
     def at(self, image: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What the bins show at each voxel; true off the detector, where nothing speaks against cement."""
-        row, column = (self._first + (self._part >= 0.5)).T
-        return image[row, column] | ~self._inside
+        nearest = self._first + np.rint(self._part).astype(np.intp)
+        return np.asarray(image[tuple(nearest.T)] | ~self._inside)
 
     def volume_ml(self, mass: NDArray[np.float32], shown: NDArray[np.bool_], voxels: NDArray[np.intp]) -> float:
         """What the shown bins hold, were it all in the middle of these voxels."""

@@ -105,7 +105,7 @@ def draw_leaky_bone(
 
     passages = np.zeros(cancellous.shape, bool)
     for inner, outer in ways.drawn(model.spots):
-        spot = _tube(points, [inner, outer], rng.uniform(*model.spot_radius_mm))
+        spot = _tube(grid, [inner, outer], rng.uniform(*model.spot_radius_mm))
         resistance[spot & ~cancellous & ~outside] = _log_uniform(model.passage, rng)
         passages |= spot
     for inner, outer in ways.drawn(model.cracks):
@@ -119,7 +119,7 @@ def draw_leaky_bone(
         passages |= crack
     veins = np.zeros(cancellous.shape, bool)
     for inner, outer in ways.drawn(model.veins):
-        vein = _tube(points, _winding(inner, outer, model.vein_length_mm, rng), model.vein_radius_mm)
+        vein = _tube(grid, _winding(inner, outer, model.vein_length_mm, rng), model.vein_radius_mm)
         resistance[vein] = _log_uniform(model.vein_resistance, rng)
         veins |= vein
 
@@ -166,13 +166,18 @@ def _winding(inner: FloatArray, outer: FloatArray, length_mm: float, rng: np.ran
     return np.array(path)
 
 
-def _tube(points: FloatArray, path: ArrayLike, radius_mm: float) -> NDArray[np.bool_]:
+def _tube(grid: Volume, path: ArrayLike, radius_mm: float) -> NDArray[np.bool_]:
     """Voxels within a distance of a polyline."""
-    near = np.zeros(points.shape[:-1], bool)
-    for start, end in pairwise(np.asarray(path, float)):
+    near = np.zeros(grid.voxels.shape, bool)
+    reach = radius_mm / float(grid.spacing_mm[0])
+    for start, end in pairwise(grid.kji_of(path)):
+        low = np.maximum(np.floor(np.minimum(start, end) - reach).astype(int), 0)
+        high = np.maximum(np.ceil(np.maximum(start, end) + reach).astype(int) + 1, 0)
+        window = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+        voxels = np.moveaxis(np.indices(near[window].shape), 0, -1) + low
         way = end - start
-        share = np.clip((points - start) @ way / (way @ way), 0.0, 1.0)
-        near |= np.linalg.norm(points - start - share[..., None] * way, axis=-1) <= radius_mm
+        share = np.clip((voxels - start) @ way / (way @ way), 0.0, 1.0)
+        near[window] |= np.linalg.norm(voxels - start - share[..., None] * way, axis=-1) <= reach
     return near
 
 
