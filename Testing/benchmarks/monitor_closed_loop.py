@@ -7,9 +7,9 @@ stretches and gives cement after a stop. Steps of 1 mL and pauses of 20 s. The s
 monitor on two views of `monitor_scenes`, and with one that always says that all is well. A simulated person arms,
 starts, and decides to go on whenever asked.
 
-Every frame of 7.5 a second is made while cement leaves the bone or the monitor warns; else every fourth
-while cement flows and every tenth while it rests, which saves three quarters of the time. So false stops may be somewhat
-rarer here than with all frames; `--all-frames` makes them all.
+Every frame of 7.5 a second is made while cement leaves the bone or the monitor warns; else every fourth while cement
+flows and every tenth while it rests, which saves three quarters of the time. So false stops may be somewhat rarer here
+than with all frames; `--all-frames` makes them all.
 
 Run: python Testing/benchmarks/monitor_closed_loop.py --patients 100 --json FILE [--first SEED] [--jobs N]
     [--pixels N] [--all-frames]
