@@ -32,12 +32,15 @@ def command(
 ) -> None:
     """Replay RECORDING, a folder of one view or with a subfolder for each of two, through the spread monitor.
 
-    Leaks are judged only with both --anatomy and --plan; the volume needs neither.
+    Leaks are judged only with both --anatomy and --plan; the volume needs neither. Pictures of the first leak are
+    written beside the events document.
     """
     import numpy as np
 
     from ..anatomy.files import read_anatomy
-    from ..cement.monitor import MonitorSettings, SpreadMonitor
+    from ..cement.evidence import evidence_of, write_pictures
+    from ..cement.monitor import MonitorReading, MonitorSettings, SpreadMonitor
+    from ..cement.picture import RGB
     from ..cement.recording import events_content, find_views, read_recording, replay
     from ..cement.zones import make_zones
     from ..documents import write_document
@@ -53,10 +56,18 @@ def command(
     zones = None if anatomy is None or planned is None else make_zones(anatomy, planned.target, (planned.side,))
     slowest_hz = min(one.frame_rate_hz for one in recordings.values())
     monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz))
+    evidence: dict[str, RGB] = {}
+
+    def look(reading: MonitorReading) -> None:
+        leak = next((event for event in reading.events if event.level == "leak"), None)
+        if leak is not None and not evidence:
+            evidence.update(evidence_of(monitor, leak))
+
     with progress("Watching the spread") as update:
-        readings = replay(monitor, recordings, reference_frames, update)
+        readings = replay(monitor, recordings, reference_frames, update, look)
 
     path = out or recording / "events.json"
+    pictures = write_pictures(evidence, path.parent, f"{path.stem}-leak")
     write_document(path, "events", events_content(readings, {view: str(folder) for view, folder in folders.items()}))
     events = [event for reading in readings for event in reading.events]
     seen = [reading for reading in readings if np.isfinite(reading.volume_ml)]
@@ -69,6 +80,7 @@ def command(
         "volume_ml_sd": seen[-1].volume_ml_sd if seen else None,
         "leaks_judged": zones is not None,
         "events": len(events),
+        "pictures": [str(picture) for picture in pictures],
         "first_stop": None
         if not stops
         else {"time_s": stops[0].time_s, "level": stops[0].level, "route": stops[0].route},
@@ -79,7 +91,7 @@ def command(
     if zones is None:
         lines.append("leaks were not judged: that needs --anatomy and --plan")
     lines += [f"{event.time_s:8.2f} s  {event.level}: {event.route}" for event in events]
-    report(as_json, summary, "\n".join([*lines, f"Written to {path}"]))
+    report(as_json, summary, "\n".join([*lines, *(f"Written to {one}" for one in (path, *pictures))]))
 
 
 def _planned(trajectories: tuple[Trajectory, ...], side: str | None, path: Path) -> Trajectory:
