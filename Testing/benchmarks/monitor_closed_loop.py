@@ -65,6 +65,8 @@ GRAVE = ("warning", "leak", "blind")
 QUIET_S = 2.0
 PERSON_DECIDES_S = 3.0
 AFTER_FLOW_S = 30.0
+#: Cement that was given and is not seen: by how many standard deviations, and mL.
+MISSING_SIGMA, MISSING_ML = 2.0, 0.3
 LONGEST_S = 600.0
 LIMITS = Limits(frame_period_s=FRAME_S)
 
@@ -82,6 +84,7 @@ class Outcome:
         level, route: of the monitor's event that stopped.
         decisions: how often a person was asked.
         frames: pairs of frames that were made.
+        missing: whether the monitor ever missed cement, as `MISSING_SIGMA` and `MISSING_ML` say.
     """
 
     seed: int
@@ -99,6 +102,7 @@ class Outcome:
     decisions: int
     seconds: float
     frames: int
+    missing: bool
 
     @property
     def key(self) -> tuple[int, str, bool]:
@@ -119,6 +123,7 @@ class Watch:
         self._seen_ml, self._eventful_s = 0.0, -math.inf
         self.stop: SpreadEvent | None = None
         self.frames = 0
+        self.missing = False
 
     def look(self, now_s: float, out_ml: float, told_ml: float, flows: bool) -> None:
         """Make a frame of both views and hand it to the monitor, if one is due."""
@@ -140,6 +145,10 @@ class Watch:
         cement = self._bone.filling.at(out_ml)
         attenuation = cement.like(cement.voxels * np.float32(CEMENT_PER_MM))
         self._reading = self._monitor.update(self._camera.frames(attenuation, now_s), now_s, told_ml)
+        measures = self._reading.measures
+        if measures is not None:
+            least_ml = max(MISSING_SIGMA * measures.missing_ml_sd, MISSING_ML)
+            self.missing |= bool(measures.missing_ml > least_ml)
         if self.stop is None:
             self.stop = next((event for event in self._reading.events if event.stop), None)
 
@@ -262,6 +271,7 @@ class Procedure:
             decisions=self._decisions,
             seconds=ended_s,
             frames=self._watch.frames if self._watch is not None else 0,
+            missing=self._watch is not None and self._watch.missing,
         )
 
 
@@ -353,6 +363,9 @@ def print_tables(outcomes: Iterable[Outcome]) -> None:
             print(
                 f"    {name}, mL: quartiles {quartiles[:3].round(3)}, 95 % {quartiles[3]:.3f}, worst {quartiles[4]:.3f}"
             )
+    for name, some in (("sound", False), ("leaking", True)):
+        arm = [one for one in watched if (one.leaked_ml > 0) is some]
+        print(f"cement missed in the pictures of {name} procedures: {_share(one.missing for one in arm)}")
     print("ended otherwise:", dict(Counter(one.reason for one in watched if one.ended != "finished" and not one.level)))
     for one in watched:
         if one.leaked_ml >= LEAK_ML[0]:
