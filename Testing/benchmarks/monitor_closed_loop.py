@@ -385,7 +385,7 @@ def _share(hits: Iterable[bool]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=100)
-    parser.add_argument("--first", type=int, default=2000, help="seed of the first patient")
+    parser.add_argument("--first", type=int, default=5000, help="seed of the first patient")
     parser.add_argument("--pixels", type=int, default=256)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--all-frames", action="store_true")

@@ -11,7 +11,7 @@ from ..image import Volume, write_itk
 from ..xray.geometry import XrayGeometry
 from ..xray.overlay import Outline, outline, surface_of
 from .monitor import SpreadEvent, SpreadMonitor
-from .picture import LEAK_COLOR, RGB, TIP_COLOR, Lines, lines_of, paint, place_mark, shot_of, tip_mark
+from .picture import LEAK_COLOR, RGB, TIP_COLOR, Lines, Shot, lines_of, paint, place_mark, shot_of, tip_mark
 from .zones import Zones
 
 #: Of the routes these have a shape of their own; the others are all that lies on one side of the bone.
@@ -22,22 +22,29 @@ _PLANNED_COLOR = (120, 220, 120)
 
 
 def evidence_of(monitor: SpreadMonitor, event: SpreadEvent) -> dict[str, RGB]:
-    """Pictures (rows, columns, 3) of the last frames, by view; views without a frame that can be used are left out.
+    """Pictures (rows, columns, 3) of the last frames, by view; views without a frame that can be used are left out."""
+    return {view: picture_of(monitor, event, shot) for view, shot in shots_of(monitor).items()}
 
-    White is the cement's outline, green the planned ala, yellow or the structure's own color what the route is named
-    after, and the red ring the place.
-    """
-    pictures = {}
+
+def shots_of(monitor: SpreadMonitor) -> dict[str, Shot]:
+    """What each view shows now. Quick, so that the pictures can be drawn later."""
+    shots = {}
     for view in monitor.views:
         background, seen = monitor.seen(view)
         frame = monitor.last_frame(view)
-        if frame is None or seen is None:
-            continue
-        geometry = background.full_geometry
-        shot = shot_of(frame.pixels, frame.time_s, geometry, background, seen, monitor.settings.cement_per_mm)
-        assert shot.geometry is not None
-        pictures[view] = paint(shot, _lines(monitor, event, shot.geometry))
-    return pictures
+        if frame is not None and seen is not None:
+            geometry, per_mm = background.full_geometry, monitor.settings.cement_per_mm
+            shots[view] = shot_of(frame.pixels, frame.time_s, geometry, background, seen, per_mm)
+    return shots
+
+
+def picture_of(monitor: SpreadMonitor, event: SpreadEvent, shot: Shot) -> RGB:
+    """A shot (rows, columns, 3) with what the event is about.
+
+    White is the cement's outline, green the planned ala, blue the tip, the red ring the place; what the route is named
+    after has its own color.
+    """
+    return paint(shot, [] if shot.geometry is None else _lines(monitor, event, shot.geometry))
 
 
 def write_pictures(pictures: Mapping[str, RGB], folder: Path, stem: str) -> list[Path]:

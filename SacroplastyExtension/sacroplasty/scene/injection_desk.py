@@ -20,7 +20,7 @@ from ..cement.interlock import Limits
 from ..cement.line import InjectionLine, cannula_line, pressure_outlook
 from ..cement.manual_injection import EnteredVolumes, ManualDelivery, VolumeSource
 from ..cement.spread import Depot
-from ..errors import DocumentError, PlanError
+from ..errors import DocumentError, ImageError, PlanError
 from ..planning.model import Side
 from ..planning.needles import needle
 from ..procedure.conduct import PRESSURE_LIMIT_KPA, RATE_ML_S
@@ -32,8 +32,10 @@ from ..procedure.pump_delivery import PumpDelivery
 from ..procedure.recovery import RecoveredSession, mark, unclosed
 from . import spread
 from .cement import RECORD_NAME, given_text
+from .cement_estimate import LiveEstimate
 from .devices import DeviceDesk
 from .injection_chart import show_curves
+from .leak_evidence import LeakEvidence
 from .monitor_page import MonitorPage
 from .planning import chosen, plan_of
 from .records import read_record, write_record
@@ -141,6 +143,8 @@ class InjectionDesk:
         limits = Limits()
         self.watch = SpreadWatch(scene, devices, limits)
         self.page = MonitorPage(scene, self.watch, now_s, unix_s)
+        self._evidence = LeakEvidence(scene, now_s, unix_s)
+        self._estimate = LiveEstimate(scene)
         self.technique = Technique()
         self.alarms = AlarmBoard()
         self.earlier: RecoveredSession | None = None
@@ -338,6 +342,8 @@ class InjectionDesk:
         if session.state is not None and before is not None:
             self._follow(before, session.state, now_s)
         self._raise_alarms(now_s)
+        self._keep_evidence(now_s)
+        self._estimate.tick(self.watch.monitor, self.side, self.watch.given_ml(session.total_ml), now_s)
 
     def readout(self, now_s: float) -> InjectionReadout:
         """What the page shows now."""
@@ -436,6 +442,16 @@ class InjectionDesk:
         if after.phase != before.phase and after.phase in ("finished", "stopped"):
             text = after.reason or given_text(self._scene)
             write_step(self._scene, "injection", after.phase == "finished", [text])
+
+    def _keep_evidence(self, now_s: float) -> None:
+        """Pictures of a leak, for report and journal."""
+        try:
+            path = self._evidence.follow(self.watch, self._journals)
+        except (ImageError, OSError) as error:
+            self._session.note("leak_picture", now_s, failed=str(error))
+            return
+        if path is not None:
+            self._session.note("leak_picture", now_s, file=path.name)
 
     def _raise_alarms(self, now_s: float) -> None:
         session = self._session

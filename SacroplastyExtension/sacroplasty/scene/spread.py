@@ -251,6 +251,9 @@ def surface_around(shares: Volume, level: float) -> vtk.vtkPolyData:
     # Without them the surface keeps its own color.
     edges.ComputeScalarsOff()
     edges.SetValue(0, level)
+    edges.Update()
+    if not edges.GetOutput().GetNumberOfPoints():
+        return edges.GetOutput()
     smooth = vtk.vtkWindowedSincPolyDataFilter()
     smooth.SetInputConnection(edges.GetOutputPort())
     smooth.SetNumberOfIterations(15)

@@ -46,9 +46,9 @@ class ExitModel:
         unevenness: standard deviation of ln(resistance) of the bone beside what its density says.
     """
 
-    spots: float = 3.5
-    cracks: float = 1.5
-    veins: float = 1.0
+    spots: float = 2.5
+    cracks: float = 1.0
+    veins: float = 0.8
     reach_mm: float = 18.0
     spot_radius_mm: tuple[float, float] = (0.8, 2.5)
     crack_length_mm: tuple[float, float] = (4.0, 15.0)
