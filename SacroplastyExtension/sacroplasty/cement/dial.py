@@ -19,7 +19,7 @@ RUNS_AWAY = 1.6
 _SMALLEST_MM = 2.0
 _GROUND, _RING, _EVEN, _AWAY, _RIM = (24, 28, 32), (120, 130, 140), (90, 210, 255), (255, 190, 60), (255, 255, 255)
 #: Each pixel of the dial is the mean of so many, each way.
-_FINE = 3
+_FINE = 2
 
 
 def runs_away(front_mm: ArrayLike) -> NDArray[np.bool_]:
@@ -52,8 +52,9 @@ def front_dial(front_mm: ArrayLike | None, size: int) -> RGB:
     fine[inside & away & (reach_mm > limit - 2.5 * line_mm)] = _RIM
     for ring in rings:
         fine[np.abs(reach_mm - ring) < line_mm / 2] = _RING
-    means = fine.reshape(size, _FINE, size, _FINE, 3).mean(axis=(1, 3))
-    return means.astype(np.uint8)
+    parts = [fine[row::_FINE, column::_FINE].astype(np.uint16) for row, column in np.ndindex(_FINE, _FINE)]
+    dial: RGB = (sum(parts[1:], parts[0]) // np.uint16(_FINE**2)).astype(np.uint8)
+    return dial
 
 
 @cache

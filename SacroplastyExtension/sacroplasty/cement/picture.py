@@ -59,7 +59,7 @@ _CEMENT_COLOR = (255, 255, 255)
 _BLACK = (0, 0, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SeenCement:
     """Cement on the pixels of its map, in the place that the background had.
 
@@ -76,7 +76,7 @@ class SeenCement:
     shift: FloatArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shot:
     """What one view showed at one moment.
 
@@ -99,7 +99,7 @@ class Shot:
         return np.zeros(2) if self.cement is None else self.cement.shift * self.cement.step / self.step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lines:
     """Outlines as pixels of one picture, to be put over it at any shift.
 

@@ -155,6 +155,7 @@ class _Plane:
     tip: Lines | None = None
     outlines: tuple[Outline, ...] = ()
     fault: str = ""
+    painted: tuple[tuple[object, ...], RGB] | None = None
 
 
 @dataclass(frozen=True)
@@ -342,14 +343,22 @@ class MonitorPage:
     def picture_key(self, plane: str, look: Look, now_s: float) -> tuple[object, ...]:
         """Changes when `picture` would give another one."""
         kept = self._planes[plane]
-        return id(self._shot(plane, now_s)), look, id(self._standing), id(kept.road_map), id(kept.lines)
+        event = self._standing
+        told = None if event is None else (event.time_s, event.level, event.route)
+        return self._shot(plane, now_s), look, told, kept.road_map, kept.lines
 
     def picture(self, plane: str, look: Look, now_s: float) -> RGB | None:
         """A view as it is to be seen now (rows, columns, 3); None when there is none."""
-        shot = self._shot(plane, now_s)
-        kept = self._planes[plane]
-        if shot is None:
-            return None
+        kept, key = self._planes[plane], self.picture_key(plane, look, now_s)
+        if kept.painted is None or kept.painted[0] != key:
+            shot = self._shot(plane, now_s)
+            if shot is None:
+                return None
+            # The panel and a large screen show the same picture.
+            kept.painted = key, self._paint(kept, shot, look)
+        return kept.painted[1]
+
+    def _paint(self, kept: _Plane, shot: Shot, look: Look) -> RGB:
         lines = []
         if shot.geometry is not None and kept.lines is not None and kept.tip is not None:
             lines = [kept.lines, kept.tip] if look.structures else [kept.tip]
