@@ -308,7 +308,8 @@ class MonitorReadout:
         """Nothing that looks as if it were live."""
         self.parts.bannerLabel.text = reason
         self._style("banner", f"font-size: {round(11 * (1 + self._scale))}pt; font-weight: bold; {RESTING_LOOK}")
-        self.parts.adviceLabel.text = ""
+        self.parts.adviceLabel.text = self.parts.unknownLabel.text = ""
+        self.parts.replayLabel.visible = False
         for number in range(2):
             for name in ("picture", "dial"):
                 self._part(name, number).clear()
@@ -563,8 +564,12 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self._timer.stop()
         self.removeShortcuts()
         self.setParameterNode(None)
+        self.blank(_("NOT LIVE: the module was left"))
+
+    def blank(self, reason):
+        """Nothing on the monitor's page that looks as if it were live."""
         for readout in self._readouts:
-            readout.blank(_("NOT LIVE: the module was left"))
+            readout.blank(reason)
 
     def addShortcuts(self):
         """Esc and Space stop, whatever has the focus; only in a text field Space is a space."""
@@ -587,6 +592,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         """Called just before the scene is closed."""
         self.logic.close()
         self.setParameterNode(None)
+        self.blank(_("NOT LIVE: the case was closed"))
 
     def onSceneEndClose(self, caller, event):
         """Called just after the scene is closed."""

@@ -153,6 +153,7 @@ def dark(desktop):
         dark.setColor(role, QColor("#323232"))
     for role in (QPalette.WindowText, QPalette.Text, QPalette.ButtonText):
         dark.setColor(role, QColor("#f0f0f0"))
+        dark.setColor(QPalette.Disabled, role, QColor("#808080"))
     desktop.application.setPalette(dark)
     yield
     desktop.application.setPalette(bright)

@@ -330,8 +330,8 @@ class InjectionDesk:
         """
         session = self._session
         self.watch.tick(now_s, session.total_ml)
-        self.page.follow(now_s, session.total_ml)
         if self.watch.problem:
+            self.page.refuse_reference(self.watch.problem)
             session.refusal, self.watch.problem = self.watch.problem, ""
         if self.earlier is not None and request in ("arm", "reset"):
             session.refusal, request = "first decide about the session that ended without being closed", None
@@ -342,6 +342,8 @@ class InjectionDesk:
         if session.state is not None and before is not None:
             self._follow(before, session.state, now_s)
         self._raise_alarms(now_s)
+        # Pictures come last: the pump has its orders by now.
+        self.page.follow(now_s, session.total_ml)
         self._keep_evidence(now_s)
         self._estimate.tick(self.watch.monitor, self.side, self.watch.given_ml(session.total_ml), now_s)
 
@@ -433,6 +435,7 @@ class InjectionDesk:
             self._session.note("tip_moved", now_s, withdrawn_mm=after.withdrawn_mm, tip_ras=tip)
             if self.watch.learned:
                 # The views show the trocar elsewhere: the monitor is blind until it has learned them anew.
+                self.page.begin_reference()
                 self.watch.learn(self.side, after.withdrawn_mm)
         if after.phase != before.phase or abs(self._session.total_ml - self._recorded_ml) >= _RECORD_STEP_ML:
             self._write()

@@ -206,13 +206,16 @@ class MonitorPage:
         self._refusal = ""
         self._replay = None
 
+    def refuse_reference(self, problem: str) -> None:
+        """Why the views could not be learned."""
+        self._refusal = problem
+
     def follow(self, now_s: float, total_ml: float) -> None:
         """Take in what the watch has looked at since the last turn.
 
         Args:
             total_ml: cement given so far, through all trocars.
         """
-        self._refusal = self._watch.problem or self._refusal
         monitor = self._watch.monitor
         if monitor is not self._monitor:
             self._monitor, self._standing = monitor, None
@@ -233,6 +236,11 @@ class MonitorPage:
         if self._replay is not None and _GRAVITY[self._watch.banner(now_s)[0]] > _GRAVITY[self._replay.level]:
             # Something graver has happened since: nobody must look at the past now.
             self._replay = None
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """Views of which there are pictures, in the order in which they are numbered."""
+        return tuple(sorted(self._planes))
 
     @property
     def curve(self) -> list[CurvePoint]:
@@ -289,7 +297,7 @@ class MonitorPage:
             ImageError: when there is no picture.
         """
         taken = 0
-        for number, plane in enumerate(self._planes, start=1):
+        for number, plane in enumerate(self.planes, start=1):
             shot, picture = self._shot(plane, now_s), self.picture(plane, look, now_s)
             if shot is None or picture is None:
                 continue
@@ -330,7 +338,7 @@ class MonitorPage:
             concentricity=reading.concentricity if reading else math.nan,
             measures=reading.measures if reading else None,
             unknown=_unknown(monitor, reading, self._planes),
-            planes=tuple(self._planes),
+            planes=self.planes,
             faults=faults,
             learning=self._watch.learning,
             refusal=self._refusal,
@@ -394,8 +402,9 @@ class MonitorPage:
 
     def _named(self, text: str) -> str:
         """A text with the views as the page calls them, in place of their names on the line."""
-        for number in range(len(self._planes), 0, -1):
-            text = text.replace(tuple(self._planes)[number - 1], f"view {number}")
+        # The longer name first: one is the beginning of the other.
+        for number, plane in reversed([*enumerate(self.planes, start=1)]):
+            text = text.replace(plane, f"view {number}")
         return text
 
     def _shot(self, plane: str, now_s: float) -> Shot | None:
