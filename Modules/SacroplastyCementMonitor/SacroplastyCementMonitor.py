@@ -86,6 +86,7 @@ class SacroplastyCementMonitorParameterNode:
     temperatureC - Temperature of the room in which the cement is kept.
     byHand, continuous, stepVolumeMl, waitS, rateMlS, lowestConcentricity - How cement is given.
     subtraction, roadMap, growth, structures - What the pictures of the monitor show.
+    estimate - Whether slices and 3D views show where the cement lies by the views.
     """
 
     temperatureC: Annotated[float, WithinRange(15.0, 30.0)] = 22.0
@@ -99,6 +100,7 @@ class SacroplastyCementMonitorParameterNode:
     roadMap: bool = False
     growth: bool = True
     structures: bool = True
+    estimate: bool = True
 
 
 #
@@ -790,6 +792,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         for shown in (*seen, *self._readouts[1:]):
             shown.show(monitor, readout.alarms, self.look(), self.logic.isByHand())
         self.showMonitorButtons(monitor)
+        self.logic.showEstimate(self._parameterNode.estimate)
 
     def showMonitorButtons(self, monitor):
         replayed = monitor.replayed
@@ -1135,6 +1138,12 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
 
     def viewText(self, plane):
         return self._desk.page.view_text(plane)
+
+    def showEstimate(self, visible):
+        """Show in slices and in 3D where the cement lies by the views, or not."""
+        from sacroplasty.scene.cement_estimate import set_estimates_visible
+
+        set_estimates_visible(slicer.mrmlScene, visible)
 
     def curve(self):
         """Cement given and seen, since the views were learned."""

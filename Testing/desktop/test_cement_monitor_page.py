@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from desktop.monitored_room import NAME, MonitoredRoom
-from sacroplasty.scene import fluoroscopy
+from sacroplasty.scene import fluoroscopy, nodes
 from sacroplasty.scene.records import read_record
 
 
@@ -53,6 +53,11 @@ def test_good_cement_is_shown_with_its_figures_and_goes_into_the_report_and_the_
     room.widget.showReadout()
     plain = np.ptp(room.pixels().astype(int), axis=2)
     assert np.count_nonzero(colored > 40) > np.count_nonzero(plain > 40) + 50, "growth is told by color"
+    surface = nodes.first_node(desktop.scene, "vtkMRMLModelNode", "Cement seen left")
+    assert surface.GetDisplayNode().GetVisibility()
+    room.ui.estimateCheckBox.checked = False
+    room.widget.showReadout()
+    assert not surface.GetDisplayNode().GetVisibility()
     room.ui.snapshotButton.click()
     assert room.ui.snapshotLabel.text.startswith("✔ 2")
     pictures = fluoroscopy.report_pictures(desktop.scene)

@@ -9,7 +9,7 @@ from cement_scene import CENTER, block_anatomy, sphere_line_integrals, views
 from sacroplasty.cement.estimate import Shadow
 from sacroplasty.cement.monitor import SpreadMonitor
 from sacroplasty.cement.zones import make_zones
-from sacroplasty.scene.cement_estimate import LiveEstimate, hide_estimate
+from sacroplasty.scene.cement_estimate import LiveEstimate, hide_estimate, set_estimates_visible
 from sacroplasty.scene.nodes import first_node
 from sacroplasty.xray.project import CEMENT_PER_MM
 
@@ -55,8 +55,11 @@ def test_a_surface_follows_the_cement_once_a_second(scene, zones):
     live.tick(monitor, "left", 3.0, 1.1)
     assert height_mm(surface(scene)) > small + 3.0
     assert scene.GetNumberOfNodesByClass("vtkMRMLModelNode") == 1
+    set_estimates_visible(scene, False)
+    assert not surface(scene).GetDisplayNode().GetVisibility()
     hide_estimate(scene, "left")
     assert surface(scene) is None
+    set_estimates_visible(scene, True)
 
 
 def test_without_zones_nothing_is_placed(scene, zones):

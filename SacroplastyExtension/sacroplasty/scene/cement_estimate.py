@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 from slicer import vtkMRMLModelNode, vtkMRMLScene
 
@@ -67,6 +68,15 @@ def hide_estimate(scene: vtkMRMLScene, side: Side) -> None:
     model = first_node(scene, "vtkMRMLModelNode", _name(side))
     if model is not None:
         scene.RemoveNode(model)
+
+
+def set_estimates_visible(scene: vtkMRMLScene, visible: bool) -> None:
+    """Show the estimates of both sides in slices and in 3D, or not; they are kept up to date all the same."""
+    for side in get_args(Side):
+        model = first_node(scene, "vtkMRMLModelNode", _name(side))
+        display = model.GetDisplayNode() if model is not None else None
+        if display is not None and bool(display.GetVisibility()) != visible:
+            display.SetVisibility(visible)
 
 
 def _name(side: Side) -> str:
