@@ -15,13 +15,19 @@ def room(desktop, monkeypatch, tmp_path):
     return MonitoredRoom(desktop, monkeypatch, tmp_path)
 
 
-def test_the_views_are_learned_with_progress_and_a_reference_that_moves_is_refused(room):
+def test_the_views_are_learned_with_progress_and_a_reference_without_pose_or_that_moves_is_refused(
+    room, picture_folder
+):
     room.views.posed = False
     room.wait(0.3)
     assert "pose unknown" in room.panel.view0CaptionLabel.text and room.pixels().shape[0] > 100
     assert "were not learned" in room.panel.unknownLabel.text
     assert room.ui.bannerLabel.text.startswith("✘ MONITOR BLIND")
     assert not room.ui.acknowledgeButton.enabled
+    room.ui.referenceButton.click()
+    room.wait(2.0)
+    assert room.ui.referenceLabel.text.startswith("✘") and "no geometry" in room.ui.referenceLabel.text
+    room.picture(picture_folder / f"{NAME}-monitor-no-pose.png")
     room.views.posed = True
     room.ui.referenceButton.click()
     room.wait(0.5)
