@@ -55,8 +55,8 @@ from sacroplasty.xray.project import CEMENT_PER_MM
 
 SIDES = ("left", "right")
 LEAK_ML = (0.1, 0.05)
-#: Two turns of the loop for each frame.
-TICK_S = FRAME_S / 2
+#: One turn of the loop for each frame, so that a stop is late by up to a frame.
+TICK_S = FRAME_S
 #: While cement flows and while it rests one of so many frames is made, unless there is something to see.
 FLOWING_EVERY, RESTING_EVERY = 4, 10
 #: Levels of the monitor with which every frame is made.
@@ -64,7 +64,7 @@ GRAVE = ("warning", "leak", "blind")
 #: Something was to see so long ago at most [s].
 QUIET_S = 2.0
 PERSON_DECIDES_S = 3.0
-AFTER_FLOW_S = 30.0
+AFTER_FLOW_S = 20.0
 #: Cement that was given and is not seen: by how many standard deviations, and mL.
 MISSING_SIGMA, MISSING_ML = 2.0, 0.3
 LONGEST_S = 600.0
