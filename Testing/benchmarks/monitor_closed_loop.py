@@ -25,8 +25,9 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -119,7 +120,7 @@ class Watch:
         for view in VIEWS:
             self._monitor.set_reference(view, [frames[view] for frames in before])
         self._reading: MonitorReading | None = None
-        self._number, self._made = -1, -math.inf
+        self._number, self._made = 0, -math.inf
         self._seen_ml, self._eventful_s = 0.0, -math.inf
         self.stop: SpreadEvent | None = None
         self.frames = 0
@@ -127,10 +128,7 @@ class Watch:
 
     def look(self, now_s: float, out_ml: float, told_ml: float, flows: bool) -> None:
         """Make a frame of both views and hand it to the monitor, if one is due."""
-        number = int(now_s / FRAME_S + 1e-6)
-        if number == self._number:
-            return
-        self._number = number
+        self._number += 1
         leaked_ml = self._bone.leaked_ml(out_ml)
         if leaked_ml > self._seen_ml + 1e-6 or (self._reading is not None and self._reading.level in GRAVE):
             self._eventful_s = now_s
@@ -138,9 +136,9 @@ class Watch:
         every = FLOWING_EVERY if flows else RESTING_EVERY
         if now_s - self._eventful_s <= QUIET_S or self._every_frame:
             every = 1
-        if number - self._made < every:
+        if self._number - self._made < every:
             return
-        self._made = number
+        self._made = self._number
         self.frames += 1
         cement = self._bone.filling.at(out_ml)
         attenuation = cement.like(cement.voxels * np.float32(CEMENT_PER_MM))
@@ -321,60 +319,69 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 def print_tables(outcomes: Iterable[Outcome]) -> None:
     """What the procedures come to; only those that were done both with and without the monitor."""
-    pairs = {}
+    found: dict[tuple[int, str], dict[bool, Outcome]] = {}
     for one in outcomes:
-        pairs.setdefault((one.seed, one.side), {})[one.watched] = one
-    pairs = {key: both for key, both in pairs.items() if len(both) == 2}
-    print(f"{len(pairs)} procedures, {len({seed for seed, _ in pairs})} patients")
-    without, watched = ([both[arm] for both in pairs.values()] for arm in (False, True))
-    print(f"{'':<44}{'without':>12}{'with monitor':>14}")
-    for limit in LEAK_ML:
-        _row(
-            f">= {limit} mL out of the bone",
-            *(_share(one.leaked_ml >= limit for one in arm) for arm in (without, watched)),
-        )
-    for name, value in (
-        ("leaked, sum, mL", lambda arm: f"{sum(one.leaked_ml for one in arm):.2f}"),
-        ("leaked, worst, mL", lambda arm: f"{max(one.leaked_ml for one in arm):.2f}"),
+        found.setdefault((one.seed, one.side), {})[one.watched] = one
+    pairs = [both for both in found.values() if len(both) == 2]
+    if not pairs:
+        print("no procedure was done both with and without the monitor")
+        return
+    without, watched = ([both[arm] for both in pairs] for arm in (False, True))
+    print(f"{len(pairs)} procedures, {len({one.seed for one in watched})} patients\n")
+    print("| | without | with the monitor |\n| --- | --- | --- |")
+    routes = sorted({name for one in [*without, *watched] for name in one.routes})
+    rows: list[tuple[str, Callable[[list[Outcome]], str]]] = [
+        *((f"{limit} mL or more out of the bone", partial(_leaks, limit=limit)) for limit in LEAK_ML),
+        *((f"the same, {LEAK_ML[0]} mL: {route}", partial(_leaks, limit=LEAK_ML[0], route=route)) for route in routes),
+        ("out of the bone, sum (worst), mL", _leaked),
         (
-            "given, median share of the plan",
+            "given, share of the plan, median",
             lambda arm: f"{np.median([one.out_ml / one.planned_ml for one in arm]):.0%}",
         ),
         ("all given", lambda arm: _share(one.ended == "finished" for one in arm)),
-        ("asked a person, mean", lambda arm: f"{np.mean([one.decisions for one in arm]):.2f}"),
-    ):
-        _row(name, value(without), value(watched))
-    for route in sorted({name for one in [*without, *watched] for name in one.routes}):
-        counts = [_share(one.routes.get(route, 0.0) >= LEAK_ML[0] for one in arm) for arm in (without, watched)]
-        _row(f">= {LEAK_ML[0]} mL: {route}", *counts)
+        ("a person was asked, mean", lambda arm: f"{np.mean([one.decisions for one in arm]):.2f} times"),
+    ]
+    for name, value in rows:
+        print(f"| {name} | {value(without)} | {value(watched)} |")
+    _print_stops(watched)
+
+
+def _print_stops(watched: list[Outcome]) -> None:
+    """What the monitor stopped, rightly or not, and what leaked in spite of it."""
+    true = [one for one in watched if one.level and one.leaked_at_end_ml > 0]
     false = [one for one in watched if one.level and one.leaked_at_end_ml == 0]
-    true = [one for one in watched if one.level == "leak" and one.leaked_at_end_ml > 0]
-    print(f"false stops (nothing out of the bone): {_share(one in false for one in watched)}")
-    for one in false:
-        print(f"    {one.seed} {one.side}: {one.level} {one.route} at {one.out_ml:.2f} mL: {one.reason}")
-    print(f"stops for a leak that was there: {len(true)}")
-    if true:
-        for name, values in (
-            ("out at the stop", [one.leaked_at_end_ml for one in true]),
-            ("out when all rested", [one.leaked_ml for one in true]),
-            ("after-flow into the leak", [one.leaked_ml - one.leaked_at_end_ml for one in true]),
-        ):
-            quartiles = np.percentile(values, [25, 50, 75, 95, 100])
-            print(
-                f"    {name}, mL: quartiles {quartiles[:3].round(3)}, 95 % {quartiles[3]:.3f}, worst {quartiles[4]:.3f}"
-            )
-    for name, some in (("sound", False), ("leaking", True)):
+    print(f"| stopped with nothing out of the bone | | {_share(one in false for one in watched)} |")
+    print(f"| stopped with something out | | {_share(one in true for one in watched)} |")
+    for name, values in (
+        ("out at the stop", [one.leaked_at_end_ml for one in true]),
+        ("out when all rested", [one.leaked_ml for one in true]),
+        ("into the leak after the stop", [one.leaked_ml - one.leaked_at_end_ml for one in true]),
+    ):
+        if values:
+            middle, high, worst = np.percentile(values, [50, 95, 100])
+            print(f"| {name}, mL: median, 95 %, worst | | {middle:.3f}, {high:.3f}, {worst:.3f} |")
+    for name, some in (("without", False), ("with", True)):
         arm = [one for one in watched if (one.leaked_ml > 0) is some]
-        print(f"cement missed in the pictures of {name} procedures: {_share(one.missing for one in arm)}")
-    print("ended otherwise:", dict(Counter(one.reason for one in watched if one.ended != "finished" and not one.level)))
+        print(
+            f"| cement missing in the pictures, of procedures {name} a leak | | {_share(one.missing for one in arm)} |"
+        )
+    others = Counter(one.reason for one in watched if one.ended != "finished" and not one.level)
+    print("\nended otherwise:", dict(others) or "none")
+    for one in false:
+        print(f"false: {one.seed} {one.side}: {one.level} {one.route} at {one.out_ml:.2f} mL: {one.reason}")
     for one in watched:
         if one.leaked_ml >= LEAK_ML[0]:
             routes = ", ".join(f"{name} {part:.2f}" for name, part in one.routes.items())
-            print(f"    {one.leaked_ml:.2f} mL leaked in {one.seed} {one.side}: {routes}; {one.level} {one.route}")
+            print(f"leaked: {one.seed} {one.side}: {one.leaked_ml:.2f} mL ({routes}); {one.level} {one.route}")
 
 
-def _row(name: str, *values: str) -> None:
-    print(f"{name:<44}{values[0]:>12}{values[1]:>14}")
+def _leaks(arm: list[Outcome], limit: float, route: str = "") -> str:
+    return _share((one.routes.get(route, 0.0) if route else one.leaked_ml) >= limit for one in arm)
+
+
+def _leaked(arm: list[Outcome]) -> str:
+    leaked = [one.leaked_ml for one in arm]
+    return f"{sum(leaked):.2f} ({max(leaked):.2f})"
 
 
 def _share(hits: Iterable[bool]) -> str:
