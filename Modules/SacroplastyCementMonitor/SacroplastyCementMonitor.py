@@ -56,8 +56,24 @@ ALARM_LOOKS = {
     "low": ("i", "background-color: #7fdfff; color: black;", "background-color: #7fdfff; color: black;"),
 }
 
-# Lines of the curves: volume, pressure, flow, plan and grid.
-CURVE_COLORS = {"volume": "#0052a3", "pressure": "#b05a00", "flow": "#00705a", "plan": "#888888", "grid": "#c8c8c8"}
+# Lines of the curves: volume, pressure, flow, plan and grid; cement that is seen, and its error.
+CURVE_COLORS = {
+    "volume": "#0052a3",
+    "pressure": "#b05a00",
+    "flow": "#00705a",
+    "plan": "#888888",
+    "grid": "#c8c8c8",
+    "seen": "#b3007d",
+    "error": "#f0c8e2",
+}
+
+# By level of the monitor: symbol, and the priority whose color it has (see ALARM_LOOKS). Blind calls nobody before the
+# injection: then it is gray.
+LEVEL_PRIORITY = {"watch": "low", "warning": "medium", "leak": "high"}
+NO_LEAK_LOOK, RESTING_LOOK = "background-color: #1b7f3b; color: white;", "background-color: #5a5a5a; color: white;"
+
+# Height of the time scale, and widths in the panel of a picture, a dial and the curves [pixels].
+SCALE_HEIGHT, PICTURE_WIDTH, DIAL_SIZE, CURVE_SIZE = 14, 232, 96, (440, 132)
 
 #
 # SacroplastyCementMonitorParameterNode
@@ -69,6 +85,8 @@ class SacroplastyCementMonitorParameterNode:
     """
     temperatureC - Temperature of the room in which the cement is kept.
     byHand, continuous, stepVolumeMl, waitS, rateMlS, lowestConcentricity - How cement is given.
+    subtraction, roadMap, growth, structures - What the pictures of the monitor show.
+    estimate - Whether slices and 3D views show where the cement lies by the views.
     """
 
     temperatureC: Annotated[float, WithinRange(15.0, 30.0)] = 22.0
@@ -78,6 +96,355 @@ class SacroplastyCementMonitorParameterNode:
     waitS: Annotated[float, WithinRange(0.0, 120.0)] = 20.0
     rateMlS: Annotated[float, WithinRange(0.01, 0.2)] = 0.05
     lowestConcentricity: Annotated[float, WithinRange(0.0, 1.0)] = 0.3
+    subtraction: bool = False
+    roadMap: bool = False
+    growth: bool = True
+    structures: bool = True
+    estimate: bool = True
+
+
+#
+# What the monitor says, in words
+#
+
+
+def routeText(route):
+    """`foramen_s1_left` as a person reads it; what could not be placed says so."""
+    from sacroplasty.scene.anatomy import readable
+
+    return {
+        "unknown": _("place unknown"),
+        "venous": _("a vein"),
+        "bone": _("bone outside the plan"),
+        "presacral": _("in front of the sacrum"),
+        "posterior": _("behind the sacrum, along the trocar"),
+        "superior": _("above the sacrum"),
+    }.get(route) or readable(route)
+
+
+def shortText(name):
+    """A structure's name beside its outline: S1 L."""
+    from sacroplasty.scene.anatomy import readable
+
+    return readable(name.replace("foramen_", "").replace("sacral_", "").replace("_left", " L").replace("_right", " R"))
+
+
+def placeText(fromTip):
+    """Where something lies from the trocar's tip, in the patient's directions."""
+    distance = sum(float(part) ** 2 for part in fromTip) ** 0.5
+    ways = ((_("right"), _("left")), (_("front"), _("back")), (_("head"), _("feet")))
+    directions = [
+        _("{distance} mm to the {way}").format(distance=f"{abs(part):.0f}", way=way[0] if part > 0 else way[1])
+        for part, way in zip(fromTip, ways, strict=True)
+        if abs(part) >= 2.0
+    ]
+    return _("{distance} mm from the tip ({directions})").format(
+        distance=f"{distance:.0f}", directions=", ".join(directions) or _("at it")
+    )
+
+
+def adviceText(readout, byHand):
+    """Where it is, and what to do about it; on a leak see the documentation for the rules' source."""
+    place = placeText(readout.from_tip_ras) + "\n" if readout.from_tip_ras is not None else ""
+    return place + whatToDo(readout, byHand)
+
+
+def whatToDo(readout, byHand):
+    if readout.level == "leak":
+        texts = [_("STOP INJECTING.") if byHand else _("The pump is stopped.")]
+        if readout.event is not None and ("foramen" in readout.event.route or "canal" in readout.event.route):
+            texts.append(_("Ask for movement and feeling of the legs."))
+        if readout.event is not None and readout.event.route == "venous":
+            texts.append(_("Look at circulation and breathing."))
+        texts.append(
+            _("Look at both views, wait 1-2 min, learn the views anew. After a second leak leave this trocar.")
+        )
+        return " ".join(texts)
+    return {
+        "warning": _("Look at both views before the next step."),
+        "watch": _("It may be in the bone beside it: look at both views."),
+        "blind": _("Nobody watches: inject nothing. Look at the C-arm; after anything was moved, learn the views."),
+    }.get(readout.level, "")
+
+
+def unknownText(what):
+    """What the monitor cannot tell, and why."""
+    return {
+        "not learned": _("Everything: the views were not learned."),
+        "no zones": _("Whether cement leaks: it is not known where it belongs."),
+        "no geometry": _("Where cement lies: a view comes without the pose of its C-arm."),
+        "one view": _("How deep cement lies: there is only one view."),
+        "unsure volume": _("The volume that is seen: not calibrated by the pump yet."),
+        "missing cement": _("Where the rest is: cement was given that no view shows (out of the picture, vein, line)."),
+    }[what]
+
+
+def levelTexts(level, event):
+    """Symbol, word and route of a level."""
+    word = {
+        "none": _("✔ NO LEAK SEEN"),
+        "watch": _("◔ WATCH"),
+        "warning": _("⚠ WARNING"),
+        "leak": _("✘ LEAK"),
+        "blind": _("✘ MONITOR BLIND"),
+    }[level]
+    return f"{word}: {routeText(event.route)}" if event is not None else word
+
+
+def levelLook(level, alarms):
+    """The colors of a level are those of its alarm."""
+    if level == "none":
+        return NO_LEAK_LOOK
+    if level == "blind" and not alarms.active:
+        return RESTING_LOOK
+    return ALARM_LOOKS[LEVEL_PRIORITY.get(level, "medium")][1]
+
+
+#
+# Drawing
+#
+
+
+def picturePixmap(picture, width):
+    """An array (rows, columns, 3) as a pixmap of this width."""
+    from sacroplasty.cement.picture import ppm
+
+    pixmap = qt.QPixmap()
+    pixmap.loadFromData(ppm(picture))
+    return pixmap.scaled(width, round(width * picture.shape[0] / picture.shape[1]), qt.Qt.IgnoreAspectRatio,
+                         qt.Qt.SmoothTransformation)  # fmt: skip
+
+
+def drawNames(pixmap, places, height):
+    """Names beside the outlines, with a dark shadow; places are shares of the pixmap's size."""
+    painter = qt.QPainter()
+    painter.begin(pixmap)
+    font = painter.font()
+    font.setPixelSize(height)
+    painter.setFont(font)
+    for name, (across, down) in places:
+        text = shortText(name)
+        x = min(
+            max(round(across * pixmap.width()) - len(text) * height // 4, 2), pixmap.width() - len(text) * height // 2
+        )
+        y = max(round(down * pixmap.height()) - 3, height)
+        for color, shift in (("black", 1), ("white", 0)):
+            setPen(painter, color, 1)
+            painter.drawText(x + shift, y + shift, text)
+    painter.end()
+
+
+def drawPlot(painter, axes, title, color):
+    setPen(painter, CURVE_COLORS["grid"], 1)
+    painter.drawLine(axes.left, axes.bottom, axes.right, axes.bottom)
+    painter.drawLine(axes.left, axes.top, axes.left, axes.bottom)
+    painter.drawLine(axes.left, axes.top, axes.right, axes.top)
+    setPen(painter, CURVE_COLORS[color], 1)
+    painter.drawText(axes.left, axes.top - 8, title)
+
+
+def drawLines(painter, lines, color, width):
+    setPen(painter, CURVE_COLORS[color], width)
+    for (x1, y1), (x2, y2) in lines:
+        painter.drawLine(x1, y1, x2, y2)
+
+
+def setPen(painter, color, width):
+    pen = qt.QPen()
+    pen.setColor(qt.QColor(color))
+    pen.setWidth(width)
+    painter.setPen(pen)
+
+
+class MonitorReadout:
+    """Live pictures, figures and curves of the monitor: in the panel, and larger on a screen of its own."""
+
+    def __init__(self, logic, path, scale=1.0):
+        """
+        scale - Of pictures and digits, against those of the module panel.
+        """
+        self.logic = logic
+        self.widget = slicer.util.loadUI(path)
+        self.parts = slicer.util.childWidgetVariables(self.widget)
+        self._scale = scale
+        self._drawn = {}
+        self._styles = {}
+        self._curveAt = 0.0
+        for label in self._labels():
+            if "pt;" in label.styleSheet:
+                points, rest = label.styleSheet.removeprefix("font-size: ").split("pt;", 1)
+                label.styleSheet = f"font-size: {round(float(points) * (1 + scale) / 2)}pt;{rest}"
+        onScreen = scale > 1
+        # In the panel these stand above both tabs.
+        for label in (self.parts.researchLabel, self.parts.bannerLabel, self.parts.adviceLabel):
+            label.visible = onScreen
+        if onScreen:
+            # A screen is wide: the figures stand beside the pictures.
+            self.widget.layout().setDirection(qt.QVBoxLayout.LeftToRight)
+        self.parts.replayLabel.visible = False
+        self._showScale()
+
+    def _labels(self):
+        return [part for name, part in vars(self.parts).items() if name.endswith("Label")]
+
+    def show(self, readout, alarms, look, byHand):
+        """Show a sacroplasty.scene.monitor_page.MonitorReadout."""
+        texts = {
+            "banner": levelTexts(readout.level, readout.event) + (f"\n{readout.text}" if readout.text else ""),
+            "advice": adviceText(readout, byHand),
+            **self._figures(readout),
+            "unknown": "\n".join(f"? {unknownText(one)}" for one in readout.unknown),
+        }
+        for name, text in texts.items():
+            getattr(self.parts, f"{name}Label").text = text
+        self._style("banner", f"font-size: {round(11 * (1 + self._scale))}pt; font-weight: bold; padding: 6px; "
+                              f"{levelLook(readout.level, alarms)}")  # fmt: skip
+        self._showReplay(readout.replayed)
+        for number in range(2):
+            self._showView(number, readout, look)
+        if time.monotonic() - self._curveAt > 0.5:
+            self._curveAt = time.monotonic()
+            self._drawCurve()
+
+    def blank(self, reason):
+        """Nothing that looks as if it were live."""
+        self.parts.bannerLabel.text = reason
+        self._style("banner", f"font-size: {round(11 * (1 + self._scale))}pt; font-weight: bold; {RESTING_LOOK}")
+        self.parts.adviceLabel.text = self.parts.unknownLabel.text = ""
+        self.parts.replayLabel.visible = False
+        for number in range(2):
+            for name in ("picture", "dial"):
+                self._part(name, number).clear()
+            self._part("picture", number).text = "–"
+        for name in ("seen", "missing", "evenness", "nearest", "speed", "third"):
+            self._part(name).text = "–"
+        self._drawn = {}
+
+    def _part(self, name, number=""):
+        return getattr(self.parts, f"{name}{number}Label")
+
+    def _style(self, name, style):
+        """Set a label's style when it has changed: Qt works it out anew each time."""
+        if self._styles.get(name) != style:
+            self._styles[name] = style
+            self._part(name).styleSheet = style
+
+    def _figures(self, readout):
+        def figure(value, digits=1):
+            # A zero has no sign.
+            return "–" if value != value else f"{round(value, digits) + 0.0:.{digits}f}"
+
+        measures = readout.measures
+        nearest = next(iter(measures.distance_mm.items()), None) if measures else None
+        third = measures.anterior_third_filled if measures else float("nan")
+        return {
+            "seen": f"{figure(readout.volume_ml)} ± {figure(readout.volume_sd_ml)}",
+            "missing": f"{figure(measures.missing_ml)} ± {figure(measures.missing_ml_sd)}" if measures else "–",
+            "evenness": figure(readout.concentricity, 2),
+            "nearest": figure(nearest[1], 0) if nearest else "–",
+            "nearestCaption": _("{structure} (mm)").format(structure=routeText(nearest[0])) if nearest
+                              else _("Nearest (mm)"),
+            "speed": figure(measures.front_mm_s, 2) if measures else "–",
+            "third": "–" if third != third else f"{100 * third:.0f} %",
+        }  # fmt: skip
+
+    def _showReplay(self, replayed):
+        self.parts.replayLabel.visible = replayed is not None
+        if replayed is not None:
+            self.parts.replayLabel.text = _("{symbol} REPLAY, NOT LIVE: {time}, {seconds} s before the freeze").format(
+                symbol="▶" if replayed.playing else "❚❚",
+                time=replayed.clock_text,
+                seconds=f"{replayed.before_s:.1f}",
+            )
+
+    def _showView(self, number, readout, look):
+        plane = readout.planes[number] if number < len(readout.planes) else None
+        caption, picture = self._part(f"view{number}Caption"), self._part("picture", number)
+        fault, dial = self._part("fault", number), self._part("dial", number)
+        if plane is None:
+            caption.text = _("View {number}").format(number=number + 1)
+            picture.text = _("no picture")
+            dial.clear()
+            fault.visible = False
+            self._drawn.pop(number, None)
+            return
+        angles = self.logic.viewText(plane)
+        caption.text = _("View {number}: {angles}").format(number=number + 1, angles=angles or _("pose unknown"))
+        why = readout.faults.get(plane, "")
+        fault.text = f"✘ {why}" if why else ""
+        fault.visible = bool(why)
+        key = self.logic.pictureKey(plane, look)
+        if self._drawn.get(number) == key:
+            return
+        self._drawn[number] = key
+        self._drawView(plane, picture, look)
+        view = readout.measures.views.get(plane) if readout.measures else None
+        self._drawDial(dial, view)
+
+    def _drawView(self, plane, label, look):
+        array = self.logic.picture(plane, look)
+        if array is None:
+            label.clear()
+            return
+        pixmap = picturePixmap(array, round(PICTURE_WIDTH * self._scale))
+        if look.structures:
+            height = round(10 * (1 + self._scale) / 2)
+            places = self.logic.outlinePlaces(plane)
+            # In a small picture only what must be spared has a name.
+            wanted = ("foramen", "sacral_canal") if self._scale == 1 else ("",)
+            drawNames(pixmap, [place for place in places if place[0].startswith(wanted)], height)
+        label.setMinimumSize(pixmap.width(), pixmap.height())
+        label.setPixmap(pixmap)
+
+    def _drawDial(self, label, view):
+        from sacroplasty.cement.dial import front_dial
+
+        size = round(DIAL_SIZE * (1 + self._scale) / 2)
+        label.setPixmap(picturePixmap(front_dial(view.front_mm if view else None, size), size))
+
+    def _showScale(self):
+        from sacroplasty.cement.picture import time_scale
+
+        width = round(PICTURE_WIDTH * self._scale)
+        self.parts.scaleLabel.setPixmap(picturePixmap(time_scale(width, SCALE_HEIGHT), width))
+
+    def _drawCurve(self):
+        """Cement given and cement seen over time, with the error of what is seen as a band."""
+        from sacroplasty.procedure.injection_curves import axes_of
+
+        points = self.logic.curve()
+        width, height = (round(size * (1 + self._scale) / 2) for size in CURVE_SIZE)
+        pixmap = qt.QPixmap(width, height)
+        pixmap.fill(qt.QColor("white"))
+        painter = qt.QPainter()
+        painter.begin(pixmap)
+        textHeight = round(11 * (1 + self._scale) / 2)
+        font = painter.font()
+        font.setPixelSize(textHeight)
+        painter.setFont(font)
+        times = [point.time_s for point in points]
+        pump, seen = [point.pump_ml for point in points], [point.image_ml for point in points]
+        most = [*pump, *(point.image_ml + point.image_sd_ml for point in points)]
+        axes = axes_of(points, most, 1.0, (6, textHeight + 14, width - 6, height - 8))
+        drawPlot(painter, axes, _("mL, up to {value:g}").format(value=axes.highest), "plan")
+        band = [
+            (
+                axes.at(point.time_s, point.image_ml - point.image_sd_ml),
+                axes.at(point.time_s, point.image_ml + point.image_sd_ml),
+            )
+            for point in points
+            if point.image_ml == point.image_ml
+        ]
+        # The bars of neighboring points touch each other.
+        width_s = max(axes.end_s - axes.begin_s, 1.0)
+        drawLines(painter, band, "error", 2 + round(0.25 * (axes.right - axes.left) / width_s))
+        drawLines(painter, axes.lines(times, seen), "seen", 3)
+        drawLines(painter, axes.lines(times, pump), "volume", 2)
+        for color, text, place in (("volume", _("— given"), 0.45), ("seen", _("━ seen ± error"), 0.7)):
+            setPen(painter, CURVE_COLORS[color], 1)
+            painter.drawText(round(place * width), axes.top - 8, text)
+        painter.end()
+        self.parts.curveLabel.setPixmap(pixmap)
 
 
 #
@@ -99,6 +466,8 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self._shownAlarm = ""
         self._soundedUntil = 0.0
         self._drawnAt = 0.0
+        self._readouts = []
+        self._screen = None
 
     def setup(self):
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -108,6 +477,9 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SacroplastyCementMonitorLogic()
+
+        self._readouts = [MonitorReadout(self.logic, self.resourcePath("UI/MonitorReadout.ui"))]
+        self.ui.readoutFrame.layout().addWidget(self._readouts[0].widget)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -121,6 +493,9 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
             self.ui.byHandFrame,
             self.ui.withdrawingFrame,
             self.ui.noteFrame,
+            self.ui.adviceLabel,
+            self.ui.referenceProgressBar,
+            self.ui.liveButton,
         ):
             widget.visible = False
 
@@ -152,6 +527,18 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.withdrawnButton.connect("clicked(bool)", lambda checked=False: self.onWithdrawn(True))
         self.ui.tailButton.connect("clicked(bool)", lambda checked=False: self.onWithdrawn(False))
 
+        self.ui.freezeButton.connect("clicked(bool)", lambda checked=False: self.show(self.logic.freeze))
+        self.ui.replayButton.connect("clicked(bool)", lambda checked=False: self.show(self.logic.replay))
+        self.ui.liveButton.connect("clicked(bool)", lambda checked=False: self.show(self.logic.goLive))
+        self.ui.replaySlider.connect("valueChanged(int)", self.onReplaySlider)
+        self.ui.subtractionButton.connect("toggled(bool)", self.onSubtractionButton)
+        self.ui.roadMapButton.connect("toggled(bool)", self.onRoadMapButton)
+        self.ui.acknowledgeButton.connect("clicked(bool)", lambda checked=False: self.show(self.logic.acknowledgeLeak))
+        self.ui.snapshotButton.connect("clicked(bool)", self.onSnapshotButton)
+        self.ui.referenceButton.connect("clicked(bool)", self.onReferenceButton)
+        self.ui.screenButton.connect("toggled(bool)", self.onScreenButton)
+        self.ui.pageTabWidget.connect("currentChanged(int)", lambda index: self.showReadout())
+
         self._timer = qt.QTimer()
         self._timer.setInterval(100)
         self._timer.connect("timeout()", self.showReadout)
@@ -161,10 +548,12 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
     def cleanup(self):
         """Called when the application closes and the module widget is destroyed."""
         self._timer.stop()
+        self.ui.screenButton.checked = False
         self.removeShortcuts()
         self.logic.close()
         self.setParameterNode(None)
         self.removeObservers()
+        self._readouts = []
 
     def enter(self):
         """Called each time the user opens this module."""
@@ -173,10 +562,16 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self._timer.start()
 
     def exit(self):
-        """Called each time the user opens a different module."""
+        """Called each time the user opens a different module. Pictures end with it, on the large screen too."""
         self._timer.stop()
         self.removeShortcuts()
         self.setParameterNode(None)
+        self.blank(_("NOT LIVE: the module was left"))
+
+    def blank(self, reason):
+        """Nothing on the monitor's page that looks as if it were live."""
+        for readout in self._readouts:
+            readout.blank(reason)
 
     def addShortcuts(self):
         """Esc and Space stop, whatever has the focus; only in a text field Space is a space."""
@@ -199,6 +594,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         """Called just before the scene is closed."""
         self.logic.close()
         self.setParameterNode(None)
+        self.blank(_("NOT LIVE: the case was closed"))
 
     def onSceneEndClose(self, caller, event):
         """Called just after the scene is closed."""
@@ -318,6 +714,116 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         except SacroplastyError as error:
             self.ui.withdrawalLabel.text = f"✘ {error}"
 
+    # Monitor
+
+    def show(self, action):
+        """Do something with the pictures, and show it."""
+        action()
+        self.showReadout()
+
+    def look(self):
+        """What the pictures are to show."""
+        parameters = self._parameterNode
+        return self.logic.look(parameters.subtraction, parameters.roadMap, parameters.growth, parameters.structures)
+
+    def onReplaySlider(self, tenths):
+        self.logic.showMoment(-tenths / 10)
+        self.showReadout()
+
+    def onSubtractionButton(self, checked):
+        self._parameterNode.subtraction = checked
+        if checked:
+            self._parameterNode.roadMap = False
+        self.showReadout()
+
+    def onRoadMapButton(self, checked):
+        self._parameterNode.roadMap = checked
+        if checked:
+            self._parameterNode.subtraction = False
+            self.logic.takeRoadMap()
+        self.showReadout()
+
+    def onSnapshotButton(self):
+        from sacroplasty.errors import SacroplastyError
+
+        try:
+            taken = self.logic.snapshot(self.look())
+            self.ui.snapshotLabel.text = _("✔ {number} pictures are in the report.").format(number=taken)
+        except SacroplastyError as error:
+            self.ui.snapshotLabel.text = f"✘ {error}"
+
+    def onReferenceButton(self):
+        from sacroplasty.errors import SacroplastyError
+
+        try:
+            self.logic.learnViews()
+            self.ui.referenceLabel.text = ""
+        except SacroplastyError as error:
+            self.ui.referenceLabel.text = f"✘ {error}"
+            return
+        self.showReadout()
+
+    def onScreenButton(self, checked):
+        """Open or close the window for a screen that is seen from the table."""
+        if checked:
+            self._screen = MonitorReadout(self.logic, self.resourcePath("UI/MonitorReadout.ui"), scale=2.4)
+            self._screen.widget.windowTitle = _("Sacroplasty cement monitor: research software, not a medical device")
+            self._readouts.append(self._screen)
+            self._screen.widget.resize(1840, 1000)
+            self._screen.widget.show()
+            self.showReadout()
+        elif self._screen is not None:
+            self._readouts.remove(self._screen)
+            self._screen.widget.close()
+            self._screen.widget.deleteLater()
+            self._screen = None
+
+    def showMonitor(self, readout):
+        """The monitor's word above both tabs, and its page where that is seen."""
+        monitor = self.logic.monitorReadout()
+        texts = [levelTexts(monitor.level, monitor.event), monitor.text]
+        self.ui.bannerLabel.text = "\n".join(text for text in texts if text)
+        style = f"font-size: 20pt; font-weight: bold; padding: 6px; {levelLook(monitor.level, readout.alarms)}"
+        if self.ui.bannerLabel.styleSheet != style:
+            self.ui.bannerLabel.styleSheet = style
+        self.ui.adviceLabel.text = adviceText(monitor, self.logic.isByHand())
+        self.ui.adviceLabel.visible = monitor.level in ("watch", "warning", "leak")
+        seen = [self._readouts[0]] if self.ui.pageTabWidget.currentIndex == 1 else []
+        for shown in (*seen, *self._readouts[1:]):
+            shown.show(monitor, readout.alarms, self.look(), self.logic.isByHand())
+        self.showMonitorButtons(monitor)
+        self.logic.showEstimate(self._parameterNode.estimate)
+
+    def showMonitorButtons(self, monitor):
+        replayed = monitor.replayed
+        self.ui.liveButton.visible = replayed is not None
+        self.ui.freezeButton.enabled = replayed is None and bool(monitor.planes)
+        self.ui.replayButton.enabled = self.ui.replaySlider.enabled = bool(monitor.planes)
+        if not self.ui.replaySlider.sliderDown:
+            # What the page sets is no wish of the person.
+            self.ui.replaySlider.blockSignals(True)
+            self.ui.replaySlider.value = 0 if replayed is None else -round(10 * replayed.before_s)
+            self.ui.replaySlider.blockSignals(False)
+        self.ui.acknowledgeButton.enabled = monitor.may_acknowledge
+        self.ui.snapshotButton.enabled = bool(monitor.planes)
+        for button, checked in (
+            (self.ui.subtractionButton, self._parameterNode.subtraction),
+            (self.ui.roadMapButton, self._parameterNode.roadMap),
+        ):
+            if button.checked != checked:
+                button.checked = checked
+        self.ui.referenceProgressBar.visible = monitor.learning is not None
+        if monitor.learning is not None:
+            self.ui.referenceProgressBar.value = round(100 * monitor.learning)
+        if monitor.refusal:
+            self.ui.referenceLabel.text = f"✘ {monitor.refusal}"
+        elif monitor.learning is not None:
+            self.ui.referenceLabel.text = _("Learning: hold still, no cement.")
+        elif "not learned" not in monitor.unknown:
+            self.ui.referenceLabel.text = _("✔ The views were learned.")
+        elif monitor.saved_text:
+            self.ui.referenceLabel.text = _("Saved: {text}. Learn the views to go on.").format(text=monitor.saved_text)
+
     def onSideChosen(self, side):
         self.logic.choose(side)
         self.showReadout()
@@ -341,6 +847,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
             return
         self.logic.setTemperature(self._parameterNode.temperatureC)
         readout = self.logic.readout()
+        self.ui.monitorTab.enabled = readout is not None
         if readout is None:
             self.ui.bannerLabel.text = _("✘ The module Sacroplasty Devices is not loaded.")
             return
@@ -348,7 +855,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         window = slicer.util.mainWindow()
         if window is not None:
             self.ui.stopButton.setMinimumHeight(max(220, window.height // 3))
-        self.showBanner(readout)
+        self.showMonitor(readout)
         self.showAlarms(readout.alarms)
         self.showNumbers(readout)
         self.showButtons(readout)
@@ -405,21 +912,6 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.leftRadioButton.checked = self.logic.side() == "left"
         self.ui.rightRadioButton.checked = self.logic.side() == "right"
 
-    def showBanner(self, readout):
-        """Level by word, symbol and color; it never goes away while the level stands."""
-        words = {
-            "none": (_("✔ NO LEAK SEEN"), "#1b7f3b"),
-            "watch": (_("◔ WATCH"), "#8a6d00"),
-            "warning": (_("⚠ WARNING"), "#c25e00"),
-            "leak": (_("✘ LEAK"), "#b00020"),
-            "blind": (_("✘ MONITOR BLIND"), "#5a5a5a"),
-        }
-        word, color = words[readout.banner]
-        self.ui.bannerLabel.text = f"{word}\n{readout.banner_text}" if readout.banner_text else word
-        self.ui.bannerLabel.styleSheet = (
-            f"font-size: 20pt; font-weight: bold; color: white; background-color: {color}; padding: 6px;"
-        )
-
     def showAlarms(self, board):
         """The gravest alarm flashes and sounds by its priority; a pause silences it and hides nothing."""
         now = time.monotonic()
@@ -460,40 +952,21 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         planned = sum(volume for volume in readout.planned_ml.values() if volume is not None)
         volumes = [sample.given_ml for sample in samples]
         axes = axes_of(samples, [*volumes, planned], 1.0, (6, 26, middle - 8, bottom))
-        self.drawPlot(painter, axes, _("mL, up to {value:g}").format(value=axes.highest), "volume")
+        drawPlot(painter, axes, _("mL, up to {value:g}").format(value=axes.highest), "volume")
         if planned:
-            self.drawLines(painter, [(axes.at(axes.begin_s, planned), axes.at(axes.end_s, planned))], "plan", 1)
-        self.drawLines(painter, axes.lines(times, volumes), "volume", 3)
+            drawLines(painter, [(axes.at(axes.begin_s, planned), axes.at(axes.end_s, planned))], "plan", 1)
+        drawLines(painter, axes.lines(times, volumes), "volume", 3)
         pressures = [sample.pressure_kpa for sample in samples]
         axes = axes_of(samples, pressures, 500.0, (middle + 8, 26, width - 6, bottom))
-        self.drawPlot(painter, axes, _("kPa, up to {value:g}").format(value=axes.highest), "pressure")
-        self.drawLines(painter, axes.lines(times, pressures), "pressure", 3)
+        drawPlot(painter, axes, _("kPa, up to {value:g}").format(value=axes.highest), "pressure")
+        drawLines(painter, axes.lines(times, pressures), "pressure", 3)
         flows = [sample.rate_ml_s for sample in samples]
         axes = axes_of(samples, flows, 0.1, (middle + 8, 26, width - 6, bottom))
-        self.setPen(painter, "flow", 1)
+        setPen(painter, CURVE_COLORS["flow"], 1)
         painter.drawText(middle + 8 + (width - middle) // 2, 18, _("mL/s, {value:g}").format(value=axes.highest))
-        self.drawLines(painter, axes.lines(times, flows), "flow", 2)
+        drawLines(painter, axes.lines(times, flows), "flow", 2)
         painter.end()
         self.ui.curvesLabel.setPixmap(pixmap)
-
-    def drawPlot(self, painter, axes, title, color):
-        self.setPen(painter, "grid", 1)
-        painter.drawLine(axes.left, axes.bottom, axes.right, axes.bottom)
-        painter.drawLine(axes.left, axes.top, axes.left, axes.bottom)
-        painter.drawLine(axes.left, axes.top, axes.right, axes.top)
-        self.setPen(painter, color, 1)
-        painter.drawText(axes.left, 18, title)
-
-    def drawLines(self, painter, lines, color, width):
-        self.setPen(painter, color, width)
-        for (x1, y1), (x2, y2) in lines:
-            painter.drawLine(x1, y1, x2, y2)
-
-    def setPen(self, painter, color, width):
-        pen = qt.QPen()
-        pen.setColor(qt.QColor(CURVE_COLORS[color]))
-        pen.setWidth(width)
-        painter.setPen(pen)
 
     @staticmethod
     def minutes(seconds):
@@ -641,6 +1114,63 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
         """Learn the views without cement; from then on they are watched."""
         if self._desk:
             self._desk.learn_views(time.monotonic())
+
+    # Monitor
+
+    def monitorReadout(self):
+        """A sacroplasty.scene.monitor_page.MonitorReadout."""
+        return self._desk.page.readout(time.monotonic())
+
+    def look(self, subtraction, roadMap, growth, structures):
+        from sacroplasty.scene.monitor_page import Look
+
+        return Look("road map" if roadMap else "subtraction" if subtraction else "live", growth, structures)
+
+    def pictureKey(self, plane, look):
+        """Changes when there is another picture to be drawn."""
+        return self._desk.page.picture_key(plane, look, time.monotonic())
+
+    def picture(self, plane, look):
+        return self._desk.page.picture(plane, look, time.monotonic())
+
+    def outlinePlaces(self, plane):
+        return self._desk.page.outline_places(plane, time.monotonic())
+
+    def viewText(self, plane):
+        return self._desk.page.view_text(plane)
+
+    def showEstimate(self, visible):
+        """Show in slices and in 3D where the cement lies by the views, or not."""
+        from sacroplasty.scene.cement_estimate import set_estimates_visible
+
+        set_estimates_visible(slicer.mrmlScene, visible)
+
+    def curve(self):
+        """Cement given and seen, since the views were learned."""
+        return self._desk.page.curve
+
+    def freeze(self):
+        self._desk.page.freeze(time.monotonic())
+
+    def replay(self):
+        self._desk.page.replay(time.monotonic())
+
+    def showMoment(self, beforeS):
+        self._desk.page.show_moment(beforeS, time.monotonic())
+
+    def goLive(self):
+        self._desk.page.go_live()
+
+    def takeRoadMap(self):
+        self._desk.page.take_road_map()
+
+    def acknowledgeLeak(self):
+        """A person has seen the leak; the pump stays stopped."""
+        self._desk.acknowledge_leak(time.monotonic())
+
+    def snapshot(self, look):
+        """Send the pictures as they are shown to the report; returns how many."""
+        return self._desk.page.snapshot(time.monotonic(), look)
 
     def predictSpread(self, progress):
         """Predict where the planned volume goes from the tip as it stands."""

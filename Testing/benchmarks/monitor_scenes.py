@@ -40,6 +40,7 @@ class Scene:
     """One ala of one patient under a C-arm, and what the monitor is told of it."""
 
     phantom: Phantom
+    anatomy: Anatomy
     seed: int
     side: str
     tip: NDArray
@@ -104,6 +105,7 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
     monitor = SpreadMonitor(make_zones(anatomy, seen_tip, (side,)), seen_tip, MonitorSettings(frame_period_s=FRAME_S))
     return Scene(
         phantom=phantom,
+        anatomy=anatomy,
         seed=seed,
         side=side,
         tip=tip,

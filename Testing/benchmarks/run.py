@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 QUICK = {
     "anatomy_on_phantoms": ["1"],
     "bone_segmentation": ["--quick"],
+    "cement_estimate": ["--patients", "1"],
+    "monitor_closed_loop": ["--patients", "1"],
     "monitor_study": ["--patients", "1"],
     "cement_physics": ["3"],
     "device_defects": ["half-open", "run-after-stop"],
@@ -50,6 +52,7 @@ PARTS = {
     "ct_disturbances",
     "ct_pictures",
     "lossy_line",
+    "monitor_scenes",
     "nanodrr_peer",
     "openigtlink_programs",
     "pelvis_labels",

@@ -31,6 +31,7 @@ class Monitor:
     """A spread monitor that says what the test tells it to."""
 
     views = ("Image_Detector",)
+    zones = tip_ras = None
 
     def __init__(self, room):
         self.room = room
@@ -54,10 +55,7 @@ class Room:
         self.line = VirtualLine(self.machine, np.random.default_rng(0), lambda name: False)
         self.pump = PumpRole(self.line, "desk")
         self.fluoroscope = SimpleNamespace(view=lambda plane, now_s: View(None, 0.0, True, ""))
-        ct = make_ct()
-        ct_node = nodes.add_volume(desktop.scene, ct, "CT")
-        anatomy.show_anatomy(desktop.scene, make_anatomy(ct), ct_node)
-        planning.show_plan(desktop.scene, make_plan(ct))
+        self.show_case(desktop.scene)
         registration = {"error_mm": 1.0, "rms_mm": 0.5, "residuals_mm": {}}
         write_record(desktop.scene, REGISTRATION_NAME, registration)
         mark(desktop.scene, REGISTRATION_NAME, registration)
@@ -70,8 +68,17 @@ class Room:
         self.widget = desktop.open_module(NAME)
         self.ui, self.logic = self.widget.ui, self.widget.logic
         self.widget._timer.stop()
-        self.desk.watch._monitor = Monitor(self)
+        self.begin_watch()
         self.widget.parent.show()
+
+    def show_case(self, scene):
+        ct = make_ct()
+        ct_node = nodes.add_volume(scene, ct, "CT")
+        anatomy.show_anatomy(scene, make_anatomy(ct), ct_node)
+        planning.show_plan(scene, make_plan(ct))
+
+    def begin_watch(self):
+        self.desk.watch._monitor = Monitor(self)
 
     def picture(self, path):
         """The page as it is seen in a window of a usual height."""

@@ -22,6 +22,7 @@ from sacroplasty.procedure.journal import read_journal
 from sacroplasty.procedure.recovery import unclosed
 from sacroplasty.scene import anatomy, cement, injection_chart, injection_desk, nodes, planning, spread, spread_watch
 from sacroplasty.scene.in_use import mark
+from sacroplasty.scene.monitor_page import RECORD_NAME as MONITOR_NAME
 from sacroplasty.scene.navigation import REGISTRATION_NAME, show_trocar
 from sacroplasty.scene.records import read_record, write_record
 from sacroplasty.scene.volume_meter import metered_volumes
@@ -107,6 +108,7 @@ class Monitor:
     """A spread monitor that says what it is told to."""
 
     views = ("Image_Detector",)
+    zones = tip_ras = None
 
     def __init__(self):
         self.level, self.time_s = "none", 0.0
@@ -392,12 +394,13 @@ def test_curves_are_in_the_scene_as_a_table_and_a_chart(scene, desk, devices):
     desk.stop(now)
     see(desk, now)
     desk.tick(now, False)
-    (table,) = [scene.GetNthNodeByClass(at, "vtkMRMLTableNode") for at in range(1)]
+    table = nodes.first_node(scene, "vtkMRMLTableNode", injection_chart.TABLE_NAME)
     columns = [table.GetTable().GetColumn(at) for at in range(table.GetNumberOfColumns())]
     assert [column.GetName() for column in columns][:2] == ["time (s)", "given (mL)"]
     assert columns[1].GetValue(columns[1].GetNumberOfValues() - 1) >= 0.5
-    assert scene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode") == 1
-    assert scene.GetNumberOfNodesByClass("vtkMRMLPlotSeriesNode") == 3
+    charts = [scene.GetNthNodeByClass(at, "vtkMRMLPlotChartNode").GetName() for at in range(2)]
+    assert sorted(charts) == [injection_chart.TABLE_NAME, MONITOR_NAME], "each once, however often written"
+    assert scene.GetNumberOfNodesByClass("vtkMRMLPlotSeriesNode") == 3 + 4
     chart = scene.GetFirstNodeByName(injection_chart.TABLE_NAME)
     assert chart is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +237,10 @@ def test_monitor_command_writes_the_leak(case):
     assert len(document["frames"]) == 8
     leak = next(event for event in document["events"] if event["level"] == "leak")
     assert np.linalg.norm(np.array(leak["position_ras"]) - PLACES["foramen_s1_left"]) < 6.0
+    # One picture of each view, as the leak was told.
+    pictures = [Path(picture) for picture in summary["pictures"]]
+    assert {picture.name for picture in pictures} == {f"events-leak-{view}.png" for view in VIEWS}
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
 def test_monitor_command_without_anatomy_says_that_leaks_were_not_judged(case, tmp_path):

@@ -3,9 +3,8 @@
 Each voxel holds a share of cement. What the shares of all voxels on a pixel's rays add up to must be the path that the
 picture shows there: multiplicative algebraic reconstruction (Gordon, Bender and Herman 1970) in the form of maximum
 likelihood (Shepp and Vardi 1982), which keeps shares positive and leaves a voxel that no view speaks against where the
-start had it. The start is what is known without a picture: cement fills the bone around the tip in the order of its
-way through cancellous bone, is rarely beyond it, and is as much as the pump has given. One view says nothing of depth, so
-that there the start decides.
+start had it. The start is what is known without a picture: cement fills the bone from the tip outwards, is rarely
+beyond it, and is as much as the pump has given. One view says nothing of depth, so that there the start decides.
 """
 
 from __future__ import annotations
@@ -26,13 +25,16 @@ from .spread import CANCELLOUS_POROSITY
 from .zones import Zones
 
 #: Rounds over all views; more follow the noise.
-_ROUNDS = 12
+_ROUNDS = 8
 
 #: Share of cement at the start beyond bone, against that in bone at the same distance.
 _BEYOND_BONE = 0.05
 
+#: A voxel counts as filled when it holds more than half of what bone leaves to cement.
+FILLED_SHARE = CANCELLOUS_POROSITY / 2
+
 #: The start's front is this wide [mm], and its lowest share, so that the pictures can put cement anywhere they see it.
-_FRONT_MM, _LEAST_SHARE = 3.0, 1e-3
+_FRONT_MM, _LEAST_SHARE = 2.0, 1e-3
 
 #: The pump's volume is taken for the cement's when the views show it to this share: their own error, and the line's.
 _AGREEMENT = 0.15
@@ -72,8 +74,8 @@ class CementEstimate:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Voxels that are filled for the most part: by more than half of what bone leaves to cement."""
-        return self.occupancy.voxels > CANCELLOUS_POROSITY / 2
+        """Voxels that are filled for the most part."""
+        return self.occupancy.voxels > FILLED_SHARE
 
     @property
     def center_ras(self) -> FloatArray | None:
@@ -104,6 +106,11 @@ class CementEstimator:
         self._reach_mm = np.sort(self._from_tip[bone])
         self._rays = {name: _Rays(points, geometry, zones.labels) for name, geometry in geometries.items()}
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Whose shadows can be handed in."""
+        return tuple(self._rays)
+
     def estimate(self, shadows: Mapping[str, Shadow], pump_volume_ml: float = math.nan) -> CementEstimate:
         """The cement that one or more views show now.
 
@@ -121,7 +128,6 @@ class CementEstimator:
         for name, (_, shown) in seen.items():
             possible &= self._rays[name].at(shown)
         voxels = np.flatnonzero(possible)
-        voxel_ml = self._grid.voxel_volume_ml
         seen_ml = float(
             np.mean([self._rays[name].volume_ml(mass, shown, voxels) for name, (mass, shown) in seen.items()])
         )
@@ -132,10 +138,19 @@ class CementEstimator:
         for _ in range(_ROUNDS if voxels.size else 0):
             for system, mass, shown in systems:
                 share = np.minimum(share * _correction(system, mass, shown, share), most)
-            share = np.minimum(share * np.float32(total_ml / max(float(share.sum()) * voxel_ml, 1e-9)), most)
+            share = self._filled_to(total_ml, share, most)
         occupancy = np.zeros(possible.shape, np.float32)
         occupancy[voxels] = share
         return CementEstimate(self._grid.like(occupancy.reshape(self._grid.voxels.shape)), seen_ml, len(shadows))
+
+    def _filled_to(
+        self, volume_ml: float, share: NDArray[np.float32], most: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Shares in proportion that add up to a volume; what a full voxel cannot take goes to the others."""
+        for _ in range(4):
+            present_ml = float(share.sum()) * self._grid.voxel_volume_ml
+            share = np.minimum(share * np.float32(volume_ml / max(present_ml, 1e-9)), most)
+        return share
 
     def _start(self, voxels: NDArray[np.intp], volume_ml: float) -> NDArray[np.float32]:
         """Shares before any picture: bone filled from the tip outwards, with a soft front."""
@@ -167,13 +182,13 @@ class _Rays:
         self._voxel_ml = grid.voxel_volume_ml
         self._mass = (1000 * grid.voxel_volume_ml * magnification**2).astype(np.float32)
         at = (geometry.project(points)[:, ::-1] + 0.5) / self._bin - 0.5
-        self._inside = ((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=1)
+        self._inside = np.asarray(((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=1))
         at = np.where(self._inside[:, None], at, 0.0)
-        self._first = np.minimum(np.floor(at).astype(np.int32), np.array(self.shape, np.int32) - 2)
+        self._first = np.minimum(np.floor(at).astype(np.intp), np.array(self.shape) - 2)
         self._part = (at - self._first).astype(np.float32)
 
     def look(self, shadow: Shadow) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Mass of cement in each bin [mm3 on the detector], and which bins may show some. NaN where nothing is known."""
+        """Mass of cement in each bin [mm3 on the detector; NaN where unknown], and which bins may show some."""
         known = np.isfinite(shadow.path_mm)
         mass = np.where(known & shadow.shown, shadow.path_mm * self._to_mass, 0.0)
         bins, part = self._binned(mass), self._binned(known)
@@ -182,8 +197,8 @@ class _Rays:
 
     def at(self, image: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What the bins show at each voxel; true off the detector, where nothing speaks against cement."""
-        row, column = (self._first + (self._part >= 0.5)).T
-        return image[row, column] | ~self._inside
+        nearest = self._first + np.rint(self._part).astype(np.intp)
+        return np.asarray(image[tuple(nearest.T)] | ~self._inside)
 
     def volume_ml(self, mass: NDArray[np.float32], shown: NDArray[np.bool_], voxels: NDArray[np.intp]) -> float:
         """What the shown bins hold, were it all in the middle of these voxels."""

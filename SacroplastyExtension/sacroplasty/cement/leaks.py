@@ -98,8 +98,9 @@ class LeakFinder:
         from scipy.ndimage import label
 
         square = np.ones((3, 3), bool)
+        hidden = _HIDDEN_MM * attenuation_per_mm
         possible = {
-            name: seen.attenuation + 3 * seen.sigma > (_HIDDEN_MM * attenuation_per_mm if name in calibrated else -np.inf)
+            name: seen.attenuation + 3 * seen.sigma > (hidden if name in calibrated else -np.inf)
             for name, seen in maps.items()
         }
         unexplained = {}

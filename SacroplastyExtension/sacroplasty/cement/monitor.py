@@ -352,6 +352,15 @@ class SpreadMonitor:
     def _known_leak(self) -> bool | None:
         return self._leak if self.judges_leaks else None
 
+    def seen(self, view: str) -> tuple[Background, CementMap | None]:
+        """A view before the injection, and the cement of its last frame for pictures; None when that told nothing."""
+        known = self._views[view]
+        return known.background, None if known.fault else known.seen
+
+    def last_frame(self, view: str) -> Frame | None:
+        """The newest frame of a view, usable or not."""
+        return self._views[view].last
+
     def cement_image(self, view: str) -> NDArray[np.float64] | None:
         """Cement in mm along the rays of the last frame (binned pixels), for display; None when there is none."""
         seen = self._views[view].seen

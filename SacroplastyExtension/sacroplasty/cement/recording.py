@@ -190,11 +190,13 @@ def replay(
     recordings: dict[str, Recording],
     reference_frames: int | None = None,
     progress: Callable[[float], None] | None = None,
+    look: Callable[[MonitorReading], None] | None = None,
 ) -> list[MonitorReading]:
     """Readings of a monitor that sees the frames in the order of their times.
 
     Args:
         reference_frames: leading frames of each view that show no cement; by default those before the pump began.
+        look: called with each reading while the monitor still has its frames.
 
     Raises:
         ImageError: when there are too few of them.
@@ -222,6 +224,8 @@ def replay(
             pump = recordings[view].pump_volume_ml
             pump_ml = None if pump is None else float(pump[number])
         readings.append(monitor.update(batch, max(frame.time_s for frame in batch.values()), pump_ml))
+        if look is not None:
+            look(readings[-1])
         if progress is not None:
             progress(1 - len(arrivals) / max(len(arrivals) + len(readings), 1))
     return readings

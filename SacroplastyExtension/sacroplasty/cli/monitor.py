@@ -39,7 +39,8 @@ def command(
     """Replay RECORDING through the spread monitor: a folder of one view or with a subfolder for each of two, or DICOM.
 
     Leaks are judged only with both --anatomy and --plan and with the C-arm's geometry; the volume needs neither. DICOM
-    holds no such geometry: mark the tip with --tip-pixel, and give --pixel-mm for a volume.
+    holds no such geometry: mark the tip with --tip-pixel, and give --pixel-mm for a volume. Pictures of the first leak
+    are written beside the events document.
     """
     from dataclasses import replace
 
@@ -47,7 +48,9 @@ def command(
 
     from ..anatomy.files import read_anatomy
     from ..cement.cannula import Cannula
-    from ..cement.monitor import MonitorSettings, SpreadMonitor
+    from ..cement.evidence import evidence_of, write_pictures
+    from ..cement.monitor import MonitorReading, MonitorSettings, SpreadMonitor
+    from ..cement.picture import RGB
     from ..cement.recording import events_content, find_views, read_recording, replay
     from ..cement.zones import make_zones
     from ..documents import write_document
@@ -72,10 +75,18 @@ def command(
         towards_hub = unit(planned.entry_skin - planned.target)
         cannula = Cannula(planned.target, towards_hub, planned.needle.outer_diameter_mm)
     monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz), cannula)
+    evidence: dict[str, RGB] = {}
+
+    def look(reading: MonitorReading) -> None:
+        leak = next((event for event in reading.events if event.level == "leak"), None)
+        if leak is not None and not evidence:
+            evidence.update(evidence_of(monitor, leak))
+
     with progress("Watching the spread") as update:
-        readings = replay(monitor, recordings, reference_frames, update)
+        readings = replay(monitor, recordings, reference_frames, update, look)
 
     path = out or (recording if recording.is_dir() else recording.parent) / "events.json"
+    pictures = write_pictures(evidence, path.parent, f"{path.stem}-leak")
     notes = sorted({f"{view}: {note}" for view, one in recordings.items() for note in one.notes})
     sources = {view: str(folder) for view, folder in folders.items()}
     write_document(path, "events", events_content(readings, sources, monitor.cannot_tell, notes))
@@ -92,6 +103,7 @@ def command(
         "cannot_tell": list(monitor.cannot_tell),
         "notes": notes,
         "events": len(events),
+        "pictures": [str(picture) for picture in pictures],
         "first_stop": None
         if not stops
         else {"time_s": stops[0].time_s, "level": stops[0].level, "route": stops[0].route},
@@ -103,7 +115,7 @@ def command(
     if not monitor.judges_leaks:
         lines.append("leaks were not judged: that needs --anatomy, --plan and the C-arm's geometry")
     lines += [f"{event.time_s:8.2f} s  {event.level}: {event.route}" for event in events]
-    report(as_json, summary, "\n".join([*lines, f"Written to {path}"]))
+    report(as_json, summary, "\n".join([*lines, *(f"Written to {one}" for one in (path, *pictures))]))
 
 
 def _planned(trajectories: tuple[Trajectory, ...], side: str | None, path: Path) -> Trajectory:

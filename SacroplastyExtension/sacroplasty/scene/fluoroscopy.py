@@ -245,7 +245,7 @@ class FluoroscopyDesk:
         """
         name = STRUCTURES_NAME if image.GetName() == IMAGE_NAME else _REAL_STRUCTURES_NAME
         geometry = geometry_of(image)
-        drawn = self._outlines(geometry, ct_node, segmentation, families)
+        drawn = self.outlines(geometry, ct_node, segmentation, families)
         node = first_node(self._scene, "vtkMRMLLabelMapVolumeNode", name)
         if not drawn:
             if node is not None:
@@ -276,7 +276,7 @@ class FluoroscopyDesk:
         low, high = np.percentile(pixels, [0.5, 99.5])
         gray = np.clip((pixels - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
         width = max(2.0, geometry.detector_pixels[0] * _LINE_SHARE)
-        return draw(gray, self._outlines(geometry, ct_node, segmentation, families), geometry, width)
+        return draw(gray, self.outlines(geometry, ct_node, segmentation, families), geometry, width)
 
     def backdrop(
         self,
@@ -291,7 +291,7 @@ class FluoroscopyDesk:
 
         picture = display_image(line_integrals(self._attenuation_of(ct_node), geometry))
         width = max(1.0, geometry.detector_pixels[0] * _LINE_SHARE)
-        return draw(picture, self._outlines(geometry, ct_node, segmentation, families), geometry, width)
+        return draw(picture, self.outlines(geometry, ct_node, segmentation, families), geometry, width)
 
     def send_to_report(
         self,
@@ -305,10 +305,7 @@ class FluoroscopyDesk:
         geometry = geometry_of(image)
         origin = "simulated from the CT" if image.GetName() == IMAGE_NAME else image.GetName()
         caption = f"{title}: {angles_text(geometry)} ({origin})"
-        data = png_of(self.picture(image, ct_node, segmentation, families))
-        record = read_record(self._scene, PICTURES_NAME) or {}
-        entry = {"caption": caption, "png_base64": base64.b64encode(data).decode(), "geometry": geometry.to_dict()}
-        write_record(self._scene, PICTURES_NAME, {**record, title: entry})
+        keep_for_report(self._scene, title, caption, self.picture(image, ct_node, segmentation, families), geometry)
         return caption
 
     # What is kept
@@ -324,13 +321,18 @@ class FluoroscopyDesk:
             self._attenuation = key, ProjectableVolume.of(ct.like(attenuation_from_hu(ct.voxels)))
         return self._attenuation[1]
 
-    def _outlines(
+    def outlines(
         self,
         geometry: XrayGeometry,
         ct_node: vtkMRMLScalarVolumeNode | None,
         segmentation: vtkMRMLSegmentationNode | None,
         families: Sequence[str],
     ) -> list[Outline]:
+        """Outlines of structures and planned trocars that a picture of this geometry shows.
+
+        Raises:
+            GeometryError: for a family that cannot be drawn.
+        """
         unknown = set(families) - set(FAMILIES)
         if unknown:
             raise GeometryError(f"nothing called {', '.join(sorted(unknown))} can be drawn over an X-ray")
@@ -402,6 +404,19 @@ def export_views(scene: vtkMRMLScene, path: Path) -> None:
         raise GeometryError("choose a file that ends in .csv for the table")
     with atomic_file(Path(path)) as draft:
         draft.write_text(table_csv(views), encoding="utf-8")
+
+
+def keep_for_report(
+    scene: vtkMRMLScene, title: str, caption: str, picture: NDArray[np.uint8], geometry: XrayGeometry | None = None
+) -> None:
+    """Keep a picture (rows, columns, 3) for the report, in place of an older one so titled."""
+    record = read_record(scene, PICTURES_NAME) or {}
+    entry = {
+        "caption": caption,
+        "png_base64": base64.b64encode(png_of(picture)).decode(),
+        "geometry": None if geometry is None else geometry.to_dict(),
+    }
+    write_record(scene, PICTURES_NAME, {**record, title: entry})
 
 
 def report_pictures(scene: vtkMRMLScene) -> list[tuple[str, bytes]]:

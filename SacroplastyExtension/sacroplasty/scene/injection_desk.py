@@ -19,7 +19,7 @@ from ..cement.injection import InjectionState, Mode, Prescription, Request
 from ..cement.interlock import Limits
 from ..cement.line import InjectionLine, injection_line, pressure_outlook
 from ..cement.manual_injection import EnteredVolumes, ManualDelivery, VolumeSource
-from ..errors import DocumentError, PlanError
+from ..errors import DocumentError, ImageError, PlanError
 from ..planning.model import Depot, Side
 from ..planning.needles import needle
 from ..procedure.conduct import PRESSURE_LIMIT_KPA, RATE_ML_S
@@ -31,8 +31,11 @@ from ..procedure.pump_delivery import PumpDelivery
 from ..procedure.recovery import RecoveredSession, mark, unclosed
 from . import spread
 from .cement import RECORD_NAME, given_text
+from .cement_estimate import LiveEstimate
 from .devices import DeviceDesk
 from .injection_chart import show_curves
+from .leak_evidence import LeakEvidence
+from .monitor_page import MonitorPage
 from .planning import chosen, plan_of
 from .records import read_record, write_record
 from .spread import SpreadSummary
@@ -134,6 +137,9 @@ class InjectionDesk:
         self._devices = devices
         limits = Limits()
         self.watch = SpreadWatch(scene, devices, limits)
+        self.page = MonitorPage(scene, self.watch, now_s, unix_s)
+        self._evidence = LeakEvidence(scene, now_s, unix_s)
+        self._estimate = LiveEstimate(scene)
         self.technique = Technique()
         self.alarms = AlarmBoard()
         self.earlier: RecoveredSession | None = None
@@ -202,8 +208,14 @@ class InjectionDesk:
             AnatomyError, PlanError: without what the monitor needs.
         """
         state = self._session.state
+        self.page.begin_reference()
         self.watch.learn(self.side, state.withdrawn_mm if state else 0.0)
         self._session.note("views_learned", now_s)
+
+    def acknowledge_leak(self, now_s: float) -> None:
+        """A person has seen the leak. The pump stays stopped until it is reset."""
+        if self.page.acknowledge_leak():
+            self._session.note("leak_acknowledged", now_s)
 
     def choose(self, side: Side, now_s: float, technique: Technique | None = None) -> None:
         """Turn to one ala, or give in another way. Not while cement flows or waits to flow."""
@@ -330,6 +342,7 @@ class InjectionDesk:
         session = self._session
         self.watch.tick(now_s, session.total_ml)
         if self.watch.problem:
+            self.page.refuse_reference(self.watch.problem)
             session.refusal, self.watch.problem = self.watch.problem, ""
         if self.earlier is not None and request in ("arm", "reset"):
             session.refusal, request = "first decide about the session that ended without being closed", None
@@ -340,6 +353,10 @@ class InjectionDesk:
         if session.state is not None and before is not None:
             self._follow(before, session.state, now_s)
         self._raise_alarms(now_s)
+        # Pictures come last: the pump has its orders by now.
+        self.page.follow(now_s, session.total_ml)
+        self._keep_evidence(now_s)
+        self._estimate.tick(self.watch.monitor, self.side, self.watch.given_ml(session.total_ml), now_s)
 
     def readout(self, now_s: float) -> InjectionReadout:
         """What the page shows now."""
@@ -427,14 +444,26 @@ class InjectionDesk:
             self._session.note("tip_moved", now_s, withdrawn_mm=after.withdrawn_mm, tip_ras=tip)
             if self.watch.learned:
                 # The views show the trocar elsewhere: the monitor is blind until it has learned them anew.
+                self.page.begin_reference()
                 self.watch.learn(self.side, after.withdrawn_mm)
         if after.phase != before.phase or abs(self._session.total_ml - self._recorded_ml) >= _RECORD_STEP_ML:
             self._write()
         if after.phase != before.phase and after.phase in ("holding", "finished", "stopped"):
             show_curves(self._scene, self.samples)
+            self.page.keep()
         if after.phase != before.phase and after.phase in ("finished", "stopped"):
             text = after.reason or given_text(self._scene)
             write_step(self._scene, "injection", after.phase == "finished", [text])
+
+    def _keep_evidence(self, now_s: float) -> None:
+        """Pictures of a leak, for report and journal."""
+        try:
+            path = self._evidence.follow(self.watch, self._journals)
+        except (ImageError, OSError) as error:
+            self._session.note("leak_picture", now_s, failed=str(error))
+            return
+        if path is not None:
+            self._session.note("leak_picture", now_s, file=path.name)
 
     def _raise_alarms(self, now_s: float) -> None:
         session = self._session

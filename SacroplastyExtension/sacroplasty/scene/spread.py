@@ -181,7 +181,8 @@ def show(
     display.ApplyThresholdOn()
     display.SetThreshold(_SHOWN_FROM, 1.0)
     for share, (color, opacity) in SURFACES.items():
-        mesh = _surface(prediction.probability, share)
+        # Between two members, so that the surface does not hang on the rounding of a share.
+        mesh = surface_around(prediction.probability, share - 1e-3)
         model = _surface_node(scene, side, share)
         if model is None:
             model = add_model(scene, mesh, _surface_name(side, share), color)
@@ -298,20 +299,26 @@ def _record_of(prediction: SpreadPrediction) -> dict[str, Any]:
     }
 
 
-def _surface(probability: Volume, share: float) -> vtk.vtkPolyData:
-    """Surface in RAS around voxels of at least this probability, closed where the grid ends."""
-    padded = np.pad(probability.voxels, 1)
+def surface_around(shares: Volume, level: float) -> vtk.vtkPolyData:
+    """Smooth surface in RAS around where a volume is above a level, closed where the grid ends.
+
+    Args:
+        shares: on a grid along the RAS axes.
+    """
+    padded = np.pad(shares.voxels, 1)
     image = vtk.vtkImageData()
     image.SetDimensions(*reversed(padded.shape))
-    image.SetSpacing(*probability.spacing_mm)
-    image.SetOrigin(*(probability.IJKToRAS[:3, 3] - probability.spacing_mm))
+    image.SetSpacing(*shares.spacing_mm)
+    image.SetOrigin(*(shares.IJKToRAS[:3, 3] - shares.spacing_mm))
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(padded).ravel(), deep=True))
     edges = vtk.vtkFlyingEdges3D()
     edges.SetInputData(image)
     # Without them the surface keeps its own color.
     edges.ComputeScalarsOff()
-    # Between two members, so that the surface does not hang on the rounding of a share.
-    edges.SetValue(0, share - 1e-3)
+    edges.SetValue(0, level)
+    edges.Update()
+    if not edges.GetOutput().GetNumberOfPoints():
+        return edges.GetOutput()
     smooth = vtk.vtkWindowedSincPolyDataFilter()
     smooth.SetInputConnection(edges.GetOutputPort())
     smooth.SetNumberOfIterations(15)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from slicer import vtkMRMLScene
 
 from ..cement.cannula import Cannula
 from ..cement.interlock import Limits, Observed
-from ..cement.monitor import Frame, MonitorSettings, SpreadMonitor
+from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadEvent, SpreadMonitor
 from ..cement.zones import make_zones
 from ..devices.fluoroscope import Frame as DetectorFrame
 from ..errors import AnatomyError, GeometryError, ImageError, PlanError
@@ -45,13 +45,21 @@ class MonitorView:
 
 
 class SpreadWatch:
-    """One monitor, from one learning of the views to the next."""
+    """One monitor, from one learning of the views to the next.
+
+    Attributes:
+        reading: what the monitor last said, with the events of that turn.
+        shown: by plane the newest frame, once the monitor watches the one that it last looked at.
+        problem: why the views could not be learned.
+    """
 
     def __init__(self, scene: vtkMRMLScene, devices: DeviceDesk, limits: Limits) -> None:
         self._scene = scene
         self._devices = devices
         self._limits = limits
         self._monitor: SpreadMonitor | None = None
+        self.reading: MonitorReading | None = None
+        self.shown: dict[str, Frame] = {}
         self._view: MonitorView | None = None
         self._reference: dict[str, list[Frame]] | None = None
         self._looked_s = -math.inf
@@ -63,6 +71,28 @@ class SpreadWatch:
     def learned(self) -> bool:
         """Whether the views were learned, or are being learned."""
         return self._monitor is not None
+
+    @property
+    def monitor(self) -> SpreadMonitor | None:
+        """The monitor, once it has learned all views and watches them."""
+        return self._monitor if self._reference is None else None
+
+    def given_ml(self, total_ml: float) -> float:
+        """What was given since the views were learned, of all cement."""
+        return total_ml - self._given_before_ml
+
+    @property
+    def learning(self) -> float | None:
+        """The share of the reference that is taken; None when none is under way."""
+        if self._reference is None:
+            return None
+        fewest = min(map(len, self._reference.values()), default=0)
+        return min(fewest / _REFERENCE_FRAMES, 1.0)
+
+    def acknowledge_leak(self) -> None:
+        """A person has seen the leak. The monitor judges the next frames anew; the pump stays stopped."""
+        if self._monitor is not None:
+            self._monitor.acknowledge_leak()
 
     def learn(self, side: Side, withdrawn_mm: float = 0.0) -> None:
         """Begin to learn what the views show now; from then on every frame is watched for cement that is more.
@@ -86,10 +116,11 @@ class SpreadWatch:
         cannula = cannula_of(self._scene, side, withdrawn_mm)
         self._monitor = SpreadMonitor(zones, cannula.tip_ras, settings, cannula)
         self._view, self._waiting, self._reference, self.problem = None, {}, {}, ""
+        self.reading = None
 
     def forget(self) -> None:
         """The views are not those that were learned any more."""
-        self._monitor, self._view, self._reference = None, None, None
+        self._monitor, self.reading, self._view, self._reference = None, None, None, None
 
     def tick(self, now_s: float, given_ml: float) -> None:
         """Let the monitor learn from, or look at, all frames that have come.
@@ -98,6 +129,8 @@ class SpreadWatch:
             given_ml: cement given so far, through all trocars.
         """
         frames = self._devices.take_frames()
+        watched = self.monitor.views if self.monitor is not None else ()
+        self.shown |= {taken.plane: _frame_of(taken) for taken in frames if taken.plane not in watched}
         if self._monitor is None:
             return
         if self._reference is not None:
@@ -108,15 +141,17 @@ class SpreadWatch:
         if not self._waiting and now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
+        events: tuple[SpreadEvent, ...] = ()
         try:
             # One picture a turn, the newest of its plane: looking takes long, and the pump waits for its heartbeat.
             for plane in list(self._waiting)[:1]:
-                frame = _frame_of(self._waiting.pop(plane))
-                self._monitor.update({plane: frame}, now_s, given_ml - self._given_before_ml)
+                frame = self.shown[plane] = _frame_of(self._waiting.pop(plane))
+                events = self._monitor.update({plane: frame}, now_s, self.given_ml(given_ml)).events
             reading = self._monitor.update({}, now_s)
         except ImageError as error:
             self._view = MonitorView(now_s, "blind", str(error), math.nan)
             return
+        self.reading = replace(reading, events=(*events, *reading.events))
         level: BannerLevel = "blind" if not reading.healthy else (reading.level or "none")
         text = (
             reading.health if not reading.healthy else f"{reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen"

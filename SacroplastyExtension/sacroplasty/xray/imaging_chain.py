@@ -215,7 +215,7 @@ def _widely_blurred(image: _Signal, deviation_mm: float, geometry: XrayGeometry)
     u, v = geometry.pixel_spacing_mm
     deviation = np.array([deviation_mm / v, deviation_mm / u])
     # So much nothing around that one edge does not reach the other.
-    padded = [next_fast_len(size + int(reach), real=True) for size, reach in zip(image.shape, 4 * deviation + 1)]
+    padded = [next_fast_len(int(size), real=True) for size in image.shape + 4 * deviation + 1]
     spectrum = fourier_gaussian(rfft2(image, padded), deviation, n=padded[1])
     # Rounding leaves less than nothing here and there.
     return np.maximum(irfft2(spectrum, padded)[: image.shape[0], : image.shape[1]], 0)
