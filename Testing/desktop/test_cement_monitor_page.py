@@ -15,9 +15,7 @@ def room(desktop, monkeypatch, tmp_path):
     return MonitoredRoom(desktop, monkeypatch, tmp_path)
 
 
-def test_the_views_are_learned_with_progress_and_a_reference_without_pose_or_that_moves_is_refused(
-    room, picture_folder
-):
+def test_the_views_are_learned_with_progress_and_a_bad_reference_is_refused(room, picture_folder):
     room.views.posed = False
     room.wait(0.3)
     assert "pose unknown" in room.panel.view0CaptionLabel.text and room.pixels().shape[0] > 100

@@ -341,7 +341,7 @@ class MonitorPage:
             planes=self.planes,
             faults=faults,
             learning=self._watch.learning,
-            refusal=self._refusal,
+            refusal=self._named(self._refusal),
             replayed=self._replayed(now_s),
             may_acknowledge=self._reading is not None and bool(self._reading.leak),
             saved_text=self._saved_text if self._reading is None else "",
@@ -404,7 +404,7 @@ class MonitorPage:
         """A text with the views as the page calls them, in place of their names on the line."""
         # The longer name first: one is the beginning of the other.
         for number, plane in reversed([*enumerate(self.planes, start=1)]):
-            text = text.replace(plane, f"view {number}")
+            text = text.replace(f"view {plane}", plane).replace(plane, f"view {number}")
         return text
 
     def _shot(self, plane: str, now_s: float) -> Shot | None:
