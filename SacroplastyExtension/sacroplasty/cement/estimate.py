@@ -21,6 +21,7 @@ from ..geometry import FloatArray
 from ..image import Volume
 from ..xray.geometry import XrayGeometry
 from .grid import grid_points
+from .rays import Rays
 from .spread import CANCELLOUS_POROSITY
 from .zones import Zones
 
@@ -104,7 +105,9 @@ class CementEstimator:
         self._most = np.where(bone, CANCELLOUS_POROSITY, 1.0).astype(np.float32)
         self._likely = np.where(bone, CANCELLOUS_POROSITY, _BEYOND_BONE).astype(np.float32)
         self._reach_mm = np.sort(self._from_tip[bone])
-        self._rays = {name: _Rays(points, geometry, zones.labels) for name, geometry in geometries.items()}
+        self._rays = {
+            name: Rays(points, geometry, float(zones.labels.spacing_mm[0])) for name, geometry in geometries.items()
+        }
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -123,13 +126,15 @@ class CementEstimator:
         """
         if not shadows:
             raise ValueError("cement cannot be estimated without a view")
-        seen = {name: self._rays[name].look(shadow) for name, shadow in shadows.items()}
+        seen = {name: _look(self._rays[name], shadow) for name, shadow in shadows.items()}
         possible = np.ones(self._from_tip.shape, bool)
         for name, (_, shown) in seen.items():
             possible &= self._rays[name].at(shown)
         voxels = np.flatnonzero(possible)
         seen_ml = float(
-            np.mean([self._rays[name].volume_ml(mass, shown, voxels) for name, (mass, shown) in seen.items()])
+            np.mean(
+                [self._rays[name].volume_ml(np.where(shown, mass, 0.0), voxels) for name, (mass, shown) in seen.items()]
+            )
         )
         total_ml = pump_volume_ml if _agrees(seen_ml, pump_volume_ml) else seen_ml
         share = self._start(voxels, total_ml)
@@ -160,72 +165,12 @@ class CementEstimator:
         return np.maximum(self._likely[voxels] * filled, _LEAST_SHARE).astype(np.float32)
 
 
-class _Rays:
-    """Voxels and pixels of one view. Pixels are put together to bins about as large as a voxel, which would else leave
-    gaps between its neighbors' shadows."""
-
-    def __init__(self, points: FloatArray, geometry: XrayGeometry, grid: Volume) -> None:
-        columns, rows = geometry.detector_pixels
-        spacing = np.array(geometry.pixel_spacing_mm)
-        source = geometry.source_in_detector_mm
-        depth = source[2] - (points @ geometry.RASToDetector[2, :3] + geometry.RASToDetector[2, 3])
-        magnification = np.where(depth > 0, source[2] / np.maximum(depth, 1e-6), np.nan)
-        middle = float(np.nanmedian(magnification))
-        self._bin = max(1, round(float(grid.spacing_mm[0]) * middle / float(spacing.mean())))
-        self.shape = -(-rows // self._bin), -(-columns // self._bin)
-        # A pixel's share of the volume: path x cosine x area on the detector = volume x magnification squared.
-        u = np.arange(columns) * spacing[0] - source[0]
-        v = np.arange(rows) * spacing[1] - source[1]
-        self._to_mass = (spacing.prod() * source[2] / np.sqrt(source[2] ** 2 + u**2 + v[:, None] ** 2)).astype(
-            np.float32
-        )
-        self._voxel_ml = grid.voxel_volume_ml
-        self._mass = (1000 * grid.voxel_volume_ml * magnification**2).astype(np.float32)
-        at = (geometry.project(points)[:, ::-1] + 0.5) / self._bin - 0.5
-        self._inside = np.asarray(((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=1))
-        at = np.where(self._inside[:, None], at, 0.0)
-        self._first = np.minimum(np.floor(at).astype(np.intp), np.array(self.shape) - 2)
-        self._part = (at - self._first).astype(np.float32)
-
-    def look(self, shadow: Shadow) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Mass of cement in each bin [mm3 on the detector; NaN where unknown], and which bins may show some."""
-        known = np.isfinite(shadow.path_mm)
-        mass = np.where(known & shadow.shown, shadow.path_mm * self._to_mass, 0.0)
-        bins, part = self._binned(mass), self._binned(known)
-        bins = np.where(part > 0, np.maximum(bins, 0.0) / np.maximum(part, 1e-6), np.nan).astype(np.float32)
-        return bins, (self._binned(shadow.shown) > 0) | ~(part > 0)
-
-    def at(self, image: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """What the bins show at each voxel; true off the detector, where nothing speaks against cement."""
-        nearest = self._first + np.rint(self._part).astype(np.intp)
-        return np.asarray(image[tuple(nearest.T)] | ~self._inside)
-
-    def volume_ml(self, mass: NDArray[np.float32], shown: NDArray[np.bool_], voxels: NDArray[np.intp]) -> float:
-        """What the shown bins hold, were it all in the middle of these voxels."""
-        if not voxels.size:
-            return 0.0
-        return float(np.nansum(np.where(shown, mass, 0.0))) / float(np.median(self._mass[voxels])) * self._voxel_ml
-
-    def system(self, voxels: NDArray[np.intp]) -> Any:
-        """Sparse matrix (bins, voxels): what a full voxel puts into each bin, shared by its four nearest."""
-        from scipy.sparse import csr_matrix
-
-        row, column = self._first[voxels].T
-        down, right = self._part[voxels].T
-        mass = np.where(self._inside[voxels], self._mass[voxels], 0.0)
-        bins = [(row + i) * self.shape[1] + column + j for i in (0, 1) for j in (0, 1)]
-        parts = [mass * one * other for one in (1 - down, down) for other in (1 - right, right)]
-        order = np.tile(np.arange(voxels.size), 4)
-        shape = self.shape[0] * self.shape[1], voxels.size
-        return csr_matrix((np.concatenate(parts), (np.concatenate(bins), order)), shape)
-
-    def _binned(self, image: NDArray) -> NDArray[np.float32]:
-        """Sums of the pixels of each bin; of a mask, the share of its pixels."""
-        rows, columns = image.shape
-        size = self._bin
-        padded = np.pad(image.astype(np.float32), ((0, -rows % size), (0, -columns % size)))
-        sums = padded.reshape(self.shape[0], size, self.shape[1], size).sum(axis=(1, 3))
-        return sums / size**2 if image.dtype == bool else sums
+def _look(rays: Rays, shadow: Shadow) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Mass of cement in each bin [mm3 on the detector; NaN where unknown], and which bins may show some."""
+    known = np.isfinite(shadow.path_mm)
+    mass, part = rays.mass(np.where(known & shadow.shown, shadow.path_mm, 0.0)), rays.share(known)
+    bins = np.where(part > 0, np.maximum(mass, 0.0) / np.maximum(part, 1e-6), np.nan).astype(np.float32)
+    return bins, (rays.share(shadow.shown) > 0) | ~(part > 0)
 
 
 def _correction(

@@ -214,9 +214,8 @@ class GrowthWatch:
             if total >= least_ml:
                 votes = np.bincount(self._labels[near], weights=volume[near], minlength=len(self._names))
                 middle = np.average(self._points[near], axis=0, weights=volume[near])
-                spots.append(Spot(middle, total, self._named(votes)))
+                spots.append(Spot(middle, total, self._named(votes.astype(float))))
             volume[near] = 0.0
-
 
     def _named(self, votes: FloatArray) -> str:
         """The zone with most votes, unless a nerve's has nearly as many: that leak is the graver one."""

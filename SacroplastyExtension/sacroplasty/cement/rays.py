@@ -38,7 +38,7 @@ class Rays:
         )
         self._mass = (1000 * self.voxel_ml * magnification**2).astype(np.float32)
         at = (geometry.project(points)[:, ::-1] + 0.5) / self._bin - 0.5
-        self._inside = ((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=1)
+        self._inside = np.asarray(((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=1))
         at = np.where(self._inside[:, None], at, 0.0)
         self._first = np.minimum(np.floor(at).astype(np.int32), np.array(self.shape, np.int32) - 2)
         self._part = (at - self._first).astype(np.float32)
@@ -60,6 +60,12 @@ class Rays:
         row, column = (self._first + (self._part >= 0.5)).T
         shown: NDArray[np.bool_] = image[row, column]
         return shown | ~self._inside
+
+    def volume_ml(self, mass: NDArray[np.float32], voxels: NDArray[np.intp]) -> float:
+        """What bins hold, were it all in the middle of these voxels; NaN counts as nothing."""
+        if not voxels.size:
+            return 0.0
+        return float(np.nansum(mass)) / float(np.median(self._mass[voxels])) * self.voxel_ml
 
     def system(self, voxels: NDArray[np.intp]) -> Any:
         """Sparse matrix (bins, voxels): what a full voxel puts into each bin, shared by its four nearest."""

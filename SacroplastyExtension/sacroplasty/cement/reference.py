@@ -88,7 +88,7 @@ def _stilled(stack: list[Image], background: Background) -> list[Image]:
     if max(np.abs([*one.shift_pixels, *one.warp.ravel()]).max() for one in found) <= _STILL_PIXELS:
         return stack
     return [
-        aligned(one, alignment) / np.exp(exposure_change(background, alignment))
+        (aligned(one, alignment) / np.exp(exposure_change(background, alignment))).astype(np.float32)
         for one, alignment in zip(stack, found, strict=True)
     ]
 
