@@ -30,8 +30,8 @@ _WINDOWS_S, _SNAPSHOT_S = (1.0, 2.0, 5.0), 0.4
 _BREATH_S = 5.0
 #: Every so many voxels of the zones' grid, each way, one is looked at.
 _STEP = 2
-#: Nearer to the planned ala than this a place may be the plan's, with the errors of pose and anatomy; farther than the
-#: second distance cement shows beside the ala's shadow anyway [mm].
+#: Nearer to the planned ala than this a place may be the plan's, with the errors of pose and anatomy. Farther than the
+#: second distance cement shows beside the ala's shadow, and what growth puts there is mostly a bone's edge [mm].
 _OUTSIDE_MM, _FARTHEST_MM = 0.5, 6.0
 #: Evidence that a voxel beside the plan needs, in standard deviations of the noise.
 _EVIDENCE = 1.0
@@ -103,11 +103,11 @@ class GrowthWatch:
         away = distance_transform_edt(~planned, sampling=zones.labels.spacing_mm)[every]
         deep = distance_transform_edt(planned, sampling=zones.labels.spacing_mm)[every]
         outside_mm = (away - deep).ravel()
-        near = outside_mm <= _FARTHEST_MM
-        points = grid_points(zones.labels)[every].reshape(-1, 3)[near]
+        points = grid_points(zones.labels)[every].reshape(-1, 3)
         self._points = points
-        self._beside = outside_mm[near] > _OUTSIDE_MM
-        self._labels = zones.labels.voxels[every].ravel()[near]
+        self._beside = outside_mm > _OUTSIDE_MM
+        self._far = outside_mm > _FARTHEST_MM
+        self._labels = zones.labels.voxels[every].ravel()
         self._names = zones.names
         self._nerves = np.array([name == "sacral_canal" or name.startswith("foramen") for name in zones.names])
         spacing = _STEP * float(zones.labels.spacing_mm[0])
@@ -190,19 +190,20 @@ class GrowthWatch:
         penalty = np.where(self._beside, _EVIDENCE * np.sqrt(scale), 0.0)
         # With nothing filled the residual is largest, and no entry is negative: what does not gain now never will.
         active = np.flatnonzero((gain > penalty) & (scale > 0))
-        if not self._beside[active].any():
+        if not (self._beside & ~self._far)[active].any():
             return None
         whole = vstack([diags(weights[name]) @ system[:, active] for name, system in self._systems.items()]).tocsr()
-        target = np.concatenate([weights[name] * growth[name] for name in self._systems])
+        seen = np.flatnonzero(np.diff(whole.indptr))
+        whole, target = whole[seen], np.concatenate([weights[name] * growth[name] for name in self._systems])[seen]
         filled = _nonnegative(whole, target, penalty[active])
         grown = np.zeros(len(self._points))
         grown[active] = filled
         return self._blobs @ grown
 
     def _gather(self, grown: FloatArray, least_ml: float) -> list[Spot]:
-        """Places where enough (n,) grew beside the plan."""
+        """Places near the plan where enough (n,) grew beside it."""
         rays = next(iter(self._rays.values()))
-        volume = np.where(self._beside, grown, 0.0) * rays.voxel_ml
+        volume = np.where(self._beside & ~self._far, grown, 0.0) * rays.voxel_ml
         spots: list[Spot] = []
         while True:
             there = np.flatnonzero(volume)
