@@ -31,9 +31,11 @@ _WIDE_RIM_MM = 70.0
 _LABEL_GAP_MM = 2
 #: Larger distances decide nothing [mm].
 REACH_MM = 20.0
-#: So many steps beside the bone it counts whether its surface faces the back: whether its normal has at least this
-#: part along the foramina.
-_BESIDE_STEPS, _FACES_BACK = 2, 0.25
+#: A trocar passes the wall of the sacrum only where it faces the back: where its outward normal has at least this part
+#: along the foramina (78 degrees between them at most) and nothing of the sacrum lies behind it.
+_FACES_BACK = 0.2
+#: Normals are those of the label smoothed by this; over the width of a trocar its surface is off by the doubt [mm].
+_NORMAL_MM, _PATCH_MM = 1.0, 3.0
 #: What the grid of 1 mm adds to a distance at most, see `Doubt` [mm].
 _GRID_DOUBT_MM = 0.11
 #: Standard deviation of the point spread of a CT with a usual kernel [mm], half a voxel of 1.2 mm.
@@ -352,24 +354,20 @@ class Structures:
 
     @cached_property
     def _beside_steep_bone(self) -> Mask:
-        """Next to bone whose surface does not face the back: its edges, where the back surface ends between columns."""
-        from scipy.ndimage import uniform_filter
+        """Next to bone whose surface does not surely face the back, see `_FACES_BACK`."""
+        from scipy.ndimage import gaussian_filter
 
         solid = self.view.sacrum >= 0.5
-        near = _grown(solid, _BESIDE_STEPS) & ~solid
-        near[0], near[-1] = False, False
-        near[:, 0], near[:, -1] = False, False
-        near[:, :, 0], near[:, :, -1] = False, False
-        blurred = np.zeros(solid.shape, np.float32)
+        near = _grown(solid, 1) & ~solid
+        smooth = np.zeros(solid.shape, np.float32)
         box = box_around(solid, 5)
         assert box is not None
-        blurred[box] = uniform_filter(self.view.sacrum[box], 5)
+        smooth[box] = gaussian_filter(self.view.sacrum[box], _NORMAL_MM / STEP_MM)
         place = np.nonzero(near)
-        slope = np.stack(
-            [_neighbor(blurred, place, axis, -1) - _neighbor(blurred, place, axis, 1) for axis in range(3)]
-        )
-        length = np.maximum(np.linalg.norm(slope, axis=0), 1e-6)
-        near[place] = slope[1] / length < _FACES_BACK
+        slope = [_neighbor(smooth, place, axis, -1) - _neighbor(smooth, place, axis, 1) for axis in range(3)]
+        length = np.maximum(np.sqrt(sum(np.square(part) for part in slope)), np.float32(1e-6))
+        doubt = np.arctan(self.doubt.along_mm([part / length for part in slope], np.ones_like(length)) / _PATCH_MM)
+        near[place] = np.arccos(np.clip(slope[1] / length, -1, 1)) + doubt > np.arccos(_FACES_BACK)
         return near
 
     @cached_property
