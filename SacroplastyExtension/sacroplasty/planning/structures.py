@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ..anatomy.cortex import within_cortex
 from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES, VESSELS
 from ..anatomy.model import Anatomy
 from ..anatomy.regions import border_joined
@@ -403,15 +404,20 @@ def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
     return replace(anatomy, bones=crop(anatomy.bones, box), regions=crop(anatomy.regions, box))
 
 
-def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
+def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None = None) -> SacrumView:
     """Resample the sacrum in the direction in which its foramina are seen through.
 
     Args:
         wide: with the ilia beside it.
+        ct: to whose cortex the label of the sacrum is cut back where it reaches beyond; without it, it is not.
 
     Raises:
         PlanError: when the anatomy has no pair of foramina to look along.
     """
+    if ct is not None:
+        beyond = anatomy.bone("sacrum")
+        beyond &= ~within_cortex(anatomy.bones.like(beyond), ct).voxels
+        anatomy = replace(anatomy, bones=anatomy.bones.like(np.where(beyond, np.uint8(0), anatomy.bones.voxels)))
     anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if wide else _BEHIND_MM)
     left = anatomy.SacrumToRAS[:3, 0]
     axes = [
