@@ -299,8 +299,8 @@ def main() -> None:
             print(f"| {patients[number]} | both | refused: {error} | | | | |", flush=True)
     values: NDArray = np.array(tally.true_mm)
     print(
-        f"\n{len(order)} sacra, {tally.sides} sides, {tally.planned} with an accepted trajectory, {tally.near} with one "
-        f"that is too near; refused for {dict(tally.refused)}"
+        f"\n{len(order)} sacra, {tally.sides} sides, {tally.planned} with an accepted trajectory, {tally.near} with "
+        f"one that is too near; refused for {dict(tally.refused)}"
     )
     if len(values):
         print(

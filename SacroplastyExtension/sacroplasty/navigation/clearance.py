@@ -131,8 +131,8 @@ class ShaftClearance:
         """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes a second or two.
 
         Args:
-            ct: that the anatomy was found in; with it, bone that no label claims is kept clear of, and the sacrum's label
-                ends with its cortex, as in planning.
+            ct: that the anatomy was found in; with it, bone that no label claims is kept clear of, and the sacrum ends
+                with its cortex, as in planning.
             exact_labels: whether the labels are the patient, as in a simulation.
 
         Raises:

@@ -354,24 +354,6 @@ class Structures:
         return joint
 
     @cached_property
-    def _beside_steep_bone(self) -> Mask:
-        """Next to bone whose surface does not surely face the back, see `_FACES_BACK`."""
-        from scipy.ndimage import gaussian_filter
-
-        solid = self.view.sacrum >= 0.5
-        near = _grown(solid, 1) & ~solid
-        smooth = np.zeros(solid.shape, np.float32)
-        box = box_around(solid, 5)
-        assert box is not None
-        smooth[box] = gaussian_filter(self.view.sacrum[box], _NORMAL_MM / STEP_MM)
-        place = np.nonzero(near)
-        slope = [_neighbor(smooth, place, axis, -1) - _neighbor(smooth, place, axis, 1) for axis in range(3)]
-        length = np.maximum(np.sqrt(sum(np.square(part) for part in slope)), np.float32(1e-6))
-        doubt = np.arctan(self.doubt.along_mm([part / length for part in slope], np.ones_like(length)) / _PATCH_MM)
-        near[place] = np.arccos(np.clip(slope[1] / length, -1, 1)) + doubt > np.arccos(_FACES_BACK)
-        return near
-
-    @cached_property
     def _presacral(self) -> Level:
         """In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
 
@@ -379,7 +361,7 @@ class Structures:
         """
         view = self.view
         ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
-        counts = ahead | self._beside_steep_bone
+        counts = ahead | beside_wall(view.sacrum, self.doubt)
         # What is named by another structure is that structure.
         for level in self._levels.values():
             counts &= level < 0.5
@@ -389,6 +371,31 @@ class Structures:
             lateral = np.logical_or.accumulate(outward, axis=0)
             counts &= ~(lateral if self._through == "left" else lateral[::-1])
         return np.where(counts, 1 - view.sacrum, np.float32(0))
+
+
+def beside_wall(sacrum: Level, doubt: Doubt) -> Mask:
+    """Next to bone whose surface does not surely face the back, so that no trocar may pass there: see `_FACES_BACK`.
+
+    Args:
+        sacrum: on the grid of a view, [left, back, up].
+        doubt: about its surface; the angle that it makes over the width of a trocar counts against the surface.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    solid = sacrum >= 0.5
+    near = _grown(solid, 1) & ~solid
+    box = box_around(solid, 5)
+    if box is None:
+        return near
+    smooth = np.zeros(solid.shape, np.float32)
+    smooth[box] = gaussian_filter(sacrum[box], _NORMAL_MM / STEP_MM)
+    place = np.nonzero(near)
+    slope = [_neighbor(smooth, place, axis, -1) - _neighbor(smooth, place, axis, 1) for axis in range(3)]
+    length = np.maximum(np.sqrt(sum(np.square(part) for part in slope)), np.float32(1e-6))
+    normal = [part / length for part in slope]
+    tilt = np.arctan(doubt.along_mm(normal, np.ones_like(length)) / _PATCH_MM)
+    near[place] = np.arccos(np.clip(normal[1], -1, 1)) + tilt > np.arccos(_FACES_BACK)
+    return near
 
 
 def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
