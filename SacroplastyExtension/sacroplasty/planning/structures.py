@@ -226,7 +226,7 @@ class Structures:
             self._claim_bone(anatomy, ct)
         self._fields: dict[str, ViewField] = {}
         self._deep: set[str] = set()
-        self._nearest: dict[str, ViewField] = {}
+        self._nearest: dict[tuple[str, str | None], ViewField] = {}
         self._extents: dict[str, tuple[FloatArray, FloatArray]] = {}
         for side in SIDES:
             if f"hip_{side}" in self._levels and (joint := self._joint(side)).any():
@@ -255,13 +255,14 @@ class Structures:
         off = np.maximum(np.maximum(low - points_mm.max(axis=0), points_mm.min(axis=0) - high), 0)
         if np.linalg.norm(off) > REACH_MM:
             return np.full(len(points_mm), REACH_MM)
-        found = self._outer_field(name).at_view(points_mm)
+        found = self.outer_field(name).at_view(points_mm)
         # Depths are worth computing only for a shaft that is inside.
         if found.min() <= 0:
             found = self.field(name).at_view(points_mm)
         return found.astype(float)
 
-    def _outer_field(self, name: str) -> ViewField:
+    def outer_field(self, name: str) -> ViewField:
+        """The same without depths: inside of the structure it is only below zero."""
         if name not in self._fields:
             self._fields[name] = self._guarded(self._level(name), depth=False)
         return self._fields[name]
@@ -275,12 +276,16 @@ class Structures:
             self._extents[name] = origin + ends[:, 0] * STEP_MM, origin + ends[:, 1] * STEP_MM
         return self._extents[name]
 
-    def everything(self, side: str) -> ViewField:
-        """Distance from whichever structure is nearest, less the guard, without hip and joint of the other side."""
-        if side not in self._nearest:
-            far = [f"{name}_{other}" for other in SIDES if other != side for name in ("hip", "si_joint")]
-            self._nearest[side] = self._nearest_of([name for name in self.names if name not in far])
-        return self._nearest[side]
+    def names_on(self, side: str) -> list[str]:
+        """Names of all structures but hip and joint of the other side."""
+        far = [f"{name}_{other}" for other in SIDES if other != side for name in ("hip", "si_joint")]
+        return [name for name in self.names if name not in far]
+
+    def everything(self, side: str, without: str | None = None) -> ViewField:
+        """Distance from whichever structure of a side is nearest, less the guard; of all of them, or without one."""
+        if (side, without) not in self._nearest:
+            self._nearest[side, without] = self._nearest_of([name for name in self.names_on(side) if name != without])
+        return self._nearest[side, without]
 
     @cached_property
     def nerves(self) -> ViewField:
@@ -294,7 +299,7 @@ class Structures:
 
     def _nearest_of(self, names: list[str]) -> ViewField:
         with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
-            fields = list(pool.map(self._outer_field, names))
+            fields = list(pool.map(self.outer_field, names))
         return ViewField(self.view, np.minimum.reduce([field.values for field in fields]))
 
     def _guarded(self, level: Level, depth: bool) -> ViewField:
