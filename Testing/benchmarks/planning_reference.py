@@ -1,7 +1,7 @@
 """An exhaustive search on a fine grid, written apart from the planner: what a plan is measured against.
 
-Labels are laid on a grid of 0.5 mm and distances measured there; the planner's grid, fields, entries, targets and search
-are not used. Entries are 1 mm apart, targets 1.5 mm, and every pair is tried from the tip to 60 mm behind its entry.
+Labels are laid on a grid of 0.5 mm and distances measured there; nothing of the planner is used. Entries are 1 mm and
+targets 1.5 mm apart, and every pair is tried from the tip to 60 mm behind its entry.
 
 Nothing is lost by rejecting pairs early: the distance at a point is interpolated between eight grid points, so it is
 never larger than the largest of the 27 around the nearest one. A pair is rejected where that bound is below what is
@@ -12,7 +12,7 @@ what was found.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ _REACH_MM = 14.0
 _JOINT_MM = 3.0
 _BEHIND_MM = 60.0
 #: Entries beside the S2 foramen edge, least depth, and least part of the axis along the foramina: the short axis.
-_BESIDE_MM, _LEAST_DEPTH_MM, _LEAST_BACKWARDS = (6.0, 28.0), 12.0, 0.5
+_BESIDE_MM, _LEAST_DEPTH_MM, _LEAST_BACKWARDS = (4.5, 28.0), 12.0, 0.5
 #: The grid around the sacrum: to the sides, behind, and below the S4 foramina.
 _RIM_MM, _OUT_MM, _BELOW_MM = 10.0, 35.0, 25.0
 #: So much a shown distance is short of that on the labels: for the planner's grid, and the scanner's point spread.
@@ -65,7 +65,6 @@ class Reference:
     entries: FloatArray
     targets: FloatArray
     lateral_mm: FloatArray
-    _memory: dict = field(default_factory=dict, compare=False)
 
     def widest(
         self, needed_mm: float, without: Collection[str] = (), lateral_mm: tuple[float, float] = (-99.0, 99.0)
@@ -139,14 +138,6 @@ class Reference:
         index = np.moveaxis((points - self.origin_mm) / _GRID_MM, -1, 0)
         return ndimage.map_coordinates(values, index, order=1, mode="nearest").min(axis=1)
 
-    def clearance_mm(self, name: str, skin: FloatArray, target: FloatArray) -> float:
-        """Distance of an axis in RAS from one structure, as far as 60 mm and the bone behind the tip."""
-        ends = transform_points(invert_rigid(self.ViewToRAS), np.stack([target, skin]))
-        length = min(float(np.linalg.norm(ends[1] - ends[0])), 110.0)
-        points = ends[0] + np.arange(0, length, 0.25)[:, None] * unit(ends[1] - ends[0])
-        index = ((points - self.origin_mm) / _GRID_MM).T
-        return float(ndimage.map_coordinates(self.distance_mm[name], index, order=1, mode="nearest").min())
-
 
 class _Grid:
     """The grid of 0.5 mm of one side, and what is laid on it."""
@@ -166,7 +157,7 @@ class _Grid:
         bone = transform_points(self.RASToView, bone)
         tip = min(transform_points(self.RASToView, item.posterior.center_ras)[2] for item in anatomy.foramina.values())
         self.low_mm = np.maximum(bone.min(axis=0) - _RIM_MM, [-np.inf, -np.inf, tip - _BELOW_MM])
-        high_mm = bone.max(axis=0) + [_RIM_MM, _OUT_MM, _RIM_MM]
+        high_mm = bone.max(axis=0) + np.array([_RIM_MM, _OUT_MM, _RIM_MM])
         # The other half is too far away to count.
         if side == "left":
             self.low_mm[0] = 0.0

@@ -1,0 +1,193 @@
+"""Does the planner find a path where there is one, keep the entry rule where that can be, and name what is in the way?
+
+Run: python Testing/benchmarks/planning_against_reference.py [seeds ...] [--cache FOLDER]
+Synthetic patients with bones of the built-in method, short axis, 11G. Judged by the exhaustive search of
+planning_reference.py: it gives the widest clearance W that any path of a side has. Each side is planned with the usual
+margin of 3 mm, and, since most sides are easy with that, with a margin 0.3 mm below W, where hardly any path is left,
+and 0.3 mm above it, where none is. The same for paths that keep the entry rule. About a minute for each side.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from planning_on_phantoms import RULE_MM, patient
+from planning_reference import Corridor, Reference, make_reference
+from planning_truth import PhantomTruth
+
+from sacroplasty.anatomy.labels import SIDES
+from sacroplasty.errors import SacroplastyError
+from sacroplasty.geometry import transform_points, unit
+from sacroplasty.planning.check import check_trajectory
+from sacroplasty.planning.context import PlanningContext
+from sacroplasty.planning.model import Side, Trajectory
+from sacroplasty.planning.options import PlanOptions
+from sacroplasty.planning.search import plan_trajectories
+
+#: All that were refused when this was written, and as many others.
+SEEDS = (
+    2, 5, 6, 7, 16, 24, 32, 37, 38, 62, 66, 72, 79, 80, 83, 87, 95, 102, 103, 107,
+    1, 3, 4, 8, 10, 12, 20, 33, 45, 51, 60, 68, 77, 90, 99, 111, 125, 140, 150, 165,
+)  # fmt: skip
+MARGIN_MM = PlanOptions().margin_mm
+#: So much below and above the widest clearance there still is a path, and there is none.
+_JUST_MM = 0.3
+#: Less than this is no margin; as far the reference looks.
+_LEAST_MARGIN_MM = 0.2
+
+
+@dataclass
+class Tally:
+    """What is counted, by margin: `usual`, or `just` possible or impossible."""
+
+    found: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    ruled: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    truly: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    refused: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    named: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    extra: int = 0
+
+
+@dataclass
+class _Case:
+    """A side with its reference, and what the planner says with a margin."""
+
+    context: PlanningContext
+    side: Side
+    reference: Reference
+    truth: PhantomTruth
+    tally: Tally
+
+    @property
+    def _radius_mm(self) -> float:
+        return PlanOptions().needle.radius_mm
+
+    def widest(self, lateral_mm: tuple[float, float] = (-99.0, 99.0)) -> tuple[float, Corridor | None]:
+        """The widest clearance of the shaft's surface, and its path; minus infinity where there is no path at all."""
+        corridor = self.reference.widest(self._radius_mm + _LEAST_MARGIN_MM, lateral_mm=lateral_mm)
+        return (corridor.slack_mm + _LEAST_MARGIN_MM, corridor) if corridor else (-np.inf, None)
+
+    def planned(self, margin_mm: float) -> list[Trajectory]:
+        options = PlanOptions(margin_mm=margin_mm, preferred_margin_mm=max(5.0, margin_mm))
+        return list(plan_trajectories(self.context, (self.side,), options).trajectories)
+
+    def in_the_way(self, margin_mm: float) -> set[str]:
+        """Structures without which, each alone, there would be a path."""
+        needed = margin_mm + self._radius_mm
+        return {name for name in self.reference.distance_mm if self.reference.widest(needed, without=(name,))}
+
+    def check_found(self, kind: str, margin_mm: float, corridor: Corridor) -> str:
+        """Where there is a path: whether the planner has one, and what it says of the reference's where it has none."""
+        items = self.planned(margin_mm)
+        accepted = bool(items) and items[0].accepted
+        self.tally.found[kind, accepted] += 1
+        if accepted:
+            return "found"
+        entry, target = transform_points(self.reference.ViewToRAS, np.stack([corridor.entry, corridor.target]))
+        own = check_trajectory(
+            self.context, entry + 5 * unit(entry - target), target, self.side, PlanOptions(margin_mm=margin_mm)
+        )
+        why = "accepts the reference's path" if own.accepted else f"of the reference's path: {own.reasons[0]}"
+        return f"MISSED by {margin_mm - min(items[0].clearance_mm.values()):.2f} mm; {why}"
+
+    def check_rule(self, kind: str, margin_mm: float) -> str:
+        """Where there is a path that keeps the entry rule: whether the recommended one does."""
+        items = self.planned(margin_mm)
+        beside = items[0].lateral_to_s2_mm if items[0].accepted else None
+        kept = beside is not None and RULE_MM[0] <= beside <= RULE_MM[1]
+        real = self.truth.foramen_edge_mm(items[0].entry_bone, self.side)
+        self.tally.ruled[kind, kept] += 1
+        self.tally.truly[kind, kept and RULE_MM[0] <= real <= RULE_MM[1]] += 1
+        return f"{'' if kept else 'NOT '}kept: {beside} (truly {real:.1f})"
+
+    def check_refused(self, kind: str, margin_mm: float) -> str:
+        """Where there is no path: whether the planner refuses and names what alone is in the way, if anything is.
+
+        Right are names that open a path each by itself for the reference; where none does, the names at the least bad
+        path, if there is a path without all of them.
+        """
+        items = self.planned(margin_mm)
+        refused = bool(items) and not any(item.accepted for item in items)
+        self.tally.refused[kind, refused] += 1
+        if not refused:
+            return "NOT refused"
+        known = self.reference.distance_mm
+        alone = self.in_the_way(margin_mm)
+        said = {name for name in known if name in items[0].reasons[0]} if "no path" in items[0].reasons[0] else set()
+        at_path = {name for name in known if any(reason.startswith(f"{name}:") for reason in items[0].reasons)}
+        if alone or said:
+            right = bool(said) and said <= alone
+        else:
+            right = self.reference.widest(margin_mm + self._radius_mm, without=at_path) is not None
+        self.tally.named[kind, right] += 1
+        return f"refused, {'right' if right else 'WRONG'}: {sorted(said or at_path)}, of {sorted(alone)}"
+
+
+def measure_side(case: _Case) -> list[str]:
+    """All cases of one side; the cells of its row."""
+    width, corridor = case.widest()
+    ruled, _ = case.widest(RULE_MM)
+    cells = [f"{width:.2f}", "", "", "", f"{ruled:.2f}", "", ""]
+    if corridor is not None and width >= MARGIN_MM:
+        cells[1] = case.check_found("usual", MARGIN_MM, corridor)
+    elif case.planned(MARGIN_MM)[0].accepted:
+        cells[1] = "found by the planner alone"
+        case.tally.extra += 1
+    else:
+        cells[1] = case.check_refused("usual", MARGIN_MM)
+    if corridor is not None and width > 2 * _JUST_MM:
+        cells[2] = case.check_found("just", width - _JUST_MM, corridor)
+    if corridor is not None:
+        cells[3] = case.check_refused("just", width + _JUST_MM)
+    if ruled >= MARGIN_MM:
+        cells[5] = case.check_rule("usual", MARGIN_MM)
+    if ruled > 2 * _JUST_MM:
+        cells[6] = case.check_rule("just", ruled - _JUST_MM)
+    return cells
+
+
+def report(tally: Tally) -> None:
+    """The totals."""
+    for text, counts in (
+        ("path found where the reference has one", tally.found),
+        ("entry 15 to 20 mm lateral where the reference has such a path", tally.ruled),
+        ("the same, truly", tally.truly),
+        ("refused where the reference has none", tally.refused),
+        ("of those, the right structure named", tally.named),
+    ):
+        for kind in ("usual", "just"):
+            total = counts[kind, True] + counts[kind, False]
+            print(f"{text} ({kind} margin): {counts[kind, True]} of {total}")
+    print(f"found by the planner and not by the reference: {tally.extra}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Plans against an exhaustive search.")
+    parser.add_argument("seeds", nargs="*", type=int, help=f"default {len(SEEDS)}, half of them with refused sides")
+    parser.add_argument("--cache", type=Path, help="folder of phantoms with their anatomy")
+    asked = parser.parse_args()
+    tally = Tally()
+    print(
+        "| side | W mm | margin 3 mm | 0.3 mm below W | 0.3 mm above W | W of the rule | rule, 3 mm | rule, just |\n"
+        + "|---" * 8
+        + "|"
+    )
+    for seed in asked.seeds or SEEDS:
+        try:
+            ct, anatomy = patient(seed, asked.cache)
+        except SacroplastyError as error:
+            print(f"| {seed} | segmentation refused: {error} |" + " |" * 6, flush=True)
+            continue
+        context, truth = PlanningContext(ct, anatomy), PhantomTruth(seed)
+        for side in SIDES:
+            case = _Case(context, side, make_reference(anatomy, ct, side), truth, tally)
+            print(f"| {seed} {side} | {' | '.join(measure_side(case))} |", flush=True)
+    report(tally)
+
+
+if __name__ == "__main__":
+    main()
