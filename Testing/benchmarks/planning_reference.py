@@ -1,7 +1,8 @@
 """An exhaustive search on a fine grid, written apart from the planner: what a plan is measured against.
 
 Labels are laid on a grid of 0.5 mm and distances measured there; nothing of the planner is used. Entries are 1 mm and
-targets 1.5 mm apart, and every pair is tried from the tip to 60 mm behind its entry.
+targets 1.5 mm apart, and every pair is tried from the tip to 60 mm behind its entry; around the best one the grid is
+made finer twice.
 
 Nothing is lost by rejecting pairs early: the distance at a point is interpolated between eight grid points, so it is
 never larger than the largest of the 27 around the nearest one. A pair is rejected where that bound is below what is
@@ -12,7 +13,7 @@ what was found.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,19 @@ _REACH_MM = 14.0
 _JOINT_MM = 3.0
 _BEHIND_MM = 60.0
 #: Entries beside the S2 foramen edge, least depth, and least part of the axis along the foramina: the short axis.
-_BESIDE_MM, _LEAST_DEPTH_MM, _LEAST_BACKWARDS = (4.5, 28.0), 12.0, 0.5
+BESIDE_MM, _LEAST_DEPTH_MM, _LEAST_BACKWARDS = (4.5, 28.0), 12.0, 0.5
 #: The grid around the sacrum: to the sides, behind, and below the S4 foramina.
 _RIM_MM, _OUT_MM, _BELOW_MM = 10.0, 35.0, 25.0
 #: So much a shown distance is short of that on the labels: for the planner's grid, and the scanner's point spread.
 _GRID_DOUBT_MM, _POINT_SPREAD_MM = 0.11, 0.6
 #: Dense bone without a label, so far lateral and so large, counts as hip [HU, mm, mm3].
 _UNCLAIMED_HU, _UNCLAIMED_LATERAL_MM, _UNCLAIMED_MM3 = 250.0, 22.0, 200.0
+#: Steps of entries [mm] and of targets [grid points]; around the best pair 7 steps of so many mm along each axis.
+_ENTRY_MM, _TARGET_STEPS, _FINER_MM = 1.0, 3, (0.35, 0.1)
+#: So much more than the best on the grid a pair between may keep.
+_BETWEEN_MM = 0.5
+#: So many pairs are measured at a time.
+_MEASURED = 2000
 #: Where along the way a pair is looked at first: as shares of the way to the entry, then behind it [mm].
 _FIRST_SHARES, _FIRST_BEHIND_MM = (0.5, 0.25, 0.75), (4.0, 10.0, 18.0, 30.0)
 
@@ -50,57 +57,102 @@ class Corridor:
 
 
 @dataclass(frozen=True)
+class Zone:
+    """Where the short axis enters and aims on one side.
+
+    Attributes:
+        outwards: 1 to the left, -1 to the right.
+        edge_mm: left coordinate of the lateral edge of the S2 foramen.
+        up_mm: lowest and highest entry.
+        back_mm: [left, up] where the bone ends behind, NaN beside it.
+        aim: grid points that may be targets.
+    """
+
+    outwards: float
+    edge_mm: float
+    up_mm: tuple[float, float]
+    back_mm: FloatArray
+    aim: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Reference:
     """Fields of one side on a grid [left, back, up] of 0.5 mm.
 
     Attributes:
         distance_mm: from each structure by name, less the doubt about labels.
-        entries, targets: view points that the technique allows, (n, 3) and (m, 3).
-        lateral_mm: of each entry from the S2 foramen edge.
     """
 
     ViewToRAS: FloatArray
     origin_mm: FloatArray
     distance_mm: dict[str, NDArray[np.float32]]
-    entries: FloatArray
-    targets: FloatArray
-    lateral_mm: FloatArray
+    zone: Zone
 
     def widest(
-        self, needed_mm: float, without: Collection[str] = (), lateral_mm: tuple[float, float] = (-99.0, 99.0)
+        self, needed_mm: float, without: Collection[str] = (), lateral_mm: tuple[float, float] = BESIDE_MM
     ) -> Corridor | None:
         """The corridor whose axis keeps the most beyond `needed_mm`; None where no pair keeps that much.
 
         Args:
             without: structures that do not count.
-            lateral_mm: entries between these only.
+            lateral_mm: least and most that the entry lies lateral to the edge of the S2 foramen.
         """
-        counted = [values for name, values in self.distance_mm.items() if name not in without]
-        room = np.minimum.reduce(counted)
+        room = np.minimum.reduce([values for name, values in self.distance_mm.items() if name not in without])
         bound = ndimage.maximum_filter(room, 3)
-        within = (self.lateral_mm >= lateral_mm[0]) & (self.lateral_mm <= lateral_mm[1])
-        entries, targets = (
-            points[self._nearest(bound, points) >= needed_mm] for points in (self.entries[within], self.targets)
-        )
-        pairs, bounds = [], []
+        low, high = self.zone.up_mm
+        x, z = np.meshgrid(np.arange(*lateral_mm, _ENTRY_MM), np.arange(low, high, _ENTRY_MM), indexing="ij")
+        entries = self._entries(x.ravel(), z.ravel(), lateral_mm)
+        aim = np.argwhere(self.zone.aim[::_TARGET_STEPS, ::_TARGET_STEPS, ::_TARGET_STEPS]) * _TARGET_STEPS
+        best = self._best(room, bound, entries, self.origin_mm + aim * _GRID_MM, needed_mm - _BETWEEN_MM)
+        for step in _FINER_MM if best is not None else ():
+            near = step * np.arange(-3, 4)
+            beside = self.zone.outwards * (best.entry[0] - self.zone.edge_mm)
+            x, z = np.meshgrid(beside + near, best.entry[2] + near, indexing="ij")
+            around = best.target + np.stack(np.meshgrid(near, near, near, indexing="ij"), axis=-1).reshape(-1, 3)
+            around = around[self._nearest(self.zone.aim, around)]
+            finer = self._best(room, bound, self._entries(x.ravel(), z.ravel(), lateral_mm), around, best.slack_mm)
+            best = best if finer is None else finer
+        if best is None or best.slack_mm < needed_mm:
+            return None
+        return replace(best, slack_mm=best.slack_mm - needed_mm)
+
+    def _entries(self, beside_mm: FloatArray, up_mm: FloatArray, lateral_mm: tuple[float, float]) -> FloatArray:
+        """Points (n, 3) of the back of the bone at places (m,) lateral to the S2 foramen, those within the zone."""
+        zone = self.zone
+        kept = (beside_mm >= lateral_mm[0]) & (beside_mm <= lateral_mm[1])
+        kept &= (up_mm >= zone.up_mm[0]) & (up_mm <= zone.up_mm[1])
+        x, z = zone.edge_mm + zone.outwards * beside_mm[kept], up_mm[kept]
+        place = np.rint((np.column_stack([x, z]) - self.origin_mm[[0, 2]]) / _GRID_MM).astype(int)
+        place = np.clip(place, 0, np.array(zone.back_mm.shape) - 1)
+        entries = np.column_stack([x, zone.back_mm[place[:, 0], place[:, 1]], z])
+        return entries[np.isfinite(entries[:, 1])]
+
+    def _best(
+        self, room: NDArray, bound: NDArray, entries: FloatArray, targets: FloatArray, needed_mm: float
+    ) -> Corridor | None:
+        """Of all pairs of entries (n, 3) and targets (m, 3) the one that keeps the most, with that as its slack."""
+        entries, targets = (points[self._nearest(bound, points) >= needed_mm] for points in (entries, targets))
+        pairs, bounds = [np.zeros((0, 2), int)], [np.zeros(0)]
         for number, entry in enumerate(entries):
             kept, least = self._not_rejected(bound, entry, targets, needed_mm)
             pairs.append(np.column_stack([np.full(len(kept), number), kept]))
             bounds.append(least)
-        if not sum(map(len, pairs)):
-            return None
         pair, least = np.concatenate(pairs), np.concatenate(bounds)
-        order = np.argsort(-least, kind="stable")
-        best = Corridor(-np.inf, entries[0], targets[0])
-        for start in range(0, len(order), 2000):
-            part = order[start : start + 2000]
-            if least[part[0]] < max(best.slack_mm + needed_mm, needed_mm):
+        best: Corridor | None = None
+        for part in np.split(order := np.argsort(-least, kind="stable"), np.arange(_MEASURED, len(order), _MEASURED)):
+            if not len(part) or least[part[0]] < (needed_mm if best is None else best.slack_mm):
                 break
-            slack = self._least(room, entries[pair[part, 0]], targets[pair[part, 1]]) - needed_mm
-            top = int(np.argmax(slack))
-            if slack[top] > best.slack_mm:
-                best = Corridor(float(slack[top]), entries[pair[part[top], 0]], targets[pair[part[top], 1]])
-        return best if best.slack_mm >= 0 else None
+            kept_mm = self._least(room, entries[pair[part, 0]], targets[pair[part, 1]])
+            top = int(np.argmax(kept_mm))
+            if kept_mm[top] >= (needed_mm if best is None else best.slack_mm):
+                best = Corridor(float(kept_mm[top]), entries[pair[part[top], 0]], targets[pair[part[top], 1]])
+        return best
+
+    def kept_mm(self, skin_ras: FloatArray, target_ras: FloatArray) -> float:
+        """What an axis in RAS keeps from whichever structure is nearest."""
+        ends = transform_points(invert_rigid(self.ViewToRAS), np.stack([skin_ras, target_ras]))
+        room = np.minimum.reduce(list(self.distance_mm.values()))
+        return float(self._least(room, ends[:1], ends[1:], behind_mm=0.0)[0])
 
     def _not_rejected(
         self, bound: NDArray, entry: FloatArray, targets: FloatArray, needed_mm: float
@@ -129,11 +181,13 @@ class Reference:
         index = np.clip(index, 0, np.array(values.shape) - 1)
         return values[index[..., 0], index[..., 1], index[..., 2]]
 
-    def _least(self, values: NDArray, entries: FloatArray, targets: FloatArray) -> FloatArray:
+    def _least(
+        self, values: NDArray, entries: FloatArray, targets: FloatArray, behind_mm: float = _BEHIND_MM
+    ) -> FloatArray:
         """The least interpolated value along each of the axes (n, 3) to (n, 3)."""
         way = entries - targets
         length = np.linalg.norm(way, axis=1)
-        along = np.minimum(np.arange(0, float(length.max()) + _BEHIND_MM, 0.5), length[:, None] + _BEHIND_MM)
+        along = np.minimum(np.arange(0, float(length.max()) + behind_mm, 0.5), length[:, None] + behind_mm)
         points = targets[:, None] + (along / length[:, None])[..., None] * way[:, None]
         index = np.moveaxis((points - self.origin_mm) / _GRID_MM, -1, 0)
         return ndimage.map_coordinates(values, index, order=1, mode="nearest").min(axis=1)
@@ -197,12 +251,6 @@ class _Grid:
         )
         return level
 
-    def column(self, left_mm: FloatArray, up_mm: FloatArray) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-        """Indices of the columns along the foramina that hold view coordinates (n,)."""
-        return tuple(
-            np.rint((values - self.low_mm[axis]) / _GRID_MM).astype(int) for axis, values in ((0, left_mm), (2, up_mm))
-        )
-
     def distance(self, level: NDArray[np.float32]) -> NDArray[np.float32]:
         """Distance from where a level is one half, less what labels and the planner's grid leave open."""
         away = np.full(self.shape, _REACH_MM, np.float32)
@@ -244,20 +292,15 @@ def make_reference(anatomy: Anatomy, ct: Volume, side: str) -> Reference:
         level: transform_points(grid.RASToView, anatomy.foramina[f"foramen_{level}_{side}"].lateral_edge_ras)
         for level in ("s2", "s3")
     }
-    beside = np.arange(_BESIDE_MM[0], _BESIDE_MM[1] + 0.01, 1.0)
-    height = np.arange(edges["s3"][2] - 4.0, edges["s2"][2] + 8.0, 1.0)
-    lateral, up = (values.ravel() for values in np.meshgrid(beside, height, indexing="ij"))
-    x = edges["s2"][0] + sign * lateral
-    entries = np.column_stack([x, rear[grid.column(x, up)], up])
-    known = np.isfinite(entries[:, 1])
-    return Reference(
-        grid.ViewToRAS,
-        grid.low_mm,
-        {name: grid.distance(level) for name, level in levels.items()},
-        entries[known],
-        _targets(anatomy, side, grid, front, rear),
-        lateral[known],
+    zone = Zone(
+        sign,
+        float(edges["s2"][0]),
+        (float(edges["s3"][2]) - 4.0, float(edges["s2"][2]) + 8.0),
+        rear,
+        _aim(anatomy, side, grid, front, rear),
     )
+    distance = {name: grid.distance(level) for name, level in levels.items()}
+    return Reference(grid.ViewToRAS, grid.low_mm, distance, zone)
 
 
 def _without_gaps(bone: NDArray[np.float32], hollow: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -333,17 +376,17 @@ def _to_nearest(level: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[N
     return (steps - beyond[tuple(nearest)]).astype(np.float32), way
 
 
-def _targets(anatomy: Anatomy, side: str, grid: _Grid, front: FloatArray, rear: FloatArray) -> FloatArray:
-    """Points of the ala on 1.5 mm: its front three fifths, within 24 mm of the middle of S1's height."""
-    ala = anatomy.regions.voxels == REGION_LABEL[f"ala_{side}"]
-    points = np.stack(np.meshgrid(*(axis[::3] for axis in grid.axes), indexing="ij"), axis=-1).reshape(-1, 3)
-    kji = anatomy.regions.kji_of(transform_points(grid.ViewToRAS, points))
-    points = points[ndimage.map_coordinates(ala.astype(np.float32), kji.T, order=1) > 0.5]
-    column = grid.column(points[:, 0], points[:, 2])
+def _aim(anatomy: Anatomy, side: str, grid: _Grid, front: FloatArray, rear: FloatArray) -> NDArray[np.bool_]:
+    """The ala's front three fifths, within 24 mm of the middle of S1's height."""
+    ala = grid.laid(anatomy.regions, anatomy.regions.voxels == REGION_LABEL[f"ala_{side}"]) > 0.5
     with np.errstate(invalid="ignore", divide="ignore"):
-        part = (points[:, 1] - front[column]) / (rear[column] - front[column])
+        part = (grid.axes[1][None, :, None] - front[:, None, :]) / (rear - front)[:, None, :]
+    ala &= part <= 0.6
+    place = np.nonzero(ala)
+    points = grid.low_mm + np.column_stack(place) * _GRID_MM
     below = -transform_points(invert_rigid(anatomy.SacrumToRAS) @ grid.ViewToRAS, points)[:, 2]
-    return points[(part <= 0.6) & (np.abs(below - 12.0) <= 24.0)]
+    ala[place] = np.abs(below - 12.0) <= 24.0
+    return ala
 
 
 def _border_to_nearest(anatomy: Anatomy) -> NDArray:
