@@ -38,6 +38,8 @@ MARGIN_MM = PlanOptions().margin_mm
 _BELOW_MM, _ABOVE_MM = 0.3, 0.5
 #: The reference looks for paths that keep as much, for ever less [mm].
 _LEAST_MM = (6.0, 4.5, 3.0, 2.0, 1.0, 0.2)
+#: With a margin below this the error of an ordinary system refuses what distances allow.
+_LEAST_MARGIN_MM = 1.5
 #: Distances on the two grids differ by no more [mm].
 _SAME_MM = 0.15
 
@@ -74,7 +76,7 @@ class _Case:
         for least in _LEAST_MM:
             corridor = self.reference.widest(self._radius_mm + least, lateral_mm=lateral_mm)
             if corridor is not None:
-                return corridor.slack_mm + least, corridor
+                return corridor.kept_mm - self._radius_mm, corridor
         return -np.inf, None
 
     def planned(self, margin_mm: float) -> list[Trajectory]:
@@ -110,7 +112,7 @@ class _Case:
         self.tally.truly[kind, kept and RULE_MM[0] <= real <= RULE_MM[1]] += 1
         return f"{'' if kept else 'NOT '}kept: {beside} (truly {real:.1f})"
 
-    def check_refused(self, kind: str, margin_mm: float) -> str:
+    def check_refused(self, kind: str, margin_mm: float, width_mm: float) -> str:
         """Where there is no path: whether the planner refuses and names what alone is in the way, if anything is.
 
         Right are names that open a path each by itself for the reference; where none does, the names at the least bad
@@ -127,7 +129,8 @@ class _Case:
                 return f"found by the planner alone, which keeps {kept:.2f} mm by the reference"
             return f"NOT refused, keeps {kept:.2f} mm"
         known = self.reference.distance_mm
-        alone = self.in_the_way(margin_mm)
+        # What the planner's grid measures may be a little more.
+        alone = self.in_the_way(max(margin_mm - _BELOW_MM, width_mm + 0.01))
         said = {name for name in known if name in items[0].reasons[0]} if "no path" in items[0].reasons[0] else set()
         at_path = {name for name in known if any(reason.startswith(f"{name}:") for reason in items[0].reasons)}
         if alone or said:
@@ -146,14 +149,14 @@ def measure_side(case: _Case) -> list[str]:
     if corridor is not None and width >= MARGIN_MM:
         cells[1] = case.check_found("usual", MARGIN_MM, corridor)
     else:
-        cells[1] = case.check_refused("usual", MARGIN_MM)
-    if corridor is not None and width > 2 * _BELOW_MM:
+        cells[1] = case.check_refused("usual", MARGIN_MM, width)
+    if corridor is not None and width - _BELOW_MM >= _LEAST_MARGIN_MM:
         cells[2] = case.check_found("just", width - _BELOW_MM, corridor)
     if corridor is not None:
-        cells[3] = case.check_refused("just", width + _ABOVE_MM)
+        cells[3] = case.check_refused("just", width + _ABOVE_MM, width)
     if ruled >= MARGIN_MM:
         cells[5] = case.check_rule("usual", MARGIN_MM)
-    if ruled > 2 * _BELOW_MM:
+    if ruled - _BELOW_MM >= _LEAST_MARGIN_MM:
         cells[6] = case.check_rule("just", ruled - _BELOW_MM)
     return cells
 

@@ -12,8 +12,8 @@ what was found.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +35,25 @@ BESIDE_MM, _LEAST_DEPTH_MM, _LEAST_BACKWARDS = (4.5, 28.0), 12.0, 0.5
 _RIM_MM, _OUT_MM, _BELOW_MM = 10.0, 35.0, 25.0
 #: So much a shown distance is short of that on the labels: for the planner's grid, and the scanner's point spread.
 _GRID_DOUBT_MM, _POINT_SPREAD_MM = 0.11, 0.6
+#: Voxels whose sides differ by no more count as cubes, whose surfaces are off by as much in every direction.
+_CUBE = 1.2
 #: Dense bone without a label, so far lateral and so large, counts as hip [HU, mm, mm3].
 _UNCLAIMED_HU, _UNCLAIMED_LATERAL_MM, _UNCLAIMED_MM3 = 250.0, 22.0, 200.0
 #: Steps of entries [mm] and of targets [grid points]; around the best pair 7 steps of so many mm along each axis.
 _ENTRY_MM, _TARGET_STEPS, _FINER_MM = 1.0, 3, (0.35, 0.1)
 #: So much more than the best on the grid a pair between may keep.
 _BETWEEN_MM = 0.5
-#: So many pairs are measured at a time.
-_MEASURED = 2000
+#: So many pairs are measured at a time; of the best so many are looked at closer that differ by so much at an end [mm].
+_MEASURED, _APART, _APART_MM = 2000, 8, 2.5
 #: Where along the way a pair is looked at first: as shares of the way to the entry, then behind it [mm].
 _FIRST_SHARES, _FIRST_BEHIND_MM = (0.5, 0.25, 0.75), (4.0, 10.0, 18.0, 30.0)
 
 
 @dataclass(frozen=True)
 class Corridor:
-    """The pair of view points that keeps the most; `slack_mm` is what it keeps beyond what it needs."""
+    """A pair of view points, and what its axis keeps from everything."""
 
-    slack_mm: float
+    kept_mm: float
     entry: FloatArray
     target: FloatArray
 
@@ -91,7 +93,7 @@ class Reference:
     def widest(
         self, needed_mm: float, without: Collection[str] = (), lateral_mm: tuple[float, float] = BESIDE_MM
     ) -> Corridor | None:
-        """The corridor whose axis keeps the most beyond `needed_mm`; None where no pair keeps that much.
+        """The corridor whose axis keeps the most; None where none keeps `needed_mm`.
 
         Args:
             without: structures that do not count.
@@ -103,18 +105,21 @@ class Reference:
         x, z = np.meshgrid(np.arange(*lateral_mm, _ENTRY_MM), np.arange(low, high, _ENTRY_MM), indexing="ij")
         entries = self._entries(x.ravel(), z.ravel(), lateral_mm)
         aim = np.argwhere(self.zone.aim[::_TARGET_STEPS, ::_TARGET_STEPS, ::_TARGET_STEPS]) * _TARGET_STEPS
-        best = self._best(room, bound, entries, self.origin_mm + aim * _GRID_MM, needed_mm - _BETWEEN_MM)
-        for step in _FINER_MM if best is not None else ():
+        found = self._best(room, bound, entries, self.origin_mm + aim * _GRID_MM, needed_mm - _BETWEEN_MM)
+        for step in _FINER_MM:
             near = step * np.arange(-3, 4)
-            beside = self.zone.outwards * (best.entry[0] - self.zone.edge_mm)
-            x, z = np.meshgrid(beside + near, best.entry[2] + near, indexing="ij")
-            around = best.target + np.stack(np.meshgrid(near, near, near, indexing="ij"), axis=-1).reshape(-1, 3)
-            around = around[self._nearest(self.zone.aim, around)]
-            finer = self._best(room, bound, self._entries(x.ravel(), z.ravel(), lateral_mm), around, best.slack_mm)
-            best = best if finer is None else finer
-        if best is None or best.slack_mm < needed_mm:
-            return None
-        return replace(best, slack_mm=best.slack_mm - needed_mm)
+            finer: list[Corridor] = []
+            for corridor in found:
+                beside = self.zone.outwards * (corridor.entry[0] - self.zone.edge_mm)
+                x, z = np.meshgrid(beside + near, corridor.entry[2] + near, indexing="ij")
+                around = np.stack(np.meshgrid(near, near, near, indexing="ij"), axis=-1).reshape(-1, 3)
+                around = corridor.target + around
+                around = around[self._nearest(self.zone.aim, around)]
+                entries = self._entries(x.ravel(), z.ravel(), lateral_mm)
+                finer += self._best(room, bound, entries, around, corridor.kept_mm)[:1]
+            found = finer or found
+        best = max(found, key=lambda corridor: corridor.kept_mm, default=None)
+        return None if best is None or best.kept_mm < needed_mm else best
 
     def _entries(self, beside_mm: FloatArray, up_mm: FloatArray, lateral_mm: tuple[float, float]) -> FloatArray:
         """Points (n, 3) of the back of the bone at places (m,) lateral to the S2 foramen, those within the zone."""
@@ -129,8 +134,8 @@ class Reference:
 
     def _best(
         self, room: NDArray, bound: NDArray, entries: FloatArray, targets: FloatArray, needed_mm: float
-    ) -> Corridor | None:
-        """Of all pairs of entries (n, 3) and targets (m, 3) the one that keeps the most, with that as its slack."""
+    ) -> list[Corridor]:
+        """Of all pairs of entries (n, 3) and targets (m, 3) the one that keeps the most, and some others apart."""
         entries, targets = (points[self._nearest(bound, points) >= needed_mm] for points in (entries, targets))
         pairs, bounds = [np.zeros((0, 2), int)], [np.zeros(0)]
         for number, entry in enumerate(entries):
@@ -138,15 +143,25 @@ class Reference:
             pairs.append(np.column_stack([np.full(len(kept), number), kept]))
             bounds.append(least)
         pair, least = np.concatenate(pairs), np.concatenate(bounds)
-        best: Corridor | None = None
-        for part in np.split(order := np.argsort(-least, kind="stable"), np.arange(_MEASURED, len(order), _MEASURED)):
-            if not len(part) or least[part[0]] < (needed_mm if best is None else best.slack_mm):
+        order = np.argsort(-least, kind="stable")
+        kept_mm = np.full(len(order), -np.inf)
+        for start in range(0, len(order), _MEASURED):
+            part = order[start : start + _MEASURED]
+            if least[part[0]] < kept_mm.max():
                 break
-            kept_mm = self._least(room, entries[pair[part, 0]], targets[pair[part, 1]])
-            top = int(np.argmax(kept_mm))
-            if kept_mm[top] >= (needed_mm if best is None else best.slack_mm):
-                best = Corridor(float(kept_mm[top]), entries[pair[part[top], 0]], targets[pair[part[top], 1]])
-        return best
+            kept_mm[part] = self._least(room, entries[pair[part, 0]], targets[pair[part, 1]])
+        found: list[Corridor] = []
+        order = np.argsort(-kept_mm, kind="stable")
+        order = order[kept_mm[order] >= needed_mm]
+        while len(order) and len(found) < _APART:
+            corridor = Corridor(float(kept_mm[order[0]]), entries[pair[order[0], 0]], targets[pair[order[0], 1]])
+            found.append(corridor)
+            away = [
+                np.linalg.norm(points[pair[order, n]] - end, axis=1)
+                for n, (points, end) in enumerate(((entries, corridor.entry), (targets, corridor.target)))
+            ]
+            order = order[np.maximum(*away) >= _APART_MM]
+        return found
 
     def kept_mm(self, skin_ras: FloatArray, target_ras: FloatArray) -> float:
         """What an axis in RAS keeps from whichever structure is nearest."""
@@ -258,10 +273,18 @@ class _Grid:
         if box is None:
             return away
         steps, way = _to_nearest(level[box])
-        along = [np.abs(sum(part * size for part, size in zip(way, axis, strict=True))) for axis in self._open_mm]
-        doubt = np.maximum.reduce(along) / np.maximum(np.sqrt(sum(part * part for part in way)), 1e-3)
+        length = np.maximum(np.sqrt(sum(part * part for part in way)), 1e-3)
+        doubt = self.doubt_mm([part / length for part in way])
         away[box] = np.minimum(steps - doubt - _GRID_DOUBT_MM, _REACH_MM)
         return away
+
+    def doubt_mm(self, normal: Sequence[NDArray]) -> NDArray[np.float32]:
+        """What a label leaves open about the place of surfaces with normals in three parts."""
+        sizes = np.linalg.norm(self._open_mm, axis=1)
+        if sizes.max() <= _CUBE * sizes.min():
+            return np.full(1, sizes.max(), np.float32)
+        along = [np.abs(sum(part * size for part, size in zip(normal, axis, strict=True))) for axis in self._open_mm]
+        return np.maximum.reduce(along)
 
 
 def make_reference(anatomy: Anatomy, ct: Volume, side: str) -> Reference:
@@ -346,15 +369,21 @@ def _joint(sacrum: NDArray[np.float32], hip: NDArray[np.float32], open_mm: float
 
 
 def _off_limits(grid: _Grid, sacrum: NDArray[np.float32], rear: FloatArray) -> NDArray[np.bool_]:
-    """What lies in front of the back of the sacrum, continued beside it, and beside its walls that face elsewhere."""
+    """What lies in front of the back of the sacrum, continued beside it, and beside walls that may not face the back.
+
+    A wall faces the back where its normal has a fifth along the foramina even if the label is off over 3 mm of it.
+    """
     known = np.isfinite(rear)
     beside = rear[tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))]
     solid = sacrum >= 0.5
-    blurred = ndimage.uniform_filter(sacrum, 11)
-    slope = [-np.gradient(blurred, axis=axis) for axis in range(3)]
-    steep = slope[1] < 0.25 * np.sqrt(sum(part * part for part in slope))
-    near = ndimage.distance_transform_cdt(~solid, "taxicab") * _GRID_MM <= 2.0
-    return ((grid.axes[1][None, :, None] < beside[:, None, :]) | (near & steep)) & ~solid
+    near = np.nonzero((ndimage.distance_transform_cdt(~solid, "taxicab") * _GRID_MM <= 1.0) & ~solid)
+    smooth = ndimage.gaussian_filter(sacrum, 1.0 / _GRID_MM)
+    normal = -np.stack([np.gradient(smooth, axis=axis)[near] for axis in range(3)])
+    normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
+    off = np.arctan((grid.doubt_mm(normal) + _GRID_DOUBT_MM) / 3.0)
+    off_limits = grid.axes[1][None, :, None] < beside[:, None, :]
+    off_limits[near] |= np.arccos(np.clip(normal[1], -1, 1)) + off > np.arccos(0.2)
+    return off_limits & ~solid
 
 
 def _to_nearest(level: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:

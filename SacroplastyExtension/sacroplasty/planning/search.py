@@ -36,8 +36,8 @@ _REFUSED, _LOOKED_AT = 3, 4000
 _REFINED, _NEIGHBOR_MM = 16, 1.25
 #: So many steps to both sides of both ends of a pair.
 _NEIGHBORS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
-#: What it is worth that the entry keeps the rule: more than all else together.
-_RULED_SCORE = 10.0
+#: What it is worth that the entry keeps the rule: more than room (up to 1) and volume (up to 1.5) together.
+_RULED_SCORE = 3.0
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
@@ -349,13 +349,10 @@ def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     fits = np.flatnonzero(ranked.slack >= 0)
     if not len(fits):
         return []
-    # The recommended one keeps the rule of the technique where any does; what is the best in a merit need not.
-    ruled = fits[ranked.candidates.ruled[fits]]
-    recommended = ruled if len(ruled) else fits
     length = np.linalg.norm(ranked.candidates.entry - ranked.candidates.target, axis=1)
     enough = fits[ranked.volume_ml[fits] >= min(SMALLEST_USUAL_ML, 0.8 * ranked.volume_ml[fits].max())]
     orders: dict[Merit | None, NDArray[np.int_]] = {
-        None: recommended[np.argsort(-ranked.score[recommended], kind="stable")],
+        None: fits[np.argsort(-ranked.score[fits], kind="stable")],
         "safest": fits[np.argsort(-ranked.slack[fits] + 0.01 * length[fits], kind="stable")],
         "best-filling": fits[np.argsort(-ranked.volume_ml[fits] - 0.01 * ranked.slack[fits], kind="stable")],
         # A short way to where nothing fits is none.
