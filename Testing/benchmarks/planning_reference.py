@@ -44,7 +44,7 @@ _ENTRY_MM, _TARGET_STEPS, _FINER_MM = 1.0, 3, (0.35, 0.1)
 #: So much more than the best on the grid a pair between may keep.
 _BETWEEN_MM = 0.5
 #: So many pairs are measured at a time; of the best so many are looked at closer that differ by so much at an end [mm].
-_MEASURED, _APART, _APART_MM = 2000, 8, 2.5
+_MEASURED, _APART, _APART_MM = 500, 6, 2.5
 #: Where along the way a pair is looked at first: as shares of the way to the entry, then behind it [mm].
 _FIRST_SHARES, _FIRST_BEHIND_MM = (0.5, 0.25, 0.75), (4.0, 10.0, 18.0, 30.0)
 
@@ -91,13 +91,18 @@ class Reference:
     zone: Zone
 
     def widest(
-        self, needed_mm: float, without: Collection[str] = (), lateral_mm: tuple[float, float] = BESIDE_MM
+        self,
+        needed_mm: float,
+        without: Collection[str] = (),
+        lateral_mm: tuple[float, float] = BESIDE_MM,
+        enough_mm: float = np.inf,
     ) -> Corridor | None:
         """The corridor whose axis keeps the most; None where none keeps `needed_mm`.
 
         Args:
             without: structures that do not count.
             lateral_mm: least and most that the entry lies lateral to the edge of the S2 foramen.
+            enough_mm: a corridor that keeps as much ends the search.
         """
         room = np.minimum.reduce([values for name, values in self.distance_mm.items() if name not in without])
         bound = ndimage.maximum_filter(room, 3)
@@ -105,8 +110,12 @@ class Reference:
         x, z = np.meshgrid(np.arange(*lateral_mm, _ENTRY_MM), np.arange(low, high, _ENTRY_MM), indexing="ij")
         entries = self._entries(x.ravel(), z.ravel(), lateral_mm)
         aim = np.argwhere(self.zone.aim[::_TARGET_STEPS, ::_TARGET_STEPS, ::_TARGET_STEPS]) * _TARGET_STEPS
-        found = self._best(room, bound, entries, self.origin_mm + aim * _GRID_MM, needed_mm - _BETWEEN_MM)
+        found = self._best(
+            room, bound, entries, self.origin_mm + aim * _GRID_MM, needed_mm - _BETWEEN_MM, enough_mm, most=_APART
+        )
         for step in _FINER_MM:
+            if not found or found[0].kept_mm >= enough_mm:
+                break
             near = step * np.arange(-3, 4)
             finer: list[Corridor] = []
             for corridor in found:
@@ -116,8 +125,8 @@ class Reference:
                 around = corridor.target + around
                 around = around[self._nearest(self.zone.aim, around)]
                 entries = self._entries(x.ravel(), z.ravel(), lateral_mm)
-                finer += self._best(room, bound, entries, around, corridor.kept_mm)[:1]
-            found = finer or found
+                finer += self._best(room, bound, entries, around, corridor.kept_mm, enough_mm, most=1) or [corridor]
+            found = sorted(finer, key=lambda corridor: -corridor.kept_mm)[:2]
         best = max(found, key=lambda corridor: corridor.kept_mm, default=None)
         return None if best is None or best.kept_mm < needed_mm else best
 
@@ -133,9 +142,16 @@ class Reference:
         return entries[np.isfinite(entries[:, 1])]
 
     def _best(
-        self, room: NDArray, bound: NDArray, entries: FloatArray, targets: FloatArray, needed_mm: float
+        self,
+        room: NDArray,
+        bound: NDArray,
+        entries: FloatArray,
+        targets: FloatArray,
+        needed_mm: float,
+        enough_mm: float,
+        most: int,
     ) -> list[Corridor]:
-        """Of all pairs of entries (n, 3) and targets (m, 3) the one that keeps the most, and some others apart."""
+        """Of all pairs of entries (n, 3) and targets (m, 3) the one that keeps the most, and others apart from it."""
         entries, targets = (points[self._nearest(bound, points) >= needed_mm] for points in (entries, targets))
         pairs, bounds = [np.zeros((0, 2), int)], [np.zeros(0)]
         for number, entry in enumerate(entries):
@@ -147,13 +163,13 @@ class Reference:
         kept_mm = np.full(len(order), -np.inf)
         for start in range(0, len(order), _MEASURED):
             part = order[start : start + _MEASURED]
-            if least[part[0]] < kept_mm.max():
+            if not max(needed_mm, kept_mm.max()) <= least[part[0]] or kept_mm.max() >= enough_mm:
                 break
             kept_mm[part] = self._least(room, entries[pair[part, 0]], targets[pair[part, 1]])
         found: list[Corridor] = []
         order = np.argsort(-kept_mm, kind="stable")
         order = order[kept_mm[order] >= needed_mm]
-        while len(order) and len(found) < _APART:
+        while len(order) and len(found) < most:
             corridor = Corridor(float(kept_mm[order[0]]), entries[pair[order[0], 0]], targets[pair[order[0], 1]])
             found.append(corridor)
             away = [
