@@ -7,7 +7,7 @@ forbidden structure are ranked; when there is none, the least bad ones come back
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -323,25 +323,14 @@ def _subset(ranked: _Ranked, index: NDArray[np.int_]) -> _Ranked:
 
 
 def _joined(parts: Sequence[_Ranked]) -> _Ranked:
-    entry, target, penalty, ruled, slack, volume, score = (
-        np.concatenate(arrays)
-        for arrays in zip(
-            *(
-                (
-                    part.candidates.entry,
-                    part.candidates.target,
-                    part.candidates.penalty,
-                    part.candidates.ruled,
-                    part.slack,
-                    part.volume_ml,
-                    part.score,
-                )
-                for part in parts
-            ),
-            strict=True,
-        )
+    candidates = Candidates(
+        *(np.concatenate([getattr(part.candidates, item.name) for part in parts]) for item in fields(Candidates))
     )
-    return _Ranked(Candidates(entry, target, penalty, ruled), slack, volume, score)
+    slack, volume, score = (
+        np.concatenate(arrays)
+        for arrays in zip(*((part.slack, part.volume_ml, part.score) for part in parts), strict=True)
+    )
+    return _Ranked(candidates, slack, volume, score)
 
 
 def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
