@@ -16,20 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pelvis_labels import jhu_patients, jhu_pelvis
+from pelvis_labels import jhu_patients
 from planning_on_phantoms import RULE_MM, patient
-from planning_on_real_sacra import bones_of_meshes
+from planning_on_real_sacra import case_of
 from planning_reference import BESIDE_MM, Corridor, Reference, make_reference
 from planning_truth import PhantomTruth
-from pseudo_ct import draw_look, paint
 
-from sacroplasty.anatomy.confirmation import confirm, to_confirm
 from sacroplasty.anatomy.labels import SIDES
-from sacroplasty.anatomy.model import Anatomy
-from sacroplasty.anatomy.segment import find_structures
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.geometry import transform_points, unit
-from sacroplasty.image import Volume
 from sacroplasty.planning.check import check_trajectory
 from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.model import Side, Trajectory
@@ -41,8 +36,8 @@ SEEDS = (
     1, 2, 3, 5, 4, 6, 8, 7, 10, 16, 12, 24, 20, 32, 33, 37, 45, 38, 51, 62,
     60, 66, 68, 72, 77, 79, 90, 80, 99, 83, 111, 87, 125, 95, 140, 102, 150, 107, 165, 145,
 )  # fmt: skip
-#: Real sacra that had no part in the built-in method, and the size of the voxels that they are painted with [mm].
-SACRA, _SPACING_MM = (1, 4, 7, 10, 13, 16, 19, 22, 25, 28), (1.0, 1.0, 1.0)
+#: Real sacra that had no part in the built-in method.
+SACRA = (1, 4, 7, 10, 13, 16, 19, 22, 25, 28)
 MARGIN_MM = PlanOptions().margin_mm
 #: So much below the widest clearance there is a path, and so much above it there is none.
 _BELOW_MM, _ABOVE_MM = 0.3, 1.0
@@ -128,8 +123,8 @@ class _Case:
     def check_refused(self, kind: str, margin_mm: float, width_mm: float) -> str:
         """Where there is no path: whether the planner refuses and names what alone is in the way, if anything is.
 
-        Right are names that open a path each by itself for the reference; where none does, the names at the least bad
-        path, if there is a path without all of them.
+        Right are names that each by itself open a path for the reference; where none is said to, the names at the least
+        bad path, if none does and there is a path without all of them.
         """
         items = self.planned(margin_mm)
         refused = bool(items) and not any(item.accepted for item in items)
@@ -141,14 +136,15 @@ class _Case:
         if not refused:
             return f"NOT refused, keeps {kept:.2f} mm"
         known = self.reference.distance_mm
-        # What the planner's grid measures may be a little more.
+        # What the planner's grid measures may be a little more, or a little less.
         alone = self.in_the_way(max(margin_mm - _BELOW_MM, width_mm + 0.01))
         said = {name for name in known if name in items[0].reasons[0]} if "no path" in items[0].reasons[0] else set()
         at_path = {name for name in known if any(reason.startswith(f"{name}:") for reason in items[0].reasons)}
-        if alone or said:
-            right = bool(said) and said <= alone
+        if said:
+            right = said <= alone
         else:
-            right = self.reference.widest(margin_mm + self._radius_mm, without=at_path) is not None
+            surely = self.in_the_way(margin_mm + _BELOW_MM)
+            right = not surely and self.reference.widest(margin_mm + self._radius_mm, without=at_path) is not None
         self.tally.named[kind, right] += 1
         return f"refused, {'right' if right else 'WRONG'}: {sorted(said or at_path)}, of {sorted(alone)}"
 
@@ -172,13 +168,10 @@ def measure_side(case: _Case) -> list[str]:
     return cells
 
 
-def real_sacrum(number: int) -> tuple[Volume, Anatomy]:
-    """CT painted from a real sacrum and its hips, and the anatomy of the meshes' own voxels."""
-    name = jhu_patients()[number]
-    pelvis = jhu_pelvis(name)
-    ct = paint(pelvis, draw_look(500 + number), 500 + number, _SPACING_MM).ct
-    anatomy = find_structures(ct, bones_of_meshes(ct, name, pelvis))
-    return ct, confirm(anatomy, to_confirm(anatomy, SIDES))
+def _context(number: int, real: bool, cache: Path | None) -> PlanningContext:
+    if real:
+        return case_of(number, jhu_patients()[number], exact=True, cache=cache)
+    return PlanningContext(*patient(number, cache))
 
 
 def report(tally: Tally) -> None:
@@ -210,14 +203,13 @@ def main() -> None:
     )
     for number in asked.seeds or (SACRA if asked.sacra else SEEDS):
         try:
-            ct, anatomy = real_sacrum(number) if asked.sacra else patient(number, asked.cache)
+            context = _context(number, asked.sacra, asked.cache)
         except SacroplastyError as error:
             print(f"| {number} | segmentation refused: {error} |" + " |" * 6, flush=True)
             continue
-        context = PlanningContext(ct, anatomy)
         truth = None if asked.sacra else PhantomTruth(number)
         for side in SIDES:
-            case = _Case(context, side, make_reference(anatomy, ct, side), truth, tally)
+            case = _Case(context, side, make_reference(context.anatomy, context.ct, side), truth, tally)
             print(f"| {number} {side} | {' | '.join(measure_side(case))} |", flush=True)
     report(tally)
 

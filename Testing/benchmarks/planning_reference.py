@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sacroplasty.anatomy.cortex import within_cortex
 from sacroplasty.anatomy.labels import BONE_LABEL, LEVELS, NERVE_BORDER, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.geometry import FloatArray, invert_rigid, rigid, transform_points, unit
@@ -313,7 +314,8 @@ def make_reference(anatomy: Anatomy, ct: Volume, side: str) -> Reference:
         for name in ("sacral_canal", *(f"foramen_{level}_{side}" for level in LEVELS))
     }
     hollow = grid.laid(anatomy.regions, anatomy.canal_and_foramina())
-    sacrum = _without_gaps(grid.laid(anatomy.bones, anatomy.bones.voxels == BONE_LABEL["sacrum"]), hollow)
+    bone = within_cortex(anatomy.bones.like(anatomy.bone("sacrum")), ct)
+    sacrum = _without_gaps(grid.laid(bone, bone.voxels), hollow)
     hip = grid.laid(anatomy.bones, anatomy.bones.voxels == BONE_LABEL[f"hip_{side}"])
     hip = np.maximum(hip, _unclaimed(grid, anatomy, ct, sacrum >= 0.5, sign))
     joint = _joint(sacrum, hip, grid.half_voxel_mm)
