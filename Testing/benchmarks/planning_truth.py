@@ -3,6 +3,10 @@
 Nothing here uses the fields of the planner. Points are laid around the axis 0.5 mm apart; where a point lies within
 half a millimetre of a structure's surface, the distance of that surface from the axis is the point's own distance from
 the axis plus the structure's signed field there, which is exact to first order.
+
+A trocar may pass the sacrum's surface only where it faces the back: where its outward normal is within 78 degrees of
+the direction of the true foramina and no sacrum lies behind it. All other surface, also beside the entry, is
+`anterior_cortex`.
 """
 
 from __future__ import annotations
@@ -27,10 +31,10 @@ from sacroplasty.phantom.patient import Patient
 
 #: Points around the axis [mm], and how near to a surface they must lie to tell its distance.
 _STEP_MM, _SHELL_MM = 0.5, 0.5
-#: The back of the bone counts as left through the back down to so much below its surface [mm].
-_BACK_MM = 1.0
-#: A surface whose normal has a larger part along the foramina is the back of the bone, through which trocars enter.
+#: Least part along the foramina of the normal of a surface that may be passed: the cosine of 78 degrees.
 _FACES_BACK = 0.2
+#: Behind a surface sacrum is looked for so far, in these steps, and as deep as this [mm].
+_BEHIND_MM, _BEHIND_STEP_MM, _BEHIND_DEPTH_MM = 60.0, 0.75, 0.25
 
 
 def points_around(start: FloatArray, end: FloatArray, reach_mm: float) -> FloatArray:
@@ -72,10 +76,9 @@ class PhantomTruth:
             found[f"si_joint_{side}"] = self._joint(points_ras, side, envelope, found[f"hip_{side}"], number)
         beside = np.isfinite(found["si_joint_left"]) & (found["si_joint_left"] < 50)
         beside |= found["si_joint_right"] < 50
-        ahead = self._depth(points_ras) < self._back_at(points_ras) - _BACK_MM
-        front = (np.abs(envelope) <= _SHELL_MM) & ahead & ~beside
-        front[front] = self._slope_backwards(points_ras[front]) < _FACES_BACK
-        found["anterior_cortex"] = np.where(front, -envelope, np.float32(99.0))
+        wall = (np.abs(envelope) <= _SHELL_MM) & ~beside
+        wall[wall] = ~self._faces_back(points_ras[wall])
+        found["anterior_cortex"] = np.where(wall, -envelope, np.float32(99.0))
         return found
 
     def _hip(self, points_ras: FloatArray, side: str, envelope: NDArray) -> NDArray:
@@ -106,10 +109,16 @@ class PhantomTruth:
         joint[surface[near]] = -envelope[surface[near]]
         return joint
 
-    def _slope_backwards(self, points_ras: FloatArray) -> NDArray:
-        """Component along the foramina of the normal of the bone's surface (n,)."""
-        step = 0.5 * transform_vectors(self.patient.SacrumToRAS, self._axes[1])
-        return self.envelope(points_ras + step) - self.envelope(points_ras - step)
+    def _faces_back(self, points_ras: FloatArray) -> NDArray:
+        """Whether the bone's surface at each of points (n, 3) may be passed."""
+        back = transform_vectors(self.patient.SacrumToRAS, self._back)
+        slope = self.envelope(points_ras + 0.5 * back) - self.envelope(points_ras - 0.5 * back)
+        faces = slope >= _FACES_BACK
+        depth = np.minimum(self.envelope(points_ras), 0) - _BEHIND_DEPTH_MM
+        for step in np.arange(_BEHIND_STEP_MM, _BEHIND_MM, _BEHIND_STEP_MM):
+            open_yet = np.flatnonzero(faces)
+            faces[open_yet] = self.envelope(points_ras[open_yet] + step * back) > depth[open_yet]
+        return faces
 
     def clearance_mm(
         self, skin: FloatArray, target: FloatArray, radius_mm: float, reach_mm: float = 8.0
@@ -137,42 +146,9 @@ class PhantomTruth:
         return x, y, z
 
     @cached_property
-    def _axes(self) -> FloatArray:
-        """Rows: left, back along the true foramina, up, in the sacrum's frame."""
+    def _back(self) -> FloatArray:
+        """Unit vector backwards along the true foramina, in the sacrum's frame."""
         channels = self.patient.sacrum.channels
         ways = [unit(channel.posterior - channel.anterior) for name, channel in channels.items() if "s4" not in name]
         back = np.mean(ways, axis=0)
-        back = unit(back - back[0] * np.array([1.0, 0, 0]))
-        return np.stack([[1.0, 0, 0], back, np.cross([1.0, 0, 0], back)])
-
-    def _depth(self, points_ras: FloatArray) -> FloatArray:
-        return transform_points(self.RASToSacrum, points_ras) @ self._axes[1]
-
-    def _back_at(self, points_ras: FloatArray) -> FloatArray:
-        """Depth of the back of the bone at the columns of points; beside the bone that of the nearest column."""
-        from scipy import ndimage
-
-        local = transform_points(self.RASToSacrum, points_ras) @ self._axes.T
-        index = np.stack([local[:, 0] + 75, local[:, 2] + 140])
-        return ndimage.map_coordinates(self._back, index, order=1, mode="nearest")
-
-    @cached_property
-    def _back(self) -> FloatArray:
-        """[left + 75, up + 140] depth of the back of the bone, on 1 mm."""
-        from scipy import ndimage
-
-        left, depth, up = np.arange(-75.0, 76.0), np.arange(60.0, -60.0, -1.0), np.arange(-140.0, 41.0)
-        surface = np.full((len(left), len(up)), np.nan)
-        for number, x in enumerate(left):
-            b, c = np.meshgrid(depth, up, indexing="ij")
-            local = np.stack([np.full(b.shape, x), b, c], axis=-1).reshape(-1, 3) @ self._axes
-            field = self.patient.sacrum.envelope(*local.astype(np.float32).T).reshape(b.shape)
-            enters = (field[:-1] > 0) & (field[1:] <= 0)
-            first = np.argmax(enters, axis=0)
-            column = np.arange(len(up))
-            share = field[first, column] / np.where(
-                enters.any(axis=0), field[first, column] - field[first + 1, column], 1.0
-            )
-            surface[number] = np.where(enters.any(axis=0), depth[first] - share, np.nan)
-        nearest = ndimage.distance_transform_edt(np.isnan(surface), return_distances=False, return_indices=True)
-        return surface[tuple(nearest)]
+        return unit(back - back[0] * np.array([1.0, 0, 0]))

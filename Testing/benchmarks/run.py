@@ -36,6 +36,7 @@ QUICK = {
     "navigation_surface": ["1", "--draws", "1"],
     "seed_correction": ["1"],
     "mri_registration": ["1"],
+    "planning_against_reference": ["10"],
     "planning_on_phantoms": ["1"],
     "planning_on_real_sacra": ["1"],
     "stop_latency": ["50"],

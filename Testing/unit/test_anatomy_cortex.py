@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sacroplasty.anatomy.cortex import without_soft_surface
+from sacroplasty.anatomy.cortex import within_cortex, without_soft_surface
 from sacroplasty.image import Volume
 
 _SHAPE = (44, 44, 44)
@@ -54,3 +54,25 @@ def test_large_voxels_leave_the_label_as_it_is(bone: np.ndarray, scan: Volume) -
     label = Volume(bone, np.diag([-1.0, -1.0, 3.0, 1.0]))
     coarse = Volume(np.full(_SHAPE, -50, np.int16), label.IJKToRAS)
     assert without_soft_surface(label, coarse) is label
+
+
+def test_a_label_that_is_too_large_ends_at_the_edge_of_the_cortex(bone: np.ndarray) -> None:
+    """Blurred: half of what the label has too much is brighter than any soft tissue."""
+    ball = _distance() < 16
+    sharp = np.where(ball, np.where(_distance() >= 14, 600, -50), 40).astype(float)
+    hu = ndimage.gaussian_filter(sharp, 0.8) + np.random.default_rng(4).normal(0, 15, _SHAPE)
+    scan = Volume(hu.astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    large = _distance() < 18
+    left = within_cortex(scan.like(large), scan).voxels
+    assert (left & large & ~ball).sum() < 0.1 * (large & ~ball).sum()
+    assert (without_soft_surface(scan.like(large), scan).voxels & large & ~ball).sum() > 0.5 * (large & ~ball).sum()
+    # Bone stays, and so does its soft marrow; nothing is added.
+    assert (left & ball).sum() > 0.97 * ball.sum()
+    assert left[21:23, 21:23, 21:23].all() and not (left & ~large).any()
+    fitting = within_cortex(scan.like(ball), scan).voxels
+    assert fitting.sum() > 0.97 * ball.sum()
+
+
+def test_large_voxels_are_not_cut_back_to_the_cortex(bone: np.ndarray) -> None:
+    label = Volume(bone, np.diag([-1.0, -1.0, 3.0, 1.0]))
+    assert within_cortex(label, Volume(np.full(_SHAPE, -50, np.int16), label.IJKToRAS)) is label

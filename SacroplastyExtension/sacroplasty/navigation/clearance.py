@@ -131,7 +131,8 @@ class ShaftClearance:
         """Canal, foramina, anterior cortex, sacroiliac joints and hips; takes a second or two.
 
         Args:
-            ct: that the anatomy was found in; with it, bone that no label claims is kept clear of, as in planning.
+            ct: that the anatomy was found in; with it, bone that no label claims is kept clear of, and the sacrum ends
+                with its cortex, as in planning.
             exact_labels: whether the labels are the patient, as in a simulation.
 
         Raises:
@@ -139,7 +140,7 @@ class ShaftClearance:
         """
         from ..planning.structures import STEP_MM, Structures, view_along_foramina
 
-        view = view_along_foramina(anatomy)
+        view = view_along_foramina(anatomy, ct=None if exact_labels else ct)
         progress(0.2)
         fields = Structures(anatomy, view, ct=ct, exact_labels=exact_labels)
         RASToGrid = view.RASToView.copy()

@@ -23,7 +23,8 @@ _AIM_BELOW_ENDPLATE_MM, _AIM_REACH_MM = 12.0, 24.0
 _ENTRY_STEP_MM, _TARGET_STEP_MM, _LEAST_DEPTH_MM = 2.0, 2.5, 12.0
 #: Least number of pairs that are tried on a side; the steps shrink until there are as many.
 LEAST_PAIRS = 100_000
-#: The entry rule is meant for the real foramen, whose edge is found to some half a millimetre [mm].
+#: The entry rule is meant for the real foramen, whose edge is found to some half a millimetre: entries this near to the
+#: ends of the rule are worth less [mm].
 _RULE_SLACK_MM = 0.75
 
 
@@ -46,8 +47,8 @@ class _Approach:
 
 
 _APPROACHES: dict[Technique, _Approach] = {
-    # Posterolateral, through the ala from behind.
-    "short-axis": _Approach((6.0, 28.0), ("s2", 8.0), ("s3", 4.0), (0.0, 60.0), rule=True),
+    # Posterolateral, through the ala from behind; the edge of the foramen and a margin are the medial limit.
+    "short-axis": _Approach((4.5, 28.0), ("s2", 8.0), ("s3", 4.0), (0.0, 60.0), rule=True),
     # From the caudal end upwards, within the plane of the ala.
     "long-axis": _Approach((4.0, 28.0), ("s2", -8.0), ("s3", 14.0), (40.0, 85.0)),
     # Beside and between the foramina, through what was the pedicle.
@@ -62,15 +63,21 @@ _APPROACHES["double-needle"] = _APPROACHES["short-axis"]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Entry-target pairs in view coordinates, arrays of length n; `penalty` is their distance from the rules."""
+    """Entry-target pairs in view coordinates, arrays of length n.
+
+    Attributes:
+        penalty: distance from what is preferred.
+        ruled: whether the entry keeps the rule of the technique; always where there is none.
+    """
 
     entry: FloatArray
     target: FloatArray
     penalty: FloatArray
+    ruled: NDArray[np.bool_]
 
     def part(self, index: NDArray[np.int_]) -> Candidates:
         """Those at the indices."""
-        return Candidates(self.entry[index], self.target[index], self.penalty[index])
+        return Candidates(self.entry[index], self.target[index], self.penalty[index], self.ruled[index])
 
 
 class Rules:
@@ -134,6 +141,8 @@ class Rules:
             entry = self._on_ilium(entry[:, 1] + moves[:, 0], entry[:, 2] + moves[:, 1])
         else:
             entry = surface_point(self.view, entry[:, 0] + moves[:, 0], entry[:, 2] + moves[:, 1])
+            beside = self._beside(entry)
+            entry[(beside < self._approach.lateral_mm[0]) | (beside > self._approach.lateral_mm[1])] = np.nan
         target = target + moves[:, 2:]
         kept = np.flatnonzero(np.isfinite(entry).all(axis=1))
         kept = kept[self.in_target(target[kept])]
@@ -161,25 +170,29 @@ class Rules:
                 & (tilt <= self._approach.tilt_deg[1])
             )
         entry, target, tilt = entry[kept], target[kept], tilt[kept]
-        return Candidates(entry, target, self._penalty(entry, target, tilt))
+        if not self._approach.rule:
+            return Candidates(entry, target, self._off_target(target), np.ones(len(entry), bool))
+        beside = self._beside(entry)
+        from_end = np.minimum(beside - ENTRY_LATERAL_MM[0], ENTRY_LATERAL_MM[1] - beside)
+        penalty = self._off_target(target) + self._off_entry(entry, tilt)
+        # Off the rule the nearest are best, on it those that keep it even if the edge of the foramen is a little off.
+        penalty += 0.10 * np.maximum(-from_end, 0) + np.clip(1 - from_end / _RULE_SLACK_MM, 0, 1)
+        return Candidates(entry, target, penalty, from_end >= 0)
 
-    def _penalty(self, entry: FloatArray, target: FloatArray, tilt: FloatArray) -> FloatArray:
+    def _beside(self, entry: FloatArray) -> FloatArray:
+        """How far entries (n, 3) lie lateral to the lateral edge of the S2 foramen."""
+        return self._sign * (entry[:, 0] - self._edges["s2"][0])
+
+    def _off_target(self, target: FloatArray) -> FloatArray:
         part, off_height = self._place(target)
         penalty = 2.0 * np.clip(part - _ANTERIOR_PART, 0, 1)
-        if self._target_name.startswith("ala"):
-            penalty += 0.03 * off_height
-        if self._approach.rule:
-            beside = self._sign * (entry[:, 0] - self._edges["s2"][0])
-            low, high = ENTRY_LATERAL_MM[0] + _RULE_SLACK_MM, ENTRY_LATERAL_MM[1] - _RULE_SLACK_MM
-            off_rule = np.maximum(low - beside, beside - high).clip(0)
-            # Outside of the rule only where nothing inside of it keeps its distances.
-            penalty += 0.10 * off_rule + 5.0 * (off_rule > 0)
-            # Slightly caudal of S2 is preferred: a third of the way to S3.
-            s2, s3 = self._edges["s2"][2], self._edges["s3"][2]
-            penalty += 0.02 * np.abs(entry[:, 2] - (s2 + (s3 - s2) / 3))
-            # A shaft that meets the cortex aslant slips.
-            penalty += 0.3 * np.clip((tilt - 30) / 30, 0, 1)
-        return penalty
+        return penalty + 0.03 * off_height if self._target_name.startswith("ala") else penalty
+
+    def _off_entry(self, entry: FloatArray, tilt: FloatArray) -> FloatArray:
+        # Slightly caudal of S2 is preferred: a third of the way to S3.
+        s2, s3 = self._edges["s2"][2], self._edges["s3"][2]
+        # A shaft that meets the cortex aslant slips.
+        return 0.02 * np.abs(entry[:, 2] - (s2 + (s3 - s2) / 3)) + 0.3 * np.clip((tilt - 30) / 30, 0, 1)
 
     def _entries(self, step_mm: float) -> FloatArray:
         approach = self._approach

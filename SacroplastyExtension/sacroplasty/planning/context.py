@@ -68,7 +68,7 @@ class PlanningContext:
         """
         wide = technique == "transiliac"
         if wide not in self._views:
-            self._views[wide] = view_along_foramina(self.anatomy, wide)
+            self._views[wide] = view_along_foramina(self.anatomy, wide, None if self._exact_labels else self.ct)
         return self._views[wide]
 
     def structures(self, technique: Technique = "short-axis", side: Side = "left") -> Structures:

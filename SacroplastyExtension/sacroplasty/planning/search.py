@@ -7,7 +7,7 @@ forbidden structure are ranked; when there is none, the least bad ones come back
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on,
 from .context import PlanningContext
 from .depots import room_mm, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
+from .obstacles import alone_in_the_way
 from .options import SMALLEST_USUAL_ML, PlanOptions
 from .structures import STEP_MM, Structures
 from .uncertainty import pose_uncertainty
@@ -33,6 +34,10 @@ _TRIED = 24
 _REFUSED, _LOOKED_AT = 3, 4000
 #: The best pairs of the coarse search whose neighbours are tried, and how far those lie off [mm].
 _REFINED, _NEIGHBOR_MM = 16, 1.25
+#: So many steps to both sides of both ends of a pair.
+_NEIGHBORS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
+#: What it is worth that the entry keeps the rule: more than room (up to 1) and volume (up to 1.5) together.
+_RULED_SCORE = 3.0
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
@@ -158,16 +163,20 @@ class _Search:
         fractures = fractures_on(context, side)
         self._fracture_ras = np.concatenate(fractures) if fractures else None
 
-    def slack_mm(self, candidates: Candidates) -> FloatArray:
-        """What each shaft keeps from all structures together beyond what it must.
+    @property
+    def needed_mm(self) -> float:
+        """Least distance of the axis from every structure, without what a system error adds."""
+        return self.options.margin_mm + self.options.needle.radius_mm
+
+    def slack_mm(self, candidates: Candidates, without: str | None = None) -> FloatArray:
+        """What each shaft keeps from all structures together beyond what it must; one may be named not to count.
 
         Exact where it is not negative. A quick look at few points of a shaft rejects most: the distance at the grid
         point nearest to a place is wrong by at most the way between them.
         """
-        needed = self.options.margin_mm + self.options.needle.radius_mm
         direction = candidates.entry - candidates.target
         length = np.linalg.norm(direction, axis=1)
-        values = self.structures.everything(self.side).values
+        values = self.structures.everything(self.side, without).values
         origin, last = self.structures.view.origin_mm, np.array(values.shape) - 1
         slack = np.full(len(length), np.inf)
         alive = np.arange(len(length))
@@ -175,16 +184,15 @@ class _Search:
             place = candidates.target[alive] + share * direction[alive]
             index = np.clip(np.rint((place - origin) / STEP_MM).astype(np.int32), 0, last)
             at = values[index[:, 0], index[:, 1], index[:, 2]] + STEP_MM * np.sqrt(3) / 2
-            at = at - needed - self._extra_mm(share * length[alive])
+            at = at - self.needed_mm - self._extra_mm(share * length[alive])
             slack[alive] = np.minimum(slack[alive], at)
             alive = alive[at >= 0]
-        slack[alive] = self.exact_slack_mm(candidates.part(alive))
+        slack[alive] = self.exact_slack_mm(candidates.part(alive), without)
         return slack
 
-    def exact_slack_mm(self, candidates: Candidates) -> FloatArray:
+    def exact_slack_mm(self, candidates: Candidates, without: str | None = None) -> FloatArray:
         """The same for all of them, from points 1 mm apart."""
-        needed = self.options.margin_mm + self.options.needle.radius_mm
-        field = self.structures.everything(self.side)
+        field = self.structures.everything(self.side, without)
         slack = np.empty(len(candidates.entry))
         for start in range(0, len(slack), 2000):
             part = slice(start, start + 2000)
@@ -194,7 +202,7 @@ class _Search:
             steps = np.arange(0, float(length.max()) + _BEHIND_MM, 1.0)
             along = np.minimum(steps, length[:, None] + _BEHIND_MM)
             points = target[:, None] + (along / length[:, None])[..., None] * direction[:, None]
-            slack[part] = (field.at_view(points) - needed - self._extra_mm(along)).min(axis=1)
+            slack[part] = (field.at_view(points) - self.needed_mm - self._extra_mm(along)).min(axis=1)
         return slack
 
     def _extra_mm(self, along_mm: FloatArray) -> FloatArray | float:
@@ -210,7 +218,7 @@ class _Search:
         span = max(self.options.preferred_margin_mm - self.options.margin_mm, 0.5)
         score = np.minimum(slack, span) / span + 1.5 * np.minimum(volume_ml, 4.0) / 4.0 - candidates.penalty
         fits = np.flatnonzero(slack >= 0)
-        score[fits] += self._reached(candidates.part(fits))
+        score[fits] += self._reached(candidates.part(fits)) + _RULED_SCORE * candidates.ruled[fits]
         return np.where(slack >= 0, score, -100 + slack)
 
     def _reached(self, candidates: Candidates) -> FloatArray:
@@ -263,13 +271,36 @@ class _Ranked:
 def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides: int) -> list[Trajectory]:
     search = _Search(context, side, options, sides)
     coarse = _ranked(search, search.rules.all_pairs())
-    best = _distinct(coarse.candidates, np.argsort(-coarse.score, kind="stable"), _REFINED)
-    offsets = np.stack(np.meshgrid(*[[-_NEIGHBOR_MM, 0.0, _NEIGHBOR_MM]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
-    fine = _ranked(
-        search, search.rules.neighbors(coarse.candidates.entry[best], coarse.candidates.target[best], offsets)
-    )
-    ranked = _joined(_keep_best(coarse), fine)
-    return _chosen(search, ranked) or _least_bad(search, ranked)
+    ruled = coarse.candidates.ruled
+    parts = [_keep_best(coarse), _finer(search, coarse)]
+    # Where others keep their distances, but none that keeps the entry rule does, the rule is worth another look.
+    if ruled.any() and not ruled.all() and (coarse.slack >= 0).any() and not (coarse.slack[ruled] >= 0).any():
+        parts.append(_finer(search, _subset(coarse, np.flatnonzero(ruled))))
+    ranked = _joined(parts)
+    found = _chosen(search, ranked)
+    if found:
+        return found
+    alone = alone_in_the_way(search.structures, side, coarse.candidates, search.needed_mm, search.slack_mm)
+    reasons = [f"no path on this side; there would be one without {', or without '.join(alone)}"] if alone else []
+    return [refused(item, reasons) for item in _least_bad(search, ranked)]
+
+
+def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
+    """The neighbours of the best pairs; where none keeps its distances, of those that come nearest, ever closer."""
+    best = _distinct(ranked.candidates, np.argsort(-ranked.score, kind="stable"), _REFINED)
+    if (ranked.slack >= 0).any():
+        entry, target = ranked.candidates.entry[best], ranked.candidates.target[best]
+        return _ranked(search, search.rules.neighbors(entry, target, _NEIGHBOR_MM * _NEIGHBORS))
+    # What was rejected at a first look may be worse than that look said.
+    tried = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
+    slack = search.exact_slack_mm(tried)
+    for reach in (_NEIGHBOR_MM, _NEIGHBOR_MM / 2, _NEIGHBOR_MM / 4):
+        # One that misses by more than its ends are moved has no neighbour that fits.
+        near = tried.part(np.flatnonzero(slack >= -2 * reach))
+        best = _distinct(near, np.argsort(-slack[slack >= -2 * reach], kind="stable"), _REFINED)
+        tried = search.rules.neighbors(near.entry[best], near.target[best], reach * _NEIGHBORS)
+        slack = search.exact_slack_mm(tried)
+    return _ranked(search, tried)
 
 
 def _ranked(search: _Search, candidates: Candidates) -> _Ranked:
@@ -291,14 +322,15 @@ def _subset(ranked: _Ranked, index: NDArray[np.int_]) -> _Ranked:
     return _Ranked(ranked.candidates.part(index), ranked.slack[index], ranked.volume_ml[index], ranked.score[index])
 
 
-def _joined(a: _Ranked, b: _Ranked) -> _Ranked:
-    pairs = zip(
-        (a.candidates.entry, a.candidates.target, a.candidates.penalty, a.slack, a.volume_ml, a.score),
-        (b.candidates.entry, b.candidates.target, b.candidates.penalty, b.slack, b.volume_ml, b.score),
-        strict=True,
+def _joined(parts: Sequence[_Ranked]) -> _Ranked:
+    candidates = Candidates(
+        *(np.concatenate([getattr(part.candidates, item.name) for part in parts]) for item in fields(Candidates))
     )
-    entry, target, penalty, slack, volume, score = (np.concatenate(pair) for pair in pairs)
-    return _Ranked(Candidates(entry, target, penalty), slack, volume, score)
+    slack, volume, score = (
+        np.concatenate(arrays)
+        for arrays in zip(*((part.slack, part.volume_ml, part.score) for part in parts), strict=True)
+    )
+    return _Ranked(candidates, slack, volume, score)
 
 
 def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
@@ -306,15 +338,12 @@ def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     fits = np.flatnonzero(ranked.slack >= 0)
     if not len(fits):
         return []
-    # Of those that keep the rules of the technique, as long as there are any.
-    ruled = fits[ranked.candidates.penalty[fits] < 5.0]
-    pool = ruled if len(ruled) else fits
     length = np.linalg.norm(ranked.candidates.entry - ranked.candidates.target, axis=1)
-    enough = pool[ranked.volume_ml[pool] >= min(SMALLEST_USUAL_ML, 0.8 * ranked.volume_ml[pool].max())]
+    enough = fits[ranked.volume_ml[fits] >= min(SMALLEST_USUAL_ML, 0.8 * ranked.volume_ml[fits].max())]
     orders: dict[Merit | None, NDArray[np.int_]] = {
-        None: pool[np.argsort(-ranked.score[pool], kind="stable")],
-        "safest": pool[np.argsort(-ranked.slack[pool] + 0.01 * length[pool], kind="stable")],
-        "best-filling": pool[np.argsort(-ranked.volume_ml[pool] - 0.01 * ranked.slack[pool], kind="stable")],
+        None: fits[np.argsort(-ranked.score[fits], kind="stable")],
+        "safest": fits[np.argsort(-ranked.slack[fits] + 0.01 * length[fits], kind="stable")],
+        "best-filling": fits[np.argsort(-ranked.volume_ml[fits] - 0.01 * ranked.slack[fits], kind="stable")],
         # A short way to where nothing fits is none.
         "shortest": enough[np.argsort(length[enough], kind="stable")],
     }

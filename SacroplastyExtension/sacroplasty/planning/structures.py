@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ..anatomy.cortex import within_cortex
 from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES, VESSELS
 from ..anatomy.model import Anatomy
 from ..anatomy.regions import border_joined
@@ -31,9 +32,11 @@ _WIDE_RIM_MM = 70.0
 _LABEL_GAP_MM = 2
 #: Larger distances decide nothing [mm].
 REACH_MM = 20.0
-#: So many steps beside the bone it counts whether its surface faces the back: whether its normal has at least this
-#: part along the foramina.
-_BESIDE_STEPS, _FACES_BACK = 2, 0.25
+#: A trocar passes the wall of the sacrum only where it faces the back: where its outward normal has at least this part
+#: along the foramina (78 degrees between them at most) and nothing of the sacrum lies behind it.
+_FACES_BACK = 0.2
+#: Normals are those of the label smoothed by this; over the width of a trocar its surface is off by the doubt [mm].
+_NORMAL_MM, _PATCH_MM = 1.0, 3.0
 #: What the grid of 1 mm adds to a distance at most, see `Doubt` [mm].
 _GRID_DOUBT_MM = 0.11
 #: Standard deviation of the point spread of a CT with a usual kernel [mm], half a voxel of 1.2 mm.
@@ -223,7 +226,7 @@ class Structures:
             self._claim_bone(anatomy, ct)
         self._fields: dict[str, ViewField] = {}
         self._deep: set[str] = set()
-        self._nearest: dict[str, ViewField] = {}
+        self._nearest: dict[tuple[str, str | None], ViewField] = {}
         self._extents: dict[str, tuple[FloatArray, FloatArray]] = {}
         for side in SIDES:
             if f"hip_{side}" in self._levels and (joint := self._joint(side)).any():
@@ -252,13 +255,14 @@ class Structures:
         off = np.maximum(np.maximum(low - points_mm.max(axis=0), points_mm.min(axis=0) - high), 0)
         if np.linalg.norm(off) > REACH_MM:
             return np.full(len(points_mm), REACH_MM)
-        found = self._outer_field(name).at_view(points_mm)
+        found = self.outer_field(name).at_view(points_mm)
         # Depths are worth computing only for a shaft that is inside.
         if found.min() <= 0:
             found = self.field(name).at_view(points_mm)
         return found.astype(float)
 
-    def _outer_field(self, name: str) -> ViewField:
+    def outer_field(self, name: str) -> ViewField:
+        """The same without depths: inside of the structure it is only below zero."""
         if name not in self._fields:
             self._fields[name] = self._guarded(self._level(name), depth=False)
         return self._fields[name]
@@ -272,12 +276,16 @@ class Structures:
             self._extents[name] = origin + ends[:, 0] * STEP_MM, origin + ends[:, 1] * STEP_MM
         return self._extents[name]
 
-    def everything(self, side: str) -> ViewField:
-        """Distance from whichever structure is nearest, less the guard, without hip and joint of the other side."""
-        if side not in self._nearest:
-            far = [f"{name}_{other}" for other in SIDES if other != side for name in ("hip", "si_joint")]
-            self._nearest[side] = self._nearest_of([name for name in self.names if name not in far])
-        return self._nearest[side]
+    def names_on(self, side: str) -> list[str]:
+        """Names of all structures but hip and joint of the other side."""
+        far = [f"{name}_{other}" for other in SIDES if other != side for name in ("hip", "si_joint")]
+        return [name for name in self.names if name not in far]
+
+    def everything(self, side: str, without: str | None = None) -> ViewField:
+        """Distance from whichever structure of a side is nearest, less the guard; of all of them, or without one."""
+        if (side, without) not in self._nearest:
+            self._nearest[side, without] = self._nearest_of([name for name in self.names_on(side) if name != without])
+        return self._nearest[side, without]
 
     @cached_property
     def nerves(self) -> ViewField:
@@ -291,7 +299,7 @@ class Structures:
 
     def _nearest_of(self, names: list[str]) -> ViewField:
         with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
-            fields = list(pool.map(self._outer_field, names))
+            fields = list(pool.map(self.outer_field, names))
         return ViewField(self.view, np.minimum.reduce([field.values for field in fields]))
 
     def _guarded(self, level: Level, depth: bool) -> ViewField:
@@ -351,28 +359,6 @@ class Structures:
         return joint
 
     @cached_property
-    def _beside_steep_bone(self) -> Mask:
-        """Next to bone whose surface does not face the back: its edges, where the back surface ends between columns."""
-        from scipy.ndimage import uniform_filter
-
-        solid = self.view.sacrum >= 0.5
-        near = _grown(solid, _BESIDE_STEPS) & ~solid
-        near[0], near[-1] = False, False
-        near[:, 0], near[:, -1] = False, False
-        near[:, :, 0], near[:, :, -1] = False, False
-        blurred = np.zeros(solid.shape, np.float32)
-        box = box_around(solid, 5)
-        assert box is not None
-        blurred[box] = uniform_filter(self.view.sacrum[box], 5)
-        place = np.nonzero(near)
-        slope = np.stack(
-            [_neighbor(blurred, place, axis, -1) - _neighbor(blurred, place, axis, 1) for axis in range(3)]
-        )
-        length = np.maximum(np.linalg.norm(slope, axis=0), 1e-6)
-        near[place] = slope[1] / length < _FACES_BACK
-        return near
-
-    @cached_property
     def _presacral(self) -> Level:
         """In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
 
@@ -380,7 +366,7 @@ class Structures:
         """
         view = self.view
         ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
-        counts = ahead | self._beside_steep_bone
+        counts = ahead | beside_wall(view.sacrum, self.doubt)
         # What is named by another structure is that structure.
         for level in self._levels.values():
             counts &= level < 0.5
@@ -390,6 +376,31 @@ class Structures:
             lateral = np.logical_or.accumulate(outward, axis=0)
             counts &= ~(lateral if self._through == "left" else lateral[::-1])
         return np.where(counts, 1 - view.sacrum, np.float32(0))
+
+
+def beside_wall(sacrum: Level, doubt: Doubt) -> Mask:
+    """Next to bone whose surface does not surely face the back, so that no trocar may pass there: see `_FACES_BACK`.
+
+    Args:
+        sacrum: on the grid of a view, [left, back, up].
+        doubt: about its surface; the angle that it makes over the width of a trocar counts against the surface.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    solid = sacrum >= 0.5
+    near = _grown(solid, 1) & ~solid
+    box = box_around(solid, 5)
+    if box is None:
+        return near
+    smooth = np.zeros(solid.shape, np.float32)
+    smooth[box] = gaussian_filter(sacrum[box], _NORMAL_MM / STEP_MM)
+    place = np.nonzero(near)
+    slope = [_neighbor(smooth, place, axis, -1) - _neighbor(smooth, place, axis, 1) for axis in range(3)]
+    length = np.maximum(np.sqrt(sum(np.square(part) for part in slope)), np.float32(1e-6))
+    normal = [part / length for part in slope]
+    tilt = np.arctan(doubt.along_mm(normal, np.ones_like(length)) / _PATCH_MM)
+    near[place] = np.arccos(np.clip(normal[1], -1, 1)) + tilt > np.arccos(_FACES_BACK)
+    return near
 
 
 def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
@@ -405,15 +416,20 @@ def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
     return replace(anatomy, bones=crop(anatomy.bones, box), regions=crop(anatomy.regions, box))
 
 
-def view_along_foramina(anatomy: Anatomy, wide: bool = False) -> SacrumView:
+def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None = None) -> SacrumView:
     """Resample the sacrum in the direction in which its foramina are seen through.
 
     Args:
         wide: with the ilia beside it.
+        ct: to whose cortex the label of the sacrum is cut back where it reaches beyond; without it, it is not.
 
     Raises:
         PlanError: when the anatomy has no pair of foramina to look along.
     """
+    if ct is not None:
+        beyond = anatomy.bone("sacrum")
+        beyond &= ~within_cortex(anatomy.bones.like(beyond), ct).voxels
+        anatomy = replace(anatomy, bones=anatomy.bones.like(np.where(beyond, np.uint8(0), anatomy.bones.voxels)))
     anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if wide else _BEHIND_MM)
     left = anatomy.SacrumToRAS[:3, 0]
     axes = [

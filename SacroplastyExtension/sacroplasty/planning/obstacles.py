@@ -1,0 +1,61 @@
+"""Which structure is in the way where no path keeps its distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geometry import FloatArray
+from .approaches import Candidates
+from .model import Side
+from .structures import STEP_MM, Structures
+
+#: Where along its way from target (0) to entry (1) a shaft is looked at, the most telling places first.
+_LOOKS = ((0.0, 0.5, 1.0), (0.25, 0.75, 1.3, 1.7), (0.12, 0.37, 0.62, 0.87, 1.15))
+#: So many paths are measured at a time until one keeps its distances.
+_MEASURED = 2000
+
+
+def alone_in_the_way(
+    structures: Structures,
+    side: Side,
+    candidates: Candidates,
+    needed_mm: float,
+    slack_without: Callable[[Candidates, str], FloatArray],
+) -> tuple[str, ...]:
+    """Structures without which one of the paths would keep its distances from all others.
+
+    Args:
+        needed_mm: least distance of the axis.
+        slack_without: what paths keep beyond all that they must, when one structure does not count.
+    """
+    names = structures.names_on(side)
+    too_near = _too_near(structures, names, needed_mm)
+    last = np.array(too_near.shape) - 1
+    near = np.zeros(len(candidates.entry), too_near.dtype)
+    alive = np.arange(len(near))
+    for shares in _LOOKS:
+        for share in shares:
+            place = candidates.target[alive] + share * (candidates.entry[alive] - candidates.target[alive])
+            index = np.clip(np.rint((place - structures.view.origin_mm) / STEP_MM).astype(np.int32), 0, last)
+            near[alive] |= too_near[index[:, 0], index[:, 1], index[:, 2]]
+        # Two structures in the way of a path: neither is alone.
+        alive = alive[near[alive] & (near[alive] - 1) == 0]
+    found = []
+    for number, name in enumerate(names):
+        paths = alive[(near[alive] | (1 << number)) == (1 << number)]
+        for start in range(0, len(paths), _MEASURED):
+            if (slack_without(candidates.part(paths[start : start + _MEASURED]), name) >= 0).any():
+                found.append(name)
+                break
+    return tuple(found)
+
+
+def _too_near(structures: Structures, names: list[str], needed_mm: float) -> NDArray[np.int64]:
+    """A bit for each structure that is certainly too near to an axis somewhere within half a step of a grid point."""
+    bits = np.zeros(structures.view.sacrum.shape, np.int64)
+    for number, name in enumerate(names):
+        bits |= (structures.outer_field(name).values < needed_mm - STEP_MM * np.sqrt(3) / 2).astype(np.int64) << number
+    return bits

@@ -1,0 +1,218 @@
+"""Does the planner find a path where there is one, keep the entry rule where that can be, and name what is in the way?
+
+Run: python Testing/benchmarks/planning_against_reference.py [seeds ...] [--cache FOLDER] [--sacra]
+Synthetic patients with bones of the built-in method, or with --sacra CTs painted from real sacra with faultless labels
+(seeds are then numbers of the atlas). Short axis, 11G. Judged by the exhaustive search of
+planning_reference.py: it gives the widest clearance W that any path of a side has. Each side is planned with the usual
+margin of 3 mm, and, since most sides are easy with that, with a margin 0.3 mm below W, where hardly any path is left,
+and 1 mm above it, where none is. The same for paths that keep the entry rule. About a minute for each side.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pelvis_labels import jhu_patients
+from planning_on_phantoms import RULE_MM, patient
+from planning_on_real_sacra import case_of
+from planning_reference import BESIDE_MM, Corridor, Reference, make_reference
+from planning_truth import PhantomTruth
+
+from sacroplasty.anatomy.labels import SIDES
+from sacroplasty.errors import SacroplastyError
+from sacroplasty.geometry import transform_points, unit
+from sacroplasty.planning.check import check_trajectory
+from sacroplasty.planning.context import PlanningContext
+from sacroplasty.planning.model import Side, Trajectory
+from sacroplasty.planning.options import PlanOptions
+from sacroplasty.planning.search import plan_trajectories
+
+#: Every other one had a side without a path at an earlier state of the planner.
+SEEDS = (
+    1, 2, 3, 5, 4, 6, 8, 7, 10, 16, 12, 24, 20, 32, 33, 37, 45, 38, 51, 62,
+    60, 66, 68, 72, 77, 79, 90, 80, 99, 83, 111, 87, 125, 95, 140, 102, 150, 107, 165, 145,
+)  # fmt: skip
+#: Real sacra that had no part in the built-in method.
+SACRA = (1, 4, 7, 10, 13, 16, 19, 22, 25, 28)
+MARGIN_MM = PlanOptions().margin_mm
+#: So much below the widest clearance there is a path, and so much above it there is none.
+_BELOW_MM, _ABOVE_MM = 0.3, 1.0
+#: The reference looks for paths that keep as much, for ever less [mm].
+_LEAST_MM = (6.0, 4.5, 3.0, 2.0, 1.0, 0.2)
+#: With a margin below this the error of an ordinary system refuses what distances allow.
+_LEAST_MARGIN_MM = 1.5
+#: Distances on the two grids differ by so much where a structure has a corner, as the joint has where it ends [mm].
+_SAME_MM = 0.5
+
+
+@dataclass
+class Tally:
+    """What is counted, by margin: `usual`, or `just` possible or impossible."""
+
+    found: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    ruled: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    truly: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    refused: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    named: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    same: int = 0
+
+
+@dataclass
+class _Case:
+    """A side with its reference, and what the planner says with a margin."""
+
+    context: PlanningContext
+    side: Side
+    reference: Reference
+    truth: PhantomTruth | None
+    tally: Tally
+
+    @property
+    def _radius_mm(self) -> float:
+        return PlanOptions().needle.radius_mm
+
+    def widest(self, lateral_mm: tuple[float, float] = BESIDE_MM) -> tuple[float, Corridor | None]:
+        """The widest clearance of the shaft's surface, and its path; minus infinity where there is no path at all."""
+        # Where much is asked for, few pairs are left to be measured.
+        for least in _LEAST_MM:
+            corridor = self.reference.widest(self._radius_mm + least, lateral_mm=lateral_mm)
+            if corridor is not None:
+                return corridor.kept_mm - self._radius_mm, corridor
+        return -np.inf, None
+
+    def planned(self, margin_mm: float) -> list[Trajectory]:
+        options = PlanOptions(margin_mm=margin_mm, preferred_margin_mm=max(5.0, margin_mm))
+        return list(plan_trajectories(self.context, (self.side,), options).trajectories)
+
+    def in_the_way(self, margin_mm: float) -> set[str]:
+        """Structures without which, each alone, there would be a path."""
+        needed = margin_mm + self._radius_mm
+        return {name for name in self.reference.distance_mm if self.reference.widest(needed, (name,), enough_mm=needed)}
+
+    def check_found(self, kind: str, margin_mm: float, corridor: Corridor) -> str:
+        """Where there is a path: whether the planner has one, and what it says of the reference's where it has none."""
+        items = self.planned(margin_mm)
+        accepted = bool(items) and items[0].accepted
+        self.tally.found[kind, accepted] += 1
+        if accepted:
+            return "found"
+        entry, target = transform_points(self.reference.ViewToRAS, np.stack([corridor.entry, corridor.target]))
+        own = check_trajectory(
+            self.context, entry + 5 * unit(entry - target), target, self.side, PlanOptions(margin_mm=margin_mm)
+        )
+        why = "accepts the reference's path" if own.accepted else f"of the reference's path: {own.reasons[0]}"
+        return f"MISSED by {margin_mm - min(items[0].clearance_mm.values()):.2f} mm; {why}"
+
+    def check_rule(self, kind: str, margin_mm: float) -> str:
+        """Where there is a path that keeps the entry rule: whether the recommended one does."""
+        items = self.planned(margin_mm)
+        beside = items[0].lateral_to_s2_mm if items[0].accepted else None
+        kept = beside is not None and RULE_MM[0] <= beside <= RULE_MM[1]
+        self.tally.ruled[kind, kept] += 1
+        said = f"{'' if kept else 'NOT '}kept: {beside}"
+        if self.truth is None:
+            return said
+        real = self.truth.foramen_edge_mm(items[0].entry_bone, self.side)
+        self.tally.truly[kind, kept and RULE_MM[0] <= real <= RULE_MM[1]] += 1
+        return f"{said} (truly {real:.1f})"
+
+    def check_refused(self, kind: str, margin_mm: float, width_mm: float) -> str:
+        """Where there is no path: whether the planner refuses and names what alone is in the way, if anything is.
+
+        Right are names that each by itself open a path for the reference; where none is said to, the names at the least
+        bad path, if none does and there is a path without all of them.
+        """
+        items = self.planned(margin_mm)
+        refused = bool(items) and not any(item.accepted for item in items)
+        kept = self.reference.kept_mm(items[0].entry_skin, items[0].target) - self._radius_mm
+        if not refused and kept >= margin_mm - _SAME_MM:
+            self.tally.same += 1
+            return f"a path that keeps {kept:.2f} mm by the reference"
+        self.tally.refused[kind, refused] += 1
+        if not refused:
+            return f"NOT refused, keeps {kept:.2f} mm"
+        known = self.reference.distance_mm
+        # What the planner's grid measures may be a little more, or a little less.
+        alone = self.in_the_way(max(margin_mm - _BELOW_MM, width_mm + 0.01))
+        said = {name for name in known if name in items[0].reasons[0]} if "no path" in items[0].reasons[0] else set()
+        at_path = {name for name in known if any(reason.startswith(f"{name}:") for reason in items[0].reasons)}
+        if said:
+            right = said <= alone
+        else:
+            surely = self.in_the_way(margin_mm + _BELOW_MM)
+            right = not surely and self.reference.widest(margin_mm + self._radius_mm, without=at_path) is not None
+        self.tally.named[kind, right] += 1
+        return f"refused, {'right' if right else 'WRONG'}: {sorted(said or at_path)}, of {sorted(alone)}"
+
+
+def measure_side(case: _Case) -> list[str]:
+    """All cases of one side; the cells of its row."""
+    width, corridor = case.widest()
+    ruled, _ = case.widest(RULE_MM)
+    cells = [f"{width:.2f}", "", "", "", f"{ruled:.2f}", "", ""]
+    if corridor is not None and width >= MARGIN_MM:
+        cells[1] = case.check_found("usual", MARGIN_MM, corridor)
+        cells[3] = case.check_refused("just", width + _ABOVE_MM, width)
+    else:
+        cells[1] = case.check_refused("usual", MARGIN_MM, width)
+    if corridor is not None and width - _BELOW_MM >= _LEAST_MARGIN_MM:
+        cells[2] = case.check_found("just", width - _BELOW_MM, corridor)
+    if ruled >= MARGIN_MM:
+        cells[5] = case.check_rule("usual", MARGIN_MM)
+    if ruled - _BELOW_MM >= _LEAST_MARGIN_MM:
+        cells[6] = case.check_rule("just", ruled - _BELOW_MM)
+    return cells
+
+
+def _context(number: int, real: bool, cache: Path | None) -> PlanningContext:
+    if real:
+        return case_of(number, jhu_patients()[number], exact=True, cache=cache)
+    return PlanningContext(*patient(number, cache))
+
+
+def report(tally: Tally) -> None:
+    """The totals."""
+    for text, counts in (
+        ("path found where the reference has one", tally.found),
+        ("entry 15 to 20 mm lateral where the reference has such a path", tally.ruled),
+        ("the same, truly", tally.truly),
+        ("refused where the reference has none", tally.refused),
+        ("of those, the right structure named", tally.named),
+    ):
+        for kind in ("usual", "just"):
+            total = counts[kind, True] + counts[kind, False]
+            print(f"{text} ({kind} margin): {counts[kind, True]} of {total}")
+    print(f"neither: {tally.same} paths of the planner that lack less than {_SAME_MM:g} mm by the reference")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Plans against an exhaustive search.")
+    parser.add_argument("seeds", nargs="*", type=int, help=f"default {len(SEEDS)}, half of them with refused sides")
+    parser.add_argument("--cache", type=Path, help="folder of phantoms with their anatomy")
+    parser.add_argument("--sacra", action="store_true", help=f"real sacra; default {len(SACRA)} of them")
+    asked = parser.parse_args()
+    tally = Tally()
+    print(
+        "| side | W mm | margin 3 mm | 0.3 mm below W | 1 mm above W | W of the rule | rule, 3 mm | rule, just |\n"
+        + "|---" * 8
+        + "|"
+    )
+    for number in asked.seeds or (SACRA if asked.sacra else SEEDS):
+        try:
+            context = _context(number, asked.sacra, asked.cache)
+        except SacroplastyError as error:
+            print(f"| {number} | segmentation refused: {error} |" + " |" * 6, flush=True)
+            continue
+        truth = None if asked.sacra else PhantomTruth(number)
+        for side in SIDES:
+            case = _Case(context, side, make_reference(context.anatomy, context.ct, side), truth, tally)
+            print(f"| {number} {side} | {' | '.join(measure_side(case))} |", flush=True)
+    report(tally)
+
+
+if __name__ == "__main__":
+    main()
