@@ -204,7 +204,7 @@ def test_labels_of_no_pelvis_are_refused(
         ("spread folder --out OUT", ["anatomy.json"]),
         ("monitor missing --out OUT", ["missing", "recording"]),
         ("monitor folder --out OUT", ["0 recorded views"]),
-        ("monitor notes.txt --out OUT", ["no folder"]),
+        ("monitor notes.txt --out OUT", ["neither DICOM nor"]),
         ("pivot missing.mha", ["missing.mha", "No such file"]),
         ("pivot notes.txt", ["notes.txt", "Plus"]),
         ("pivot ct.nrrd", ["ct.nrrd", "Plus"]),
