@@ -20,12 +20,12 @@ from ..xray.geometry import XrayGeometry
 from ..xray.images import read_xray
 from .frames import grey_signal
 from .monitor import Frame, MonitorReading, SpreadEvent, SpreadMonitor
-from .reference import FEWEST_REFERENCE_FRAMES
+from .reference import FEWEST_REFERENCE_FRAMES, taken_share
 from .unplaced_view import PictureMarks
 
 FRAMES, RECORD = "frames.mha", "recording.json"
 
-#: Reference frames taken where the recording does not say when the pump began.
+#: Reference frames taken where the recording does not say when the pump began, and is too short for a breath.
 _USUAL_REFERENCE_FRAMES = 8
 #: Taken where a DICOM run does not tell its times [Hz].
 _USUAL_RATE_HZ = 7.5
@@ -63,7 +63,9 @@ class Recording:
     def reference_frames(self) -> int:
         """Leading frames without cement: those before the pump gave anything."""
         if self.pump_volume_ml is None:
-            return min(_USUAL_REFERENCE_FRAMES, len(self.frames))
+            half = len(self.frames) // 2
+            breath = (count for count in range(1, half + 1) if taken_share(list(self.time_s[:count])) == 1.0)
+            return next(breath, min(_USUAL_REFERENCE_FRAMES, len(self.frames)))
         flowing = np.flatnonzero(self.pump_volume_ml > 0)
         return int(flowing[0]) if flowing.size else len(self.frames)
 

@@ -17,6 +17,10 @@ from .frames import binned, binning_of
 
 #: Fewer frames do not tell the noise from the anatomy.
 FEWEST_REFERENCE_FRAMES = 4
+#: A reference should take in a whole breath, so that how the patient moves is known [s], and at least so many frames.
+_BREATH_S, _USUAL_FRAMES = 4.0, 8
+#: More frames make it hardly better, and learning longer.
+_MOST_FRAMES = 30
 #: A level that this share of the pixels holds, the highest of all, is where the detector saturates.
 _SATURATED_SHARE = 1e-3
 #: Shifts between reference frames that need no alignment [pixels].
@@ -31,6 +35,13 @@ _LARGEST_MOVED_SHARE = 0.002
 _FEWEST_PIECES, _PIECE_MM, _NEGATIVE, _NEGATIVE_SHARE = 10, 2.0, 1.8, 0.8
 #: So much of what has to be seen must be usable.
 _USABLE = 0.8
+
+
+def taken_share(times_s: Sequence[float]) -> float:
+    """How much of a reference is taken, from 0 to 1, by the times of its frames: enough of them, over a breath."""
+    if not times_s:
+        return 0.0
+    return min(len(times_s) / _USUAL_FRAMES, (times_s[-1] - times_s[0]) / _BREATH_S, 1.0)
 
 
 def learn_background(
@@ -59,6 +70,7 @@ def learn_background(
         raise ImageError(f"a reference frame does not have the {columns} x {rows} pixels of its geometry")
     if all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
         raise ImageError("all reference frames are identical: fluoroscopy is frozen; start it before the monitor")
+    frames = frames[:: -(-len(frames) // _MOST_FRAMES)]
     white = min(_white_level(frame) for frame in frames)
     binning = binning_of(geometry)
     stack = [binned(frame, binning) for frame in frames]

@@ -15,6 +15,7 @@ from ..cement.injection import InjectionFacts, InjectionState, Prescription, Req
 from ..cement.interlock import Facts, Limits, Observed
 from ..cement.line import injection_line
 from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
+from ..cement.reference import taken_share
 from ..cement.zones import Zones
 from ..devices.fluoroscope import PLANES, View
 from ..devices.fluoroscope import Frame as DetectorFrame
@@ -32,7 +33,6 @@ from .pump_delivery import PumpDelivery
 FRAME_RATE_HZ = 5.0
 COLUMNS = 256
 
-_REFERENCE_FRAMES = 8
 _DEVICE_PATIENCE_S = 30.0
 #: The injection of one side is only begun when the cement lasts this much longer than it should take.
 _RESERVE = 1.15
@@ -190,12 +190,13 @@ class _InjectionRun:
         self._equipment.fluoroscope.take_frames()
         frames: dict[str, list[Frame]] = {view: [] for view in self._fluoroscopy.geometries}
         give_up_s = self._clocks.device.now() + _DEVICE_PATIENCE_S
-        while min(len(taken) for taken in frames.values()) < _REFERENCE_FRAMES:
+        share = 0.0
+        while share < 1.0:
             for view, frame in self._new_frames():
                 frames[view].append(frame)
             if self._clocks.device.now() > give_up_s:
                 raise DeviceError("the fluoroscope does not send enough pictures for a reference")
-            share = min(len(taken) for taken in frames.values()) / _REFERENCE_FRAMES
+            share = min(taken_share([frame.time_s for frame in taken]) for taken in frames.values())
             yield Prompt("positioning", f"{self.record.side}: reference pictures, hold still", Watch(), share)
         for view, taken in frames.items():
             self._monitor.set_reference(view, taken)

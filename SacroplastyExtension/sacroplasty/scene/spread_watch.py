@@ -11,6 +11,7 @@ from slicer import vtkMRMLScene
 from ..cement.cannula import Cannula
 from ..cement.interlock import Limits, Observed
 from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadEvent, SpreadMonitor
+from ..cement.reference import taken_share
 from ..cement.zones import make_zones
 from ..devices.fluoroscope import Frame as DetectorFrame
 from ..errors import AnatomyError, GeometryError, ImageError, PlanError
@@ -24,9 +25,6 @@ from .anatomy import anatomy_of, segmented_ct
 from .devices import DeviceDesk
 from .navigation import registration_error_mm, trocars
 from .planning import chosen, plan_of
-
-#: Frames without cement that the monitor learns from, of each plane.
-_REFERENCE_FRAMES = 8
 
 #: Without new frames the monitor is asked this often whether it still sees.
 _LOOK_S = 0.1
@@ -86,8 +84,7 @@ class SpreadWatch:
         """The share of the reference that is taken; None when none is under way."""
         if self._reference is None:
             return None
-        fewest = min(map(len, self._reference.values()), default=0)
-        return min(fewest / _REFERENCE_FRAMES, 1.0)
+        return min((taken_share([frame.time_s for frame in taken]) for taken in self._reference.values()), default=0.0)
 
     def acknowledge_leak(self) -> None:
         """A person has seen the leak. The monitor judges the next frames anew; the pump stays stopped."""
@@ -186,7 +183,7 @@ class SpreadWatch:
         assert self._reference is not None and self._monitor is not None
         for taken in frames:
             self._reference.setdefault(taken.plane, []).append(_frame_of(taken))
-        if not self._reference or min(map(len, self._reference.values())) < _REFERENCE_FRAMES:
+        if self.learning != 1.0:
             return
         try:
             for plane, learned in self._reference.items():
