@@ -33,13 +33,14 @@ def shots_of(monitor: SpreadMonitor) -> dict[str, Shot]:
         background, seen = monitor.seen(view)
         frame = monitor.last_frame(view)
         if frame is not None and seen is not None:
-            geometry, per_mm = background.full_geometry, monitor.settings.cement_per_mm
+            geometry = None if frame.geometry is None else background.full_geometry
+            per_mm = monitor.settings.cement_per_mm
             shots[view] = shot_of(frame.pixels, frame.time_s, geometry, background, seen, per_mm)
     return shots
 
 
 def picture_of(monitor: SpreadMonitor, event: SpreadEvent, shot: Shot) -> RGB:
-    """A shot (rows, columns, 3) with what the event is about.
+    """A shot (rows, columns, 3) with what the event is about; the cement alone where the pose is not known.
 
     White is the cement's outline, green the planned ala, blue the tip, the red ring the place; what the route is named
     after has its own color.

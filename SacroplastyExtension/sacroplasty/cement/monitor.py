@@ -367,9 +367,10 @@ class SpreadMonitor:
         return None if seen is None else np.where(seen.detected, seen.attenuation, 0.0) / self.settings.cement_per_mm
 
     def shadows(self) -> dict[str, Shadow]:
-        """Cement by view in the last frames, for an estimate in three dimensions; only of views that see."""
+        """Cement in the last frames, for an estimate in three dimensions: of views that see and whose pose is known."""
         per_mm = np.float32(self.settings.cement_per_mm)
-        maps = {name: (view, view.unveiled()) for name, view in self._views.items() if view.seen and not view.fault}
+        seeing = {name: view for name, view in self._views.items() if view.placed and view.seen and not view.fault}
+        maps = {name: (view, view.unveiled()) for name, view in seeing.items()}
         return {
             name: Shadow(
                 np.where(np.isfinite(seen.sigma), seen.attenuation / per_mm, np.nan),
