@@ -45,8 +45,9 @@ _BELOW_MM, _ABOVE_MM = 0.3, 1.0
 _LEAST_MM = (6.0, 4.5, 3.0, 2.0, 1.0, 0.2)
 #: With a margin below this the error of an ordinary system refuses what distances allow.
 _LEAST_MARGIN_MM = 1.5
-#: Distances on the two grids differ by so much where a structure has a corner, as the joint has where it ends [mm].
-_SAME_MM = 0.5
+#: Where a structure ends by a rule and not at a surface (a wall that faces the back, the joint), the planner's grid of
+#: 1 mm has its end right to half a diagonal of the grid [mm].
+_SAME_MM = 0.87
 
 
 @dataclass
