@@ -44,6 +44,8 @@ _CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
 _MARKED_SD = 0.1
 #: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much.
 _CALIBRATION_ML = (0.3, 1.0)
+#: A view that shows less than this share of the pump's volume is not calibrated by it.
+_LEAST_SEEN = 0.8
 
 #: Every view must show the cube of twice this size around the tip [mm].
 _AROUND_TIP_MM = 8.0
@@ -152,6 +154,7 @@ class _View:
     pixel_mm: float
     tip_ras: FloatArray | None
     marks: PictureMarks | None = None
+    calibrations: int = 0
     veils: list[float] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     last: Frame | None = None
@@ -170,21 +173,31 @@ class _View:
         return self.marks is None or self.marks.pixel_mm is not None
 
     @property
+    def calibrated(self) -> bool:
+        """Whether the pump told how much of the signal is scatter, in most of the frames that were tried."""
+        return len(self.veils) > self.calibrations / 2
+
+    @property
+    def dark(self) -> bool:
+        """Whether the pump told that most of the cement is not to be seen."""
+        return self.calibrations > 0 and not self.calibrated
+
+    @property
     def share(self) -> NDArray | float:
         """Share of each pixel's signal that is scatter and glare, as far as known."""
-        if not self.veils:
+        if not self.calibrated:
             return 0.0
         return veil_share(self.background.log_signal.values, float(np.median(self.veils)))
 
     @property
     def gain(self) -> float:
         """Attenuation of the cement over what the greys show of it beside scatter, as far as known."""
-        return float(np.median(self.gains)) if self.gains else 1.0
+        return float(np.median(self.gains)) if self.calibrated else 1.0
 
     def unveiled(self) -> CementMap:
         """The cement of the last frame as the beam alone would show it."""
         assert self.seen is not None
-        if not self.veils:
+        if not self.calibrated:
             return self.seen
         share, gain = np.asarray(self.share, np.float32), np.float32(self.gain)
         attenuation = gain * unveiled(self.seen.attenuation, share).astype(np.float32)
@@ -220,6 +233,7 @@ class SpreadMonitor:
         self._spots: list[Finding] = []
         self._growing_frames = 0
         self._leak = False
+        self._calibration_over = False
         self._told: set[tuple[str, str]] = set()
         self._last: MonitorReading | None = None
 
@@ -343,6 +357,9 @@ class SpreadMonitor:
             for name, view in self._views.items()
             if view.tip_ras is None
         ]
+        if self._calibration_over:
+            dark = [name for name, view in self._views.items() if view.scaled and not view.calibrated]
+            unknown += [f"how much cement view {name} shows: too dark to be calibrated by the pump" for name in dark]
         if not self.judges_leaks:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
             unknown.append(f"whether cement leaks, and by which route: no {missing}")
@@ -426,7 +443,7 @@ class SpreadMonitor:
         """All that holds now, told already or not."""
         if self._finder is None:
             return []
-        calibrated = [name for name in maps if self._views[name].veils]
+        calibrated = [name for name in maps if self._views[name].calibrated]
         found = self._finder.findings(maps, self.settings.cement_per_mm, calibrated)
         for name in fresh:
             view = self._views[name]
@@ -461,7 +478,7 @@ class SpreadMonitor:
 
     def _growing(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[Finding]:
         """Places outside the plan where both views see cement grow."""
-        if self._growth is None or self._finder is None:
+        if self._growth is None or any(self._views[name].dark for name in maps):
             return []
         # Views may come one by one; growth is looked at when each has something new.
         self._new_views |= set(fresh)
@@ -484,7 +501,8 @@ class SpreadMonitor:
 
     def _calibrate(self, fresh: Mapping[str, Frame], center_ras: FloatArray | None, pump_volume_ml: float) -> None:
         """Learn from the pump's volume how much of each view's signal is scatter."""
-        if not _CALIBRATION_ML[0] <= pump_volume_ml <= _CALIBRATION_ML[1]:
+        self._calibration_over = pump_volume_ml > _CALIBRATION_ML[1]
+        if self._calibration_over or pump_volume_ml < _CALIBRATION_ML[0]:
             return
         for name in fresh:
             view = self._views[name]
@@ -494,8 +512,13 @@ class SpreadMonitor:
                 continue
             expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
             log_signal = view.background.log_signal.values
+            view.calibrations += 1
             seen = view.seen.sharp[region]
-            view.veils.append(find_veil(seen, log_signal[region], expected))
+            veil = find_veil(seen, log_signal[region], expected)
+            if float(unveiled(seen, veil_share(log_signal[region], veil)).sum()) < _LEAST_SEEN * expected:
+                # Too dark to show most of the cement, whatever the veil: this view's figures are not to be trusted.
+                continue
+            view.veils.append(veil)
             # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
             view.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
 
@@ -508,7 +531,7 @@ class SpreadMonitor:
         variances = []
         for name, (_, noise) in volumes.items():
             view = self._views[name]
-            share = _CALIBRATED_SD if view.veils else _UNCALIBRATED_SD
+            share = _CALIBRATED_SD if view.calibrated else _UNCALIBRATED_SD
             variances.append(
                 noise**2 + (share * largest_ml) ** 2 + (0.0 if view.placed else _MARKED_SD * largest_ml) ** 2
             )
