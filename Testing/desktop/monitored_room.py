@@ -34,7 +34,8 @@ class MonitoredRoom(Room):
 
     def learned(self):
         self.ui.referenceButton.click()
-        self.wait(2.0)
+        # A breath, and a little more.
+        self.wait(4.6)
         assert self.ui.referenceLabel.text.startswith("✔"), self.ui.referenceLabel.text
         return self
 

@@ -23,7 +23,7 @@ def test_the_views_are_learned_with_progress_and_a_bad_reference_is_refused(room
     assert room.ui.bannerLabel.text.startswith("✘ MONITOR BLIND")
     assert not room.ui.acknowledgeButton.enabled
     room.ui.referenceButton.click()
-    room.wait(2.0)
+    room.wait(4.6)
     assert room.ui.referenceLabel.text.startswith("✘") and "no geometry" in room.ui.referenceLabel.text
     room.picture(picture_folder / f"{NAME}-monitor-no-pose.png")
     room.views.posed = True
@@ -33,7 +33,7 @@ def test_the_views_are_learned_with_progress_and_a_bad_reference_is_refused(room
     assert "hold still" in room.ui.referenceLabel.text
     # Something thick comes into the picture.
     room.machine.syringe.out_ml = 1.0
-    room.wait(1.4)
+    room.wait(4.0)
     assert room.ui.referenceLabel.text.startswith("✘ something moved"), room.ui.referenceLabel.text
     room.machine.syringe.out_ml = 0.0
     room.learned()

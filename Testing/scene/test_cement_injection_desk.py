@@ -240,7 +240,7 @@ def test_views_are_learned_from_frames_without_cement_and_then_watched(scene, de
         frame = DetectorFrame("Image_Detector", pixels, geometry.to_dict(), 4000.0, 5.0, None, time_s, time_s)
         devices.frames.append(frame)
 
-    for turn in range(12):
+    for turn in range(25):
         expose(0.2 * turn)
         desk.tick(0.2 * turn, False)
     readout = desk.readout(0.2 * turn)

@@ -47,7 +47,7 @@ def room(scene):
 
 def test_a_leak_leaves_a_picture_of_each_view_in_report_and_folder_once(scene, room, tmp_path):
     live, watch, turns = room
-    turns(20, 0.0)
+    turns(45, 0.0)
     live.cement = [(TIP, 1.0)]
     assert turns(4, 1.0, tmp_path) == [] and report_pictures(scene) == []
     live.cement.append((FORAMEN, 0.3))
@@ -62,7 +62,7 @@ def test_a_leak_leaves_a_picture_of_each_view_in_report_and_folder_once(scene, r
 
 def test_the_cement_is_shown_where_it_is(scene, room):
     live, _, turns = room
-    turns(20, 0.0)
+    turns(45, 0.0)
     live.cement = [(TIP, 0.7)]
     turns(6, 0.7)
     live.cement = [(TIP, 2.0)]

@@ -28,7 +28,7 @@ _STILL_PIXELS = 0.02
 #: The second time the frames are compared with a sharper picture.
 _ALIGNING_ROUNDS = 2
 #: More of the field than this changes when an instrument moves.
-_LARGEST_MOVED_SHARE = 0.002
+_LARGEST_MOVED_SHARE = 0.001
 #: So many pieces of a cannula of this length tell which way the greys run. Its shadow stands out more than twice as far
 #: as what surrounds it, to the dark side or in a negative to the bright one; where none is to be seen (simulated
 #: pictures), about half of the pieces are brighter and half darker.
