@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from sacroplasty.anatomy.files import write_anatomy
+from sacroplasty.anatomy.labels import BONE_LABEL
 from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.cli.plan import command
@@ -180,6 +181,22 @@ def test_bone_that_no_label_claims_counts_as_hip(
     assert found["si_joint_left"] == pytest.approx(whole["si_joint_left"], abs=1.5)
     blind = ShaftClearance.of_anatomy(cut).distances_mm(GOOD[1], GOOD[0], 3.048, "left")
     assert blind["hip_left"] > whole["hip_left"] + 3
+
+
+def test_planning_ends_a_label_that_is_too_large_with_the_cortex(
+    context: PlanningContext, truth: SimpleSacrum, anatomy: Anatomy
+) -> None:
+    from scipy import ndimage
+
+    sacrum = ndimage.binary_dilation(anatomy.bone("sacrum")) & (anatomy.bones.voxels == 0)
+    sacrum &= ~anatomy.canal_and_foramina()
+    large = replace(anatomy, bones=anatomy.bones.like(np.where(sacrum, BONE_LABEL["sacrum"], anatomy.bones.voxels)))
+    by_label, by_cortex = (
+        np.nanmedian(PlanningContext(truth.ct, large, exact_labels=exact).view().back_surface_mm)
+        - np.nanmedian(context.view().back_surface_mm)
+        for exact in (True, False)
+    )
+    assert by_label == pytest.approx(2.0, abs=1.0) and by_cortex < by_label - 0.9
 
 
 def test_labels_that_are_the_patient_leave_nothing_open(context: PlanningContext, anatomy: Anatomy) -> None:
