@@ -300,7 +300,10 @@ class Structures:
     def _nearest_of(self, names: list[str]) -> ViewField:
         with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
             fields = list(pool.map(self.outer_field, names))
-        return ViewField(self.view, np.minimum.reduce([field.values for field in fields]))
+        nearest = fields[0].values.copy()
+        for field in fields[1:]:
+            np.minimum(nearest, field.values, out=nearest)
+        return ViewField(self.view, nearest)
 
     def _guarded(self, level: Level, depth: bool) -> ViewField:
         return ViewField.of_level(self.view, level, depth, self.doubt)
