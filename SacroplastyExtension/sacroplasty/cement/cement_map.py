@@ -24,6 +24,9 @@ _CORE_PIXELS = 6
 #: From there cement reaches on to where it hardly stands out.
 _RIM_SIGMA = 2.5
 
+#: Changes over more pixels than this are none of cement; and the share of quiet pixels that tells little of them.
+_SLOW_PIXELS, _FEW = 41, 0.1
+
 #: Larger shifts in the plane of the patient are not compensated: the view counts as moved [mm].
 _LARGEST_SHIFT_MM = 8.0
 #: Signal against the reference below which the tube is off, and the factors of exposure that are compensated.
@@ -110,8 +113,11 @@ def map_cement(
     sharp /= contrast
     # What was moved in from outside the field, or from beside a fault, tells nothing.
     usable = usable & moved_back(usable & ~saturated, alignment.whole)
-    attenuation[~usable] = sharp[~usable] = 0.0
     sigma = background.sigma * np.float32(max(alignment.noise, 1.0))
+    rest = _slow_rest(attenuation, sigma, usable & quiet)
+    attenuation -= rest
+    sharp -= rest
+    attenuation[~usable] = sharp[~usable] = 0.0
     score = np.where(usable & background.watched, attenuation / sigma, 0.0)
     brighter = large_pieces(score < -_CORE_SIGMA, _CORE_PIXELS)
     fault = ""
@@ -128,6 +134,19 @@ def map_cement(
         shift_mm=shift_mm,
         alignment=alignment,
     )
+
+
+def _slow_rest(attenuation: Image, sigma: Image, quiet: NDArray[np.bool_]) -> Image:
+    """What the quiet pixels around each pixel show though it is no cement: scatter that changes in a place as the
+    patient breathes. Nothing where few of them are quiet."""
+    from scipy.ndimage import uniform_filter
+
+    bound = _CORE_SIGMA * sigma
+    # What stands out so far may be cement that was not there before.
+    quiet = quiet & (attenuation <= bound)
+    shown = np.where(quiet, np.maximum(attenuation, -bound), 0.0)
+    rest: Image = uniform_filter(shown, _SLOW_PIXELS) / (uniform_filter(quiet.astype(np.float32), _SLOW_PIXELS) + _FEW)
+    return rest.astype(np.float32)
 
 
 def _white(background: Background, frame: NDArray) -> float:
