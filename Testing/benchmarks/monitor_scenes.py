@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from sacroplasty.anatomy.labels import BONE_LABEL, REGION_LABEL
 from sacroplasty.anatomy.model import Anatomy
+from sacroplasty.cement.cannula import Cannula
 from sacroplasty.cement.grid import local_grid, sample
 from sacroplasty.cement.monitor import Frame, MonitorSettings, SpreadMonitor
 from sacroplasty.cement.zones import cancellous_bone, make_zones
@@ -102,14 +103,18 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
     nominal = {view: CArm().view(view, phantom.SacrumToRAS).resampled(pixels) for view in VIEWS}
     true = {view: replace(pose, RASToDetector=pose.RASToDetector @ error) for view, pose in nominal.items()}
     seen_tip = tip + rng.normal(0, TIP_SD_MM, 3)
-    monitor = SpreadMonitor(make_zones(anatomy, seen_tip, (side,)), seen_tip, MonitorSettings(frame_period_s=FRAME_S))
+    outwards = outwards / np.linalg.norm(outwards)
+    # Told, though it does not stand in the pictures: what lies behind it has to stand out further.
+    cannula = Cannula(seen_tip, outwards, outer_diameter_mm=3.05)
+    settings = MonitorSettings(frame_period_s=FRAME_S)
+    monitor = SpreadMonitor(make_zones(anatomy, seen_tip, (side,)), seen_tip, settings, cannula)
     return Scene(
         phantom=phantom,
         anatomy=anatomy,
         seed=seed,
         side=side,
         tip=tip,
-        entry=_entry(anatomy, tip, outwards / np.linalg.norm(outwards)),
+        entry=_entry(anatomy, tip, outwards),
         filling=fill_from(tip, region, resistance),
         monitor=monitor,
         nominal=nominal,

@@ -106,3 +106,17 @@ def test_the_shadow_lies_where_the_cannula_does():
             assert along_mm[row, column] == pytest.approx(told_mm, abs=2.0)
         column, row = np.rint(geometry.project(CENTER - [0.0, 0.0, 8.0])).astype(int)
         assert along_mm[row, column] == -1
+
+
+def test_distance_is_from_the_axis_and_before_the_tip_from_the_tip():
+    cannula = Cannula(np.zeros(3), np.array([0.0, -1.0, 0.0]), 3.0, length_mm=100.0)
+    points = np.array([[3.0, -50.0, 4.0], [0.0, 6.0, 8.0], [0.0, -103.0, 4.0]])
+    assert cannula.distance_mm(points) == pytest.approx([5.0, 10.0, 5.0])
+
+
+def test_a_nerves_zone_is_named_though_another_has_more_votes(zones):
+    votes = np.zeros(len(zones.names))
+    votes[zones.names.index("presacral")], votes[zones.names.index("foramen_s1_left")] = 1.0, 0.3
+    assert zones.names[zones.named(votes)] == "foramen_s1_left"
+    votes[zones.names.index("foramen_s1_left")] = 0.1
+    assert zones.names[zones.named(votes)] == "presacral"

@@ -30,6 +30,13 @@ class Cannula:
     outer_diameter_mm: float
     length_mm: float = 150.0
 
+    def distance_mm(self, points_ras: FloatArray) -> FloatArray:
+        """How far points (n, 3) are from its axis, from the tip on."""
+        way = points_ras - self.tip_ras
+        along = np.clip(way @ self.towards_hub, 0.0, self.length_mm)
+        distance: FloatArray = np.linalg.norm(way - along[:, None] * self.towards_hub, axis=1)
+        return distance
+
     def shadow(self, geometry: XrayGeometry) -> NDArray[np.bool_]:
         """Pixels (rows, columns) in which it may stand, tip and margin included."""
         return self.along_mm(geometry) >= 0

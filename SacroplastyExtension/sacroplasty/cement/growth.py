@@ -44,8 +44,6 @@ _SPOT_MM = 7.0
 #: Less beside the plan is no spot: so much, and so much more for each second of the time looked at, in which good
 #: cement at the cortex adds up too [mL, mL/s].
 _LEAST_ML, _LEAST_ML_S = 0.015, 0.005
-#: Canal and foramina are named from this share of the strongest zone's votes on.
-_NERVE_SHARE = 0.3
 _ROUNDS = 60
 
 
@@ -108,8 +106,7 @@ class GrowthWatch:
         self._beside = outside_mm > _OUTSIDE_MM
         self._far = outside_mm > _FARTHEST_MM
         self._labels = zones.labels.voxels[every].ravel()
-        self._names = zones.names
-        self._nerves = np.array([name == "sacral_canal" or name.startswith("foramen") for name in zones.names])
+        self._zones = zones
         spacing = _STEP * float(zones.labels.spacing_mm[0])
         self._rays = {name: Rays(points, geometry, spacing) for name, geometry in geometries.items()}
         self._blobs = self._make_blobs()
@@ -213,16 +210,10 @@ class GrowthWatch:
             near = there[np.linalg.norm(self._points[there] - self._points[peak], axis=1) <= _SPOT_MM]
             total = float(volume[near].sum())
             if total >= least_ml:
-                votes = np.bincount(self._labels[near], weights=volume[near], minlength=len(self._names))
+                votes = np.bincount(self._labels[near], weights=volume[near], minlength=len(self._zones.names))
                 middle = np.average(self._points[near], axis=0, weights=volume[near])
-                spots.append(Spot(middle, total, self._named(votes.astype(float))))
+                spots.append(Spot(middle, total, self._zones.names[self._zones.named(votes.astype(float))]))
             volume[near] = 0.0
-
-    def _named(self, votes: FloatArray) -> str:
-        """The zone with most votes, unless a nerve's has nearly as many: that leak is the graver one."""
-        nerves = np.where(self._nerves, votes, 0.0)
-        most = nerves if nerves.max() >= _NERVE_SHARE * votes.max() else votes
-        return self._names[int(np.argmax(most))]
 
 
 def _nonnegative(matrix: Any, target: FloatArray, penalty: FloatArray) -> FloatArray:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
+from .cannula import Cannula
 from .cement_map import CementMap
 from .grid import grid_points
 from .pieces import large_pieces, widened
@@ -32,9 +33,6 @@ _FEWEST_PIXELS = 6
 
 #: The vote falls e-fold over this distance from the known cement [mm].
 _REACH_MM = 6.0
-
-#: The canal, where a leak is gravest, wins the vote against bone from this share of its votes on.
-_CANAL_SHARE = 0.2
 
 #: Less that cannot be placed is the noise of a bone's edge, or a first drop that another view does not show yet [mL].
 _SPECK_ML = 0.02
@@ -74,12 +72,23 @@ class Finding:
 class LeakFinder:
     """Zones seen in the live views. Pixels and voxels are matched once."""
 
-    def __init__(self, zones: Zones, geometries: dict[str, XrayGeometry], tip_ras: ArrayLike) -> None:
+    def __init__(
+        self,
+        zones: Zones,
+        geometries: dict[str, XrayGeometry],
+        tip_ras: ArrayLike,
+        cannula: Cannula | None = None,
+    ) -> None:
         self.zones = zones
         self._labels = zones.labels.voxels.ravel()
         self._points = grid_points(zones.labels).reshape(-1, 3)
         self._from_tip = np.linalg.norm(self._points - np.asarray(tip_ras, float), axis=1)
         self._planned = self._labels == zones.names.index("planned")
+        # Behind the bone cement comes back along the cannula, however far the rest of it is.
+        self._off_cannula = np.full(len(self._points), np.inf)
+        if cannula is not None:
+            behind = self._labels == zones.names.index("posterior")
+            self._off_cannula[behind] = cannula.distance_mm(self._points[behind])
         self._views = {name: _match(self._points, geometry) for name, geometry in geometries.items()}
         self._shapes = {name: geometry.detector_pixels[::-1] for name, geometry in geometries.items()}
         middle = self._points.mean(axis=0)
@@ -165,14 +174,9 @@ class LeakFinder:
             distance = distance_transform_edt(~known.reshape(shape), sampling=spacing).ravel()
         else:
             distance = self._from_tip
-        weight = np.exp(-distance / _REACH_MM) * candidates
+        weight = np.exp(-np.minimum(distance, self._off_cannula) / _REACH_MM) * candidates
         votes = np.bincount(self._labels, weights=weight, minlength=len(self.zones.names))
-        zone = int(np.argmax(votes))
-        if "sacral_canal" in self.zones.names:
-            canal = self.zones.names.index("sacral_canal")
-            # Only bone must yield: among the routes the most likely one is named.
-            if self.zones.names[zone] == "bone" and votes[canal] >= _CANAL_SHARE * votes[zone]:
-                zone = canal
+        zone = self.zones.named(votes.astype(float))
         share = weight * (self._labels == zone)
         return self.zones.names[zone], (self._points * share[:, None]).sum(axis=0) / share.sum()
 

@@ -304,7 +304,7 @@ class SpreadMonitor:
         if self._finder is None and placed and self.zones is not None and self.tip_ras is not None:
             # Once for all views: matching pixels and voxels takes a while.
             geometries = {name: known.background.geometry for name, known in placed.items()}
-            self._finder = LeakFinder(self.zones, geometries, self.tip_ras)
+            self._finder = LeakFinder(self.zones, geometries, self.tip_ras, self._cannula)
             self._nearness = Nearness(self.zones)
             self._growth = GrowthWatch(self.zones, geometries)
         health = self._health(now_s)

@@ -10,12 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 from ..anatomy.labels import BONE_LABEL, REGION_LABEL, REGIONS
 from ..anatomy.model import Anatomy
 from ..errors import AnatomyError
-from ..geometry import invert_rigid, transform_points
+from ..geometry import FloatArray, invert_rigid, transform_points
 from ..image import Volume
 from .grid import local_grid, sample, sample_mask
 
 #: Cement in or so near to both bones of the sacroiliac joint has left the sacrum through it.
 _JOINT_REACH_MM = 5.0
+
+#: Canal and foramina are named from this share of the strongest zone's votes on.
+_NERVE_SHARE = 0.2
 
 #: Thickness of the cortical shell that holds cement back.
 CORTEX_MM = 1.0
@@ -44,6 +47,12 @@ class Zones:
     @property
     def routes(self) -> tuple[str, ...]:
         return self.names[2:]
+
+    def named(self, votes: FloatArray) -> int:
+        """The zone (index) with most votes (n,), unless a nerve's has nearly as many: that leak is the graver one."""
+        nerves = np.array([name == "sacral_canal" or name.startswith("foramen") for name in self.names])
+        grave = np.where(nerves, votes, 0.0)
+        return int(np.argmax(grave if grave.max() >= _NERVE_SHARE * votes.max() else votes))
 
 
 def make_zones(
