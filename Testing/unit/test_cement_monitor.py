@@ -456,3 +456,25 @@ def test_cement_beside_what_cannot_be_seen_has_a_volume(zones):
     assert reading.healthy
     # A twentieth of the shadow is hidden.
     assert reading.volume_ml == pytest.approx(1.0, rel=0.15) and math.isfinite(reading.volume_ml_sd)
+
+
+def test_a_view_too_dark_to_show_what_the_pump_gives_blinds_the_monitor_until_it_is_learned_anew(zones):
+    bench = Bench(zones)
+    for given_ml in (0.4, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.3):
+        bench.now_s += PERIOD_S
+        frames = {"ap": bench.frame("ap", [(CENTER, given_ml)]), "lateral": bench.frame("lateral")}
+        reading = bench.monitor.update(frames, bench.now_s, given_ml)
+    assert reading.health == "too dark to show the cement that the pump gave (lateral)"
+    assert any(event.stop and event.level == "blind" for event in reading.events) or reading.level == "blind"
+    for name in bench.names:
+        bench.monitor.set_reference(name, [bench.frame(name, [(CENTER, given_ml)]) for _ in range(8)])
+    assert bench.update((CENTER, given_ml)).healthy
+
+
+def test_views_that_show_what_the_pump_gives_stay_healthy(zones):
+    bench = Bench(zones)
+    for given_ml in (0.4, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.3):
+        bench.now_s += PERIOD_S
+        frames = {name: bench.frame(name, [(CENTER, given_ml)]) for name in bench.names}
+        reading = bench.monitor.update(frames, bench.now_s, given_ml)
+    assert reading.healthy and reading.cannot_tell == ()

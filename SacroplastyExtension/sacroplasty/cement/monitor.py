@@ -46,6 +46,8 @@ _MARKED_SD = 0.1
 _CALIBRATION_ML = (0.3, 1.0)
 #: A view that shows less than this share of the pump's volume is not calibrated by it.
 _LEAST_SEEN = 0.8
+#: So many frames have to be tried before a view is called too dark.
+_FEWEST_CALIBRATIONS = 5
 
 #: Every view must show the cube of twice this size around the tip [mm].
 _AROUND_TIP_MM = 8.0
@@ -180,7 +182,7 @@ class _View:
     @property
     def dark(self) -> bool:
         """Whether the pump told that most of the cement is not to be seen."""
-        return self.calibrations > 0 and not self.calibrated
+        return self.calibrations >= _FEWEST_CALIBRATIONS and not self.calibrated
 
     @property
     def share(self) -> NDArray | float:
@@ -357,9 +359,6 @@ class SpreadMonitor:
             for name, view in self._views.items()
             if view.tip_ras is None
         ]
-        if self._calibration_over:
-            dark = [name for name, view in self._views.items() if view.scaled and not view.calibrated]
-            unknown += [f"how much cement view {name} shows: too dark to be calibrated by the pump" for name in dark]
         if not self.judges_leaks:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
             unknown.append(f"whether cement leaks, and by which route: no {missing}")
@@ -437,6 +436,8 @@ class SpreadMonitor:
                 return f"late ({name})"
             if age_s < -self.settings.frame_period_s:
                 return f"its time lies ahead ({name})"
+            if self._calibration_over and view.dark:
+                return f"too dark to show the cement that the pump gave ({name})"
         return "ok"
 
     def _judge(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[SpreadEvent]:
@@ -508,11 +509,13 @@ class SpreadMonitor:
             view = self._views[name]
             assert view.seen is not None
             region, to_ml = self._cement_region(view, center_ras)
-            if not region.any() or not view.scaled:
+            if not view.scaled:
+                continue
+            view.calibrations += 1
+            if not region.any():
                 continue
             expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
             log_signal = view.background.log_signal.values
-            view.calibrations += 1
             seen = view.seen.sharp[region]
             veil = find_veil(seen, log_signal[region], expected)
             if float(unveiled(seen, veil_share(log_signal[region], veil)).sum()) < _LEAST_SEEN * expected:
