@@ -35,7 +35,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from monitor_scenes import FRAME_S, VIEWS, Fluoroscope, Scene, make_scene
+from monitor_scenes import FRAME_S, REFERENCE_FRAMES, VIEWS, Fluoroscope, Scene, make_scene
 
 from injection_room import VirtualLine
 from sacroplasty.cement.injection import Prescription
@@ -116,7 +116,9 @@ class Watch:
     def __init__(self, scene: Scene, bone: LeakyBone, every_frame: bool) -> None:
         self._camera, self._monitor, self._bone = Fluoroscope(scene), scene.monitor, bone
         self._every_frame = every_frame
-        before = [self._camera.frames(None, FRAME_S * (number - 14)) for number in range(12)][4:]
+        before = [
+            self._camera.frames(None, FRAME_S * (number - REFERENCE_FRAMES)) for number in range(REFERENCE_FRAMES)
+        ]
         for view in VIEWS:
             self._monitor.set_reference(view, [frames[view] for frames in before])
         self._reading: MonitorReading | None = None

@@ -13,11 +13,11 @@ import argparse
 import time
 
 import numpy as np
-from monitor_scenes import FRAME_S, VIEWS, Fluoroscope, cement_attenuation, make_scene
+from monitor_scenes import FRAME_S, REFERENCE_FRAMES, VIEWS, Fluoroscope, cement_attenuation, make_scene
 
 from sacroplasty.phantom.make import make_phantom
 
-FLOW_ML_S, FIRST_ML, REFERENCE_FRAMES = 0.1, 0.2, 30
+FLOW_ML_S, FIRST_ML = 0.1, 0.2
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ from sacroplasty.xray.project import CEMENT_PER_MM, attenuation_from_hu, line_in
 VIEWS = ("outlet", "lateral")
 ROUTES = ("foramen_s1", "foramen_s2", "sacral_canal", "si_joint", "presacral", "posterior", "venous")
 FRAME_S = 1 / 7.5
+#: A breath's time.
+REFERENCE_FRAMES = 30
 CHAIN = ImagingChain(photons_per_pixel=600.0, scatter_fraction=0.3, penumbra_mm=0.4, blur_mm=0.3, lag=0.15)
 POSE_SD_MM, POSE_SD_DEG, TIP_SD_MM = 0.4, 0.2, 0.7
 BREATHING_MM, BREATHING_S = 1.5, 4.0

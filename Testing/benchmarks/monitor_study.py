@@ -17,7 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from monitor_scenes import FRAME_S, ROUTES, VIEWS, Fluoroscope, Scene, cement_attenuation, leak_path, make_scene
+from monitor_scenes import (
+    FRAME_S,
+    REFERENCE_FRAMES,
+    ROUTES,
+    VIEWS,
+    Fluoroscope,
+    Scene,
+    cement_attenuation,
+    leak_path,
+    make_scene,
+)
 
 from sacroplasty.errors import PlanError
 from sacroplasty.phantom.make import make_phantom
@@ -26,8 +36,8 @@ from sacroplasty.phantom.make import make_phantom
 FLOW_ML_S = 0.1
 LARGEST_ML = 3.5
 SIZES_ML = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-#: A breath's time; and how many frames go on after the leak has its size.
-REFERENCE_FRAMES, FRAMES_AFTER = 30, 8
+#: So many frames go on after the leak has its size.
+FRAMES_AFTER = 8
 
 
 @dataclass
