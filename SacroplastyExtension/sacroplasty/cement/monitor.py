@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -163,6 +164,11 @@ class _View:
     seen: CementMap | None = None
     fault: str = "no frame yet"
     leaking_frames: int = 0
+
+    @cached_property
+    def cosine(self) -> NDArray[np.float64]:
+        """Of each ray's angle to the detector's normal: a path is longer than the layer it crosses."""
+        return _cosine(self.background.geometry)
 
     @property
     def placed(self) -> bool:
@@ -377,11 +383,6 @@ class SpreadMonitor:
         """The newest frame of a view, usable or not."""
         return self._views[view].last
 
-    def cement_image(self, view: str) -> NDArray[np.float64] | None:
-        """Cement in mm along the rays of the last frame (binned pixels), for display; None when there is none."""
-        seen = self._views[view].seen
-        return None if seen is None else np.where(seen.detected, seen.attenuation, 0.0) / self.settings.cement_per_mm
-
     def shadows(self) -> dict[str, Shadow]:
         """Cement in the last frames, for an estimate in three dimensions: of views that see and whose pose is known."""
         per_mm = np.float32(self.settings.cement_per_mm)
@@ -507,14 +508,14 @@ class SpreadMonitor:
             return
         for name in fresh:
             view = self._views[name]
-            assert view.seen is not None
-            region, to_ml = self._cement_region(view, center_ras)
             if not view.scaled:
                 continue
+            assert view.seen is not None
+            region, to_ml = self._cement_region(view, center_ras)
             view.calibrations += 1
             if not region.any():
                 continue
-            expected = pump_volume_ml / float(to_ml * _cosine(view.background.geometry)[region].mean())
+            expected = pump_volume_ml / float(to_ml * view.cosine[region].mean())
             log_signal = view.background.log_signal.values
             seen = view.seen.sharp[region]
             veil = find_veil(seen, log_signal[region], expected)
@@ -549,7 +550,7 @@ class SpreadMonitor:
         share = np.broadcast_to(view.share, region.shape)[region]
         path = unveiled(view.seen.sharp[region], share)
         to_ml *= view.gain
-        volume = max(float((path * _cosine(view.background.geometry)[region]).sum()) * to_ml, 0.0)
+        volume = max(float((path * view.cosine[region]).sum()) * to_ml, 0.0)
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
         noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml
         return volume, max(noise, 1e-4)
