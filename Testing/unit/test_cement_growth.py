@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cement_scene import CENTER, block_anatomy, sphere_line_integrals, views
+from sacroplasty.cement.changes import ViewCement
 from sacroplasty.cement.growth import GrowthWatch
 from sacroplasty.cement.zones import make_zones
 from sacroplasty.xray.project import CEMENT_PER_MM
@@ -30,15 +33,25 @@ def paths(*spheres, seed=0, shift_mm=0.0):
     return images
 
 
-def sigmas(noise_mm=NOISE_MM / 3):
-    """The deviation of a mean over 3 x 3 pixels, as the monitor gives it."""
-    return {name: np.full(geometry.detector_pixels[::-1], noise_mm, np.float32) for name, geometry in VIEWS.items()}
+def shown(images, sigma_mm=NOISE_MM / 3, shift_pixels=(0.0, 0.0), **scatter):
+    """What a monitor sees of cement paths; by default all, and no movement."""
+    known = {"scatter_share": 0.0, "gain": 1.0, **scatter}
+    return {
+        name: ViewCement(
+            attenuation=path * np.float32(CEMENT_PER_MM),
+            # The deviation of a mean over 3 x 3 pixels, as the monitor gives it.
+            sigma=np.full(path.shape, sigma_mm * CEMENT_PER_MM, np.float32),
+            shift_pixels=np.array(shift_pixels),
+            **known,
+        )
+        for name, path in images.items()
+    }
 
 
 def spots_of(sequence):
-    """Spots found in a sequence of paths, by frame."""
-    growth = GrowthWatch(ZONES, VIEWS)
-    return [growth.update(one, sigmas(), FRAME_S * number) for number, one in enumerate(sequence)]
+    """Spots found in a sequence of what is shown, by frame."""
+    growth = GrowthWatch(ZONES, VIEWS, CEMENT_PER_MM)
+    return [growth.update(one, FRAME_S * number) for number, one in enumerate(sequence)]
 
 
 def injection(leak_at, frames=70, first=40, flow_ml_s=0.1, share=0.6):
@@ -46,7 +59,7 @@ def injection(leak_at, frames=70, first=40, flow_ml_s=0.1, share=0.6):
     leaked = np.maximum(np.arange(frames) - first, 0) * FRAME_S * flow_ml_s * share
     good = 1.0 + np.arange(frames) * FRAME_S * flow_ml_s - leaked
     return [
-        paths((CENTER, inside), *([(leak_at, out)] if out else []), seed=number)
+        shown(paths((CENTER, inside), *([(leak_at, out)] if out else []), seed=number))
         for number, (inside, out) in enumerate(zip(good, leaked, strict=True))
     ], leaked
 
@@ -59,7 +72,8 @@ def test_a_leak_beside_the_plan_is_found_before_a_tenth_of_a_millilitre_is_out(p
     first = next(number for number, spots in enumerate(found) if spots)
     assert leaked[first] < 0.1
     for spots in found[first + 3 :]:
-        assert {spot.zone for spot in spots} == {zone}
+        # What is larger than a blob may leave a rest on the same rays in the bone, but names no other route.
+        assert {spot.zone for spot in spots} - {"bone"} == {zone}
         assert min(np.linalg.norm(spot.position_ras - place) for spot in spots) < 4.0
 
 
@@ -70,31 +84,41 @@ def test_what_it_tells_of_a_leaks_volume_is_not_more_than_there_is():
 
 
 def test_good_cement_that_fills_the_ala_is_no_spot():
-    assert not any(spots_of([paths((CENTER, 0.02 * number + 0.02), seed=number) for number in range(120)]))
+    assert not any(spots_of([shown(paths((CENTER, 0.02 * number + 0.02), seed=number)) for number in range(120)]))
 
 
 def test_good_cement_that_breathes_is_no_spot():
     """Half a millimetre of movement is not compensated for in each frame."""
     shifts = 0.5 * np.sin(2 * np.pi * np.arange(100) * FRAME_S / 4)
     sequence = [
-        paths((CENTER, 1.0 + 0.01 * number), seed=number, shift_mm=shift) for number, shift in enumerate(shifts)
+        shown(paths((CENTER, 1.0 + 0.01 * number), seed=number, shift_mm=shift)) for number, shift in enumerate(shifts)
     ]
     assert not any(spots_of(sequence))
 
 
 def test_noise_alone_grows_nowhere():
-    assert not any(spots_of([paths((CENTER, 1.0), seed=number) for number in range(60)]))
+    assert not any(spots_of([shown(paths((CENTER, 1.0), seed=number)) for number in range(60)]))
+
+
+def test_scatter_that_is_learned_while_cement_flows_is_no_growth():
+    """The pictures show two thirds of the cement; from frame 30 on that is known."""
+    images = [paths((CENTER, 1.5), seed=number) for number in range(60)]
+    faint = [{name: path * np.float32(2 / 3) for name, path in one.items()} for one in images]
+    unknown = [shown(one) for one in faint[:30]]
+    known = [shown(one, gain=1.5) for one in faint[30:]]
+    assert not any(spots_of(unknown + known))
 
 
 def test_what_cannot_be_seen_tells_nothing():
     sequence, _ = injection(IN_FRONT)
-    growth = GrowthWatch(ZONES, VIEWS)
-    blind = sigmas(np.inf)
-    assert not any(growth.update(one, blind, FRAME_S * number) for number, one in enumerate(sequence))
+    blind = [
+        {name: replace(one, sigma=np.full_like(one.sigma, np.inf)) for name, one in frame.items()} for frame in sequence
+    ]
+    assert not any(spots_of(blind))
 
 
 def test_one_view_alone_locates_nothing():
     sequence, _ = injection(IN_FRONT)
-    growth = GrowthWatch(ZONES, {"ap": VIEWS["ap"]})
+    growth = GrowthWatch(ZONES, {"ap": VIEWS["ap"]}, CEMENT_PER_MM)
     for number, one in enumerate(sequence):
-        assert growth.update({"ap": one["ap"]}, {"ap": sigmas()["ap"]}, FRAME_S * number) == []
+        assert growth.update({"ap": one["ap"]}, FRAME_S * number) == []

@@ -111,12 +111,10 @@ def moved_back(image: NDArray[_Pixel], whole: tuple[int, int]) -> NDArray[_Pixel
     return result
 
 
-def settled(image: Image, alignment: Alignment | None) -> Image:
+def settled(image: Image, alignment: Alignment) -> Image:
     """An image that was moved back by whole pixels, moved by the rest of the shift in its middle."""
     from scipy.ndimage import shift
 
-    if alignment is None:
-        return image
     result: Image = shift(image, -alignment.part, order=1, mode="nearest")
     return result
 

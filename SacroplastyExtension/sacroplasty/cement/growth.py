@@ -2,49 +2,40 @@
 
 The shadow of the ala hides most of what lies just before or behind it, so that a leak beside the cortex need not show
 beyond the shadow in either view. But what each view sees grow must be the growth of the same cement. Here the growth of
-both views is put down to voxels: to those of the plan freely, to those beside it only against evidence (least squares
-with non-negative unknowns, and an absolute penalty on those beside the plan: Tibshirani 1996). What is left beside the
-plan is what the plan cannot explain in all views at once.
+both views is put down to voxels of the plan as far as it can be (least squares with non-negative unknowns). Then each
+place beside the plan is asked how much of the rest cement there would explain, in all views at once: by how many
+standard deviations of the noise.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .background import SMOOTHING, Image
+from .changes import Change, ViewCement, ViewHistory
 from .grid import grid_points
 from .rays import Rays
 from .zones import Zones
 
-#: Growth over these times is looked at, snapshots are kept this far apart [s].
-_WINDOWS_S, _SNAPSHOT_S = (1.0, 2.0, 5.0), 0.4
-#: What comes and goes with breathing is no growth: a bin has grown when it shows more than ever in such a time [s].
-_BREATH_S = 5.0
+#: Growth over these times is looked at [s], and by how many standard deviations of the noise a place beside the plan
+#: has to explain it: over a longer time what errs in the plan's place adds up too.
+_WINDOWS = ((2.0, 4.5), (5.0, 7.0))
 #: Every so many voxels of the zones' grid, each way, one is looked at.
 _STEP = 2
 #: Nearer to the planned ala than this a place may be the plan's, with the errors of pose and anatomy. Farther than the
 #: second distance cement shows beside the ala's shadow, and what growth puts there is mostly a bone's edge [mm].
 _OUTSIDE_MM, _FARTHEST_MM = 0.5, 6.0
-#: Evidence that a voxel beside the plan needs, in standard deviations of the noise.
-_EVIDENCE = 1.0
-#: Noise of a bin beyond that of its pixels: share of the cement's path there, since edges blur and patients breathe.
-_PATH_SD = 0.03
-#: Radius of what grows beside the plan [mm], and over how many frames of each view its present state is taken.
-_BLOB_MM, _RECENT = 4.6, 2
-#: Growth at places this near to each other is one spot [mm].
-_SPOT_MM = 7.0
-#: Less beside the plan is no spot: so much, and so much more for each second of the time looked at, in which good
-#: cement at the cortex adds up too [mL, mL/s].
-_LEAST_ML, _LEAST_ML_S = 0.015, 0.005
+#: Radius of what grows beside the plan, and of a spot, whose places explain nearly the same [mm].
+_BLOB_MM, _SPOT_MM = 4.6, 7.0
 _ROUNDS = 60
+#: Keeps places that no view shows from dividing by zero.
+_LEAST_SCALE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -53,8 +44,8 @@ class Spot:
 
     Attributes:
         position_ras: (3,) mm, its middle.
-        volume_ml: that went there, at least.
-        zone: of `Zones` that most of it lies in.
+        volume_ml: that went there beyond what the plan can explain.
+        zone: of `Zones` that most of the evidence lies in.
     """
 
     position_ras: FloatArray
@@ -62,34 +53,10 @@ class Spot:
     zone: str
 
 
-class _Snapshots:
-    """Means of what was shown in times of `_SNAPSHOT_S`, which are less noisy than single frames."""
-
-    def __init__(self) -> None:
-        self._kept: deque[tuple[float, Image]] = deque(maxlen=math.ceil((_WINDOWS_S[-1] + _BREATH_S) / _SNAPSHOT_S) + 2)
-        self._since: list[tuple[float, Image]] = []
-
-    def keep(self, time_s: float, mass: Image) -> None:
-        self._since.append((time_s, mass))
-        if time_s - self._since[0][0] < _SNAPSHOT_S:
-            return
-        self._kept.append((time_s, np.mean([one for _, one in self._since], axis=0)))
-        self._since.clear()
-
-    def before(self, time_s: float) -> Image | None:
-        """The most that each bin showed in the last breath seen before this time; None when nothing is so old."""
-        older = [(when, mass) for when, mass in self._kept if when <= time_s]
-        if not older:
-            return None
-        newest_s = older[-1][0]
-        result: Image = np.max([mass for when, mass in older if when >= newest_s - _BREATH_S], axis=0)
-        return result
-
-
 class GrowthWatch:
     """Remembers what two views showed and finds growth beside the plan."""
 
-    def __init__(self, zones: Zones, geometries: Mapping[str, XrayGeometry]) -> None:
+    def __init__(self, zones: Zones, geometries: Mapping[str, XrayGeometry], cement_per_mm: float) -> None:
         """
         Args:
             geometries: of the images that will be handed in.
@@ -102,126 +69,103 @@ class GrowthWatch:
         deep = distance_transform_edt(planned, sampling=zones.labels.spacing_mm)[every]
         outside_mm = (away - deep).ravel()
         points = grid_points(zones.labels)[every].reshape(-1, 3)
-        self._points = points
-        self._beside = outside_mm > _OUTSIDE_MM
-        self._far = outside_mm > _FARTHEST_MM
-        self._labels = zones.labels.voxels[every].ravel()
-        self._zones = zones
+        labels = zones.labels.voxels[every].ravel()
+        beside = (outside_mm > _OUTSIDE_MM) & (outside_mm <= _FARTHEST_MM)
+        planned_places = np.flatnonzero(outside_mm <= _OUTSIDE_MM)
+        self._points, self._labels, self._zones = points[beside], labels[beside], zones
         spacing = _STEP * float(zones.labels.spacing_mm[0])
-        self._rays = {name: Rays(points, geometry, spacing) for name, geometry in geometries.items()}
-        self._blobs = self._make_blobs()
-        self._systems = {
-            name: (rays.system(np.arange(len(points))) @ self._blobs).tocsc() for name, rays in self._rays.items()
-        }
-        self._squares = {name: system.power(2) for name, system in self._systems.items()}
-        self._recent: dict[str, deque[Image]] = {name: deque(maxlen=_RECENT) for name in geometries}
-        self._kept = {name: _Snapshots() for name in geometries}
+        rays = {name: Rays(points, geometry, spacing) for name, geometry in geometries.items()}
+        self._voxel_ml = spacing**3 / 1000
+        self._plan = {name: one.system(planned_places).tocsr() for name, one in rays.items()}
+        blobs = self._make_blobs()
+        self._beside = {name: (one.system(np.flatnonzero(beside)) @ blobs).tocsc() for name, one in rays.items()}
+        self._squares = {name: system.power(2) for name, system in self._beside.items()}
+        longest_s = max(window_s for window_s, _ in _WINDOWS)
+        self._history = {name: ViewHistory(one, cement_per_mm, longest_s) for name, one in rays.items()}
 
-    def update(self, paths: Mapping[str, Image], sigmas: Mapping[str, Image], now_s: float) -> list[Spot]:
-        """Take in the cement of all views and find spots.
-
-        Args:
-            paths: length of the beam's path in cement [mm], by view.
-            sigmas: standard deviation of these; infinite where nothing is known.
-        """
-        masses = {
-            name: self._rays[name].mass(np.where(np.isfinite(sigmas[name]), path, 0.0)) for name, path in paths.items()
-        }
-        for name, mass in masses.items():
-            self._recent[name].append(mass)
-        recent = {name: np.mean(self._recent[name], axis=0) for name in masses}
-        spots: list[Spot] = []
-        if len(paths) == 2:
-            weights = {name: self._weight(name, sigmas[name], masses[name]) for name in paths}
-            for window_s in _WINDOWS_S:
-                spots += self._spots(recent, weights, now_s, window_s)
-        for name, mass in masses.items():
-            self._kept[name].keep(now_s, mass)
-        return spots
+    def update(self, shown: Mapping[str, ViewCement], now_s: float) -> list[Spot]:
+        """Take in a frame of all views and find spots; with one view there are none."""
+        for name, one in shown.items():
+            self._history[name].keep(now_s, one)
+        if len(shown) != 2:
+            return []
+        return [spot for window_s, least in _WINDOWS for spot in self._spots(now_s, window_s, least)]
 
     def _make_blobs(self) -> Any:
-        """What may grow (voxels, unknowns): a voxel of the plan by itself; beside it a blob of one zone around each."""
+        """What may grow beside the plan (places, unknowns): a blob of one zone around each place."""
         from scipy.sparse import csc_matrix
         from scipy.spatial import cKDTree
 
         pairs = cKDTree(self._points).query_pairs(_BLOB_MM, output_type="ndarray")
-        alike = (self._labels[pairs[:, 0]] == self._labels[pairs[:, 1]]) & self._beside[pairs].all(axis=1)
-        one, other = pairs[alike].T
+        one, other = pairs[self._labels[pairs[:, 0]] == self._labels[pairs[:, 1]]].T
         every = np.arange(len(self._points))
         rows, columns = np.concatenate([every, one, other]), np.concatenate([every, other, one])
         blobs = csc_matrix((np.ones(len(rows)), (rows, columns)))
         return blobs.multiply(1 / blobs.sum(axis=0)).tocsc()
 
-    def _weight(self, name: str, sigma: Image, mass: Image) -> FloatArray:
-        """Reciprocal standard deviation of each bin's growth (flat)."""
-        rays = self._rays[name]
-        known = np.isfinite(sigma)
-        # Each sigma is that of a mean over neighbors, and growth is a difference of two pictures.
-        variance = 2 * rays.variance(np.where(known, SMOOTHING * sigma, 0.0)) + (_PATH_SD * mass) ** 2
-        return np.where(rays.share(known) > 0.99, 1 / np.sqrt(np.maximum(variance, 1e-6)), 0.0).ravel()
-
-    def _spots(
-        self, masses: dict[str, Image], weights: dict[str, FloatArray], now_s: float, window_s: float
-    ) -> list[Spot]:
-        growth = {}
-        for name, mass in masses.items():
-            before = self._kept[name].before(now_s - window_s)
-            if before is None:
+    def _spots(self, now_s: float, window_s: float, least: float) -> list[Spot]:
+        changes = {}
+        for name, history in self._history.items():
+            change = history.change(now_s, window_s)
+            if change is None:
                 return []
-            growth[name] = (mass - before).ravel().astype(float)
-        grown = self._put_down(growth, weights)
-        if grown is None:
-            return []
-        return self._gather(grown, _LEAST_ML + _LEAST_ML_S * window_s)
+            changes[name] = change
+        unexplained = self._unexplained(changes)
+        spots: list[Spot] = []
+        free = np.ones(len(self._points), bool)
+        while True:
+            evidence, filled = self._evidence(changes, unexplained)
+            peak = int(np.argmax(np.where(free, evidence, 0.0)))
+            if not (free[peak] and evidence[peak] >= least):
+                return spots
+            near = np.linalg.norm(self._points - self._points[peak], axis=1) <= _SPOT_MM
+            spots.append(self._spot(near, evidence, float(filled[peak])))
+            # What lies on the same rays explains the same.
+            free &= ~near
+            for name, system in self._beside.items():
+                explained = system[:, [peak]].toarray()[:, 0] * filled[peak]
+                unexplained[name] = unexplained[name] - changes[name].weight * explained
 
-    def _put_down(self, growth: dict[str, FloatArray], weights: dict[str, FloatArray]) -> FloatArray | None:
-        """Which share of each voxel has been filled (n,); None when the plan explains all."""
+    def _evidence(
+        self, changes: Mapping[str, Change], unexplained: Mapping[str, FloatArray]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Of each place beside the plan: by how many standard deviations cement there explains what is left, and which
+        share of its blob that fills."""
+        gain, scale = np.zeros(len(self._points)), np.full(len(self._points), _LEAST_SCALE)
+        for name, system in self._beside.items():
+            gain += system.T @ (changes[name].weight * unexplained[name])
+            scale += self._squares[name].T @ changes[name].weight ** 2
+        return gain / np.sqrt(scale), gain / scale
+
+    def _spot(self, near: NDArray[np.bool_], evidence: FloatArray, filled: float) -> Spot:
+        strength = np.where(near, np.maximum(evidence, 0.0), 0.0) ** 2
+        votes = np.bincount(self._labels, weights=strength, minlength=len(self._zones.names))
+        zone = self._zones.names[self._zones.named(votes.astype(float))]
+        return Spot(np.average(self._points, axis=0, weights=strength), filled * self._voxel_ml, zone)
+
+    def _unexplained(self, changes: Mapping[str, Change]) -> dict[str, FloatArray]:
+        """What the plan cannot explain of each view's bins, in standard deviations."""
         from scipy.sparse import diags, vstack
 
-        gain = np.zeros(len(self._points))
-        scale = np.zeros(len(self._points))
-        for name, system in self._systems.items():
-            squared = weights[name] ** 2
-            gain += system.T @ (squared * growth[name])
-            scale += self._squares[name].T @ squared
-        penalty = np.where(self._beside, _EVIDENCE * np.sqrt(scale), 0.0)
+        gain = sum(self._plan[name].T @ (one.weight**2 * one.grown) for name, one in changes.items())
         # With nothing filled the residual is largest, and no entry is negative: what does not gain now never will.
-        active = np.flatnonzero((gain > penalty) & (scale > 0))
-        if not (self._beside & ~self._far)[active].any():
-            return None
-        whole = vstack([diags(weights[name]) @ system[:, active] for name, system in self._systems.items()]).tocsr()
+        active = np.flatnonzero(np.asarray(gain) > 0)
+        target = {name: one.weight * one.grown for name, one in changes.items()}
+        if not active.size:
+            return target
+        whole = vstack([diags(one.weight) @ self._plan[name][:, active] for name, one in changes.items()]).tocsr()
         seen = np.flatnonzero(np.diff(whole.indptr))
-        whole, target = whole[seen], np.concatenate([weights[name] * growth[name] for name in self._systems])[seen]
-        filled = _nonnegative(whole, target, penalty[active])
-        grown = np.zeros(len(self._points))
-        grown[active] = filled
-        return self._blobs @ grown
-
-    def _gather(self, grown: FloatArray, least_ml: float) -> list[Spot]:
-        """Places near the plan where enough (n,) grew beside it."""
-        rays = next(iter(self._rays.values()))
-        volume = np.where(self._beside & ~self._far, grown, 0.0) * rays.voxel_ml
-        spots: list[Spot] = []
-        while True:
-            there = np.flatnonzero(volume)
-            if not there.size:
-                return spots
-            peak = there[np.argmax(volume[there])]
-            near = there[np.linalg.norm(self._points[there] - self._points[peak], axis=1) <= _SPOT_MM]
-            total = float(volume[near].sum())
-            if total >= least_ml:
-                votes = np.bincount(self._labels[near], weights=volume[near], minlength=len(self._zones.names))
-                middle = np.average(self._points[near], axis=0, weights=volume[near])
-                spots.append(Spot(middle, total, self._zones.names[self._zones.named(votes.astype(float))]))
-            volume[near] = 0.0
+        together = np.concatenate(list(target.values()))
+        together -= whole @ _nonnegative(whole[seen], together[seen])
+        return dict(zip(target, np.split(together, np.cumsum([len(one) for one in target.values()])[:-1]), strict=True))
 
 
-def _nonnegative(matrix: Any, target: FloatArray, penalty: FloatArray) -> FloatArray:
-    """x >= 0 that minimises |matrix x - target|^2 / 2 + penalty x (Beck and Teboulle 2009); the matrix is sparse."""
+def _nonnegative(matrix: Any, target: FloatArray) -> FloatArray:
+    """x >= 0 that minimises |matrix x - target|^2 (Beck and Teboulle 2009); the matrix is sparse."""
     turned = matrix.T.tocsr()
     # No entry is negative, so that the largest eigenvalue is at most the largest row sum of the squared matrix.
     step = 1 / float((turned @ (matrix @ np.ones(matrix.shape[1]))).max())
-    back = turned @ target - penalty
+    back = turned @ target
     x = ahead = np.zeros(matrix.shape[1])
     momentum = 1.0
     for _ in range(_ROUNDS):

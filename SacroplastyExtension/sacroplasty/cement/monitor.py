@@ -25,6 +25,7 @@ from .alignment import settled
 from .background import Background
 from .cannula import Cannula
 from .cement_map import CementMap, map_cement
+from .changes import ViewCement
 from .estimate import Shadow
 from .frames import grey_signal
 from .growth import GrowthWatch
@@ -211,6 +212,13 @@ class _View:
         attenuation = gain * unveiled(self.seen.attenuation, share).astype(np.float32)
         return replace(self.seen, attenuation=attenuation, sigma=gain * self.seen.sigma / (1 - share))
 
+    def for_growth(self) -> ViewCement:
+        """The cement of the last frame as the picture shows it, the patient's movement taken out."""
+        seen = self.seen
+        assert seen is not None and seen.alignment is not None
+        attenuation = settled(seen.attenuation, seen.alignment)
+        return ViewCement(attenuation, seen.sigma, self.share, self.gain, seen.alignment.shift_pixels)
+
 
 class SpreadMonitor:
     """State of the views from one reference to the next.
@@ -314,7 +322,7 @@ class SpreadMonitor:
             geometries = {name: known.background.geometry for name, known in placed.items()}
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras, self._cannula)
             self._nearness = Nearness(self.zones)
-            self._growth = GrowthWatch(self.zones, geometries)
+            self._growth = GrowthWatch(self.zones, geometries, self.settings.cement_per_mm)
         health = self._health(now_s)
         if health != "ok":
             events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
@@ -487,9 +495,8 @@ class SpreadMonitor:
         if not self._new_views >= set(maps):
             return self._spots
         self._new_views = set()
-        per_mm = np.float32(self.settings.cement_per_mm)
-        paths = {name: settled(seen.attenuation, seen.alignment) / per_mm for name, seen in maps.items()}
-        spots = self._growth.update(paths, {name: seen.sigma / per_mm for name, seen in maps.items()}, now_s)
+        shown = {name: self._views[name].for_growth() for name in maps}
+        spots = self._growth.update(shown, now_s)
         self._spots = [Finding(spot.zone, spot.position_ras, spot.volume_ml, "growth") for spot in spots]
         self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in self._spots) else 0
         return self._spots

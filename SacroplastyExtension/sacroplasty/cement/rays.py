@@ -28,6 +28,7 @@ class Rays:
         depth = source[2] - (points @ geometry.RASToDetector[2, :3] + geometry.RASToDetector[2, 3])
         magnification = np.where(depth > 0, source[2] / np.maximum(depth, 1e-6), np.nan)
         self._bin = max(1, round(voxel_mm * float(np.nanmedian(magnification)) / float(spacing.mean())))
+        self.pixels = rows, columns
         self.shape = -(-rows // self._bin), -(-columns // self._bin)
         self.voxel_ml = voxel_mm**3 / 1000
         # A pixel's share of the volume: path x cosine x area on the detector = volume x magnification squared.
@@ -51,8 +52,8 @@ class Rays:
         """Variance of each bin's cement, of the deviations (rows, columns) of independent pixels."""
         return self._sums((sigma_mm * self._to_mass) ** 2)
 
-    def share(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Share of each bin's pixels that a mask holds."""
+    def share(self, mask: NDArray) -> NDArray[np.float32]:
+        """Share of each bin's pixels that a mask holds, or the mean of an image (rows, columns)."""
         return self._sums(mask) / np.float32(self._bin**2)
 
     def at(self, image: NDArray[np.bool_]) -> NDArray[np.bool_]:
