@@ -96,6 +96,24 @@ def test_good_cement_that_breathes_is_no_spot():
     assert not any(spots_of(sequence))
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_edges_that_come_and_go_as_the_patient_breathes_hide_no_leak_and_are_none(told):
+    """Bands of the picture show more cement by up to 1.5 mm, and less."""
+    sequence, leaked = injection(IN_FRONT)
+    breathing = []
+    for frame, shift in zip(sequence, np.sin(2 * np.pi * np.arange(len(sequence)) * FRAME_S / 4), strict=True):
+        moved = {}
+        for name, one in frame.items():
+            bands = np.zeros_like(one.attenuation)
+            bands[np.arange(len(bands)) // 12 % 2 == 0] = 1.5 * CEMENT_PER_MM * shift
+            shift_pixels = np.array([shift, 0.0]) if told else np.zeros(2)
+            moved[name] = replace(one, attenuation=one.attenuation + bands, shift_pixels=shift_pixels)
+        breathing.append(moved)
+    found = spots_of(breathing)
+    assert not any(found[:40])
+    assert leaked[next(number for number, spots in enumerate(found) if spots)] < 0.1
+
+
 def test_noise_alone_grows_nowhere():
     assert not any(spots_of([shown(paths((CENTER, 1.0), seed=number)) for number in range(60)]))
 

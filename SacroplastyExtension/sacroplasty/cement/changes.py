@@ -24,6 +24,8 @@ BREATH_S, _LEAST_FRAMES = 4.0, 8
 #: A bin changes with time and movement only as far as the breath tells so: weights against it, by the second and by the
 #: pixel of a shift in rows and columns.
 _SLOPE_PRIOR = (1e-6, 0.1, 0.1)
+#: So much of a breath has to be known.
+_KNOWN_BREATH = 0.9
 #: Its present state is taken over so many frames.
 _RECENT = 2
 #: Noise of a bin beyond that of its frames: share of the cement's path there, since edges blur.
@@ -52,11 +54,17 @@ class ViewCement:
 
 
 class Change(NamedTuple):
-    """Of the bins (flat) of a view: the cement that came to each [mm3 on the detector], and the reciprocal standard
-    deviation of that, 0 where nothing is known."""
+    """Of the bins (flat) of a view.
+
+    Attributes:
+        grown: (bins,) cement that came to each [mm3 on the detector].
+        weight: (bins,) reciprocal standard deviation of that, 0 where nothing is known.
+        unrest: (frames, bins) what the breath before showed by turns without growing, which bins may do together.
+    """
 
     grown: FloatArray
     weight: FloatArray
+    unrest: FloatArray
 
 
 class ViewHistory:
@@ -73,16 +81,23 @@ class ViewHistory:
         self._path_mass = rays.mass(np.ones(rays.pixels, np.float32)).ravel()
         self._per_mm = cement_per_mm
         self._frames: list[tuple[float, Image, FloatArray]] = []
-        self._newest: ViewCement | None = None
+        self._to_mass: NDArray = np.zeros(0)
+        self._share: NDArray = np.zeros(0)
+        self._pixel_variance: NDArray = np.zeros(0)
 
     def keep(self, time_s: float, shown: ViewCement) -> None:
-        """Take in a frame."""
+        """Take in a frame, and what is known of scatter by now."""
         known = np.isfinite(shown.sigma)
         attenuation = self._rays.mass(np.where(known, shown.attenuation, 0.0)).ravel() / self._path_mass
         self._frames.append((time_s, attenuation, shown.shift_pixels))
-        self._newest = shown
         while len(self._frames) > 2 * _LEAST_FRAMES and self._frames[0][0] < time_s - self._kept_s:
             self._frames.pop(0)
+        self._share = self._rays.share(np.broadcast_to(shown.scatter_share, self._rays.pixels)).ravel()
+        self._to_mass = shown.gain / self._per_mm * self._path_mass
+        # Each sigma is that of a mean over neighbors.
+        variance = self._rays.variance(np.where(known, SMOOTHING * shown.sigma, 0.0)).ravel()
+        variance[self._rays.share(known).ravel() < _KNOWN_SHARE] = np.inf
+        self._pixel_variance = variance * (shown.gain / self._per_mm / (1 - self._share)) ** 2
 
     def change(self, now_s: float, window_s: float) -> Change | None:
         """From the middle of a breath that ended before the window until now; None when too little is known of it."""
@@ -91,12 +106,10 @@ class ViewHistory:
         breath = earlier[times[earlier] >= now_s - window_s - BREATH_S]
         if len(breath) < _LEAST_FRAMES:
             breath = earlier[-_LEAST_FRAMES:]
-        if len(breath) < _LEAST_FRAMES or now_s - window_s - times[breath[0]] < BREATH_S / 2:
+        if len(breath) < _LEAST_FRAMES or now_s - window_s - times[breath[0]] < _KNOWN_BREATH * BREATH_S:
             return None
-        assert self._newest is not None
         frames = [self._frames[number] for number in breath] + self._frames[-_RECENT:]
-        share = self._rays.share(np.broadcast_to(self._newest.scatter_share, self._rays.pixels)).ravel()
-        masses = self._mass(np.stack([attenuation for _, attenuation, _ in frames]), share)
+        masses = self._to_mass * unveiled(np.stack([attenuation for _, attenuation, _ in frames]), self._share)
         shifts = np.array([shift for _, _, shift in frames])
         count = len(breath)
         middle = shifts[:count].mean(axis=0)
@@ -107,21 +120,8 @@ class ViewHistory:
         left = masses[:count] - system @ slopes
         now = np.array([1.0, 0.0, *(shifts[count:].mean(axis=0) - middle)])
         present = masses[count:].mean(axis=0)
-        one_frame = np.maximum((left**2).sum(axis=0) / (count - system.shape[1]), self._pixel_variance(share))
+        one_frame = np.maximum((left**2).sum(axis=0) / (count - system.shape[1]), self._pixel_variance)
         times_as_large = 1 / (len(frames) - count) + float(now @ np.linalg.solve(normal, now))
         variance = one_frame * times_as_large + (_PATH_SD * present) ** 2 + _LEAST_VARIANCE
-        return Change(present - now @ slopes, 1 / np.sqrt(variance))
-
-    def _mass(self, attenuation: NDArray, share: NDArray) -> NDArray:
-        """Cement in bins (..., bins) by what the picture shows of it."""
-        assert self._newest is not None
-        return self._newest.gain / self._per_mm * self._path_mass * unveiled(attenuation, share)
-
-    def _pixel_variance(self, share: NDArray) -> NDArray:
-        """Variance of a bin's cement by the noise of a frame's pixels; infinite where nothing is known."""
-        assert self._newest is not None
-        sigma, known = self._newest.sigma, np.isfinite(self._newest.sigma)
-        # Each sigma is that of a mean over neighbors.
-        shown = self._rays.variance(np.where(known, SMOOTHING * sigma, 0.0)).ravel()
-        shown[self._rays.share(known).ravel() < _KNOWN_SHARE] = np.inf
-        return shown * (self._newest.gain / self._per_mm / (1 - share)) ** 2
+        unrest = np.mean([left[at : at + count - _RECENT + 1] for at in range(_RECENT)], axis=0)
+        return Change(present - now @ slopes, 1 / np.sqrt(variance), unrest)

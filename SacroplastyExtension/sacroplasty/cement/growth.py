@@ -26,6 +26,8 @@ from .zones import Zones
 #: Growth over these times is looked at [s], and by how many standard deviations of the noise a place beside the plan
 #: has to explain it: over a longer time what errs in the plan's place adds up too.
 _WINDOWS = ((2.0, 4.5), (5.0, 7.0))
+#: By so many has each view to show growth there by itself.
+_SHOWN = 1.0
 #: Every so many voxels of the zones' grid, each way, one is looked at.
 _STEP = 2
 #: Nearer to the planned ala than this a place may be the plan's, with the errors of pose and anatomy. Farther than the
@@ -112,30 +114,53 @@ class GrowthWatch:
             changes[name] = change
         unexplained = self._unexplained(changes)
         spots: list[Spot] = []
-        free = np.ones(len(self._points), bool)
+        free = self._shown(changes)
         while True:
-            evidence, filled = self._evidence(changes, unexplained)
-            peak = int(np.argmax(np.where(free, evidence, 0.0)))
-            if not (free[peak] and evidence[peak] >= least):
+            gain, scale = self._matched(changes, unexplained)
+            evidence = gain / np.sqrt(scale)
+            likely = np.flatnonzero(free & (evidence >= least))
+            evidence[likely] = gain[likely] / np.maximum(np.sqrt(scale[likely]), self._unrest(changes, likely))
+            likely = likely[evidence[likely] >= least]
+            if not likely.size:
                 return spots
+            peak = int(likely[np.argmax(evidence[likely])])
+            filled = float(gain[peak] / scale[peak])
             near = np.linalg.norm(self._points - self._points[peak], axis=1) <= _SPOT_MM
-            spots.append(self._spot(near, evidence, float(filled[peak])))
+            spots.append(self._spot(near, evidence, filled))
             # What lies on the same rays explains the same.
             free &= ~near
             for name, system in self._beside.items():
-                explained = system[:, [peak]].toarray()[:, 0] * filled[peak]
+                explained = system[:, [peak]].toarray()[:, 0] * filled
                 unexplained[name] = unexplained[name] - changes[name].weight * explained
 
-    def _evidence(
+    def _shown(self, changes: Mapping[str, Change]) -> NDArray[np.bool_]:
+        """Places beside the plan where each view by itself shows growth. Behind a cannula or text there would be room
+        for whatever the other view shows too much."""
+        shown = np.ones(len(self._points), bool)
+        for name, system in self._beside.items():
+            squared = changes[name].weight ** 2
+            gain, scale = system.T @ (squared * changes[name].grown), self._squares[name].T @ squared
+            shown &= gain > _SHOWN * np.sqrt(scale)
+        return shown
+
+    def _matched(
         self, changes: Mapping[str, Change], unexplained: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, FloatArray]:
-        """Of each place beside the plan: by how many standard deviations cement there explains what is left, and which
-        share of its blob that fills."""
+        """How well cement at each place beside the plan matches what is left, and the variance of that by the noise of
+        bins; the first over the second is the share of its blob that is filled."""
         gain, scale = np.zeros(len(self._points)), np.full(len(self._points), _LEAST_SCALE)
         for name, system in self._beside.items():
             gain += system.T @ (changes[name].weight * unexplained[name])
             scale += self._squares[name].T @ changes[name].weight ** 2
-        return gain / np.sqrt(scale), gain / scale
+        return gain, scale
+
+    def _unrest(self, changes: Mapping[str, Change], places: NDArray[np.intp]) -> FloatArray:
+        """Standard deviation of that match by what the breath before showed: bins that err together count as such."""
+        variance = np.zeros(len(places))
+        for name, system in self._beside.items():
+            matched = system[:, places].T @ (changes[name].weight ** 2 * changes[name].unrest).T
+            variance += (matched**2).mean(axis=1)
+        return np.sqrt(variance)
 
     def _spot(self, near: NDArray[np.bool_], evidence: FloatArray, filled: float) -> Spot:
         strength = np.where(near, np.maximum(evidence, 0.0), 0.0) ** 2
