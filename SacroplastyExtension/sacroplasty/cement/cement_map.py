@@ -80,7 +80,7 @@ def map_cement(
         known: the frame before, whose cement is left out when the exposure is fitted and whose shift is gone on from.
         plane_mm: size of a background pixel in the patient.
     """
-    signal = binned(frame, background.binning)
+    signal = background.detector.mended(binned(frame, background.binning))
     smooth = smoothed(signal)
     usable = background.usable
     level = float(np.median(smooth[usable])) / float(np.exp(background.median_log))
@@ -112,7 +112,7 @@ def map_cement(
     attenuation /= contrast
     sharp /= contrast
     # What was moved in from outside the field, or from beside a fault, tells nothing.
-    usable = usable & moved_back(usable & ~saturated, alignment.whole)
+    usable = usable & moved_back(background.detector.clear & ~saturated, alignment.whole)
     sigma = background.sigma * np.float32(max(alignment.noise, 1.0))
     rest = _slow_rest(attenuation, sigma, usable & quiet)
     attenuation -= rest
