@@ -43,6 +43,8 @@ _EDGE = 2.0
 _TOOL_PIXELS, _TOOL_SHARE = 1, 0.25
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
+#: So near to the field's border what changes need not be an instrument [pixels].
+_BESIDE_BORDER_PIXELS = 6
 #: Cement that leaves the tip is looked for so far around it in the picture [mm in the patient].
 _WATCHED_MM = 80.0
 #: With less of the image than this to look at there is nothing to be watched.
@@ -178,7 +180,9 @@ def background_of(
     usable = lit & (level < _NOISIEST**2)
     if np.count_nonzero(usable & watched) < _LEAST_USABLE * np.count_nonzero(watched):
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
-    moved = large_pieces(usable & watched & ~tools & (variance > _MOVED * expected), _MOVED_PIXELS)
+    # Blades and circles may be softer than they look.
+    beside = tools | widened(~shown, _BESIDE_BORDER_PIXELS)
+    moved = large_pieces(usable & watched & ~beside & (variance > _MOVED * expected), _MOVED_PIXELS)
     return Background(
         geometry=binned_geometry(geometry, binning),
         full_geometry=geometry,

@@ -35,6 +35,8 @@ _STEP = 2
 _OUTSIDE_MM, _FARTHEST_MM = 0.5, 6.0
 #: Evidence that a voxel beside the plan needs, in standard deviations of the noise.
 _EVIDENCE = 1.0
+#: And the evidence in each view by itself.
+_SHOWN = 1.0
 #: Noise of a bin beyond that of its pixels: share of the cement's path there, since edges blur and patients breathe.
 _PATH_SD = 0.03
 #: Radius of what grows beside the plan [mm], and over how many frames of each view its present state is taken.
@@ -180,13 +182,17 @@ class GrowthWatch:
 
         gain = np.zeros(len(self._points))
         scale = np.zeros(len(self._points))
+        shown = np.ones(len(self._points), bool)
         for name, system in self._systems.items():
             squared = weights[name] ** 2
-            gain += system.T @ (squared * growth[name])
-            scale += self._squares[name].T @ squared
+            gain_here, scale_here = system.T @ (squared * growth[name]), self._squares[name].T @ squared
+            gain += gain_here
+            scale += scale_here
+            # Behind a cannula there is room for whatever the other view shows too much.
+            shown &= gain_here > _SHOWN * np.sqrt(scale_here)
         penalty = np.where(self._beside, _EVIDENCE * np.sqrt(scale), 0.0)
         # With nothing filled the residual is largest, and no entry is negative: what does not gain now never will.
-        active = np.flatnonzero((gain > penalty) & (scale > 0))
+        active = np.flatnonzero((gain > penalty) & (scale > 0) & (shown | ~self._beside))
         if not (self._beside & ~self._far)[active].any():
             return None
         whole = vstack([diags(weights[name]) @ system[:, active] for name, system in self._systems.items()]).tocsr()
