@@ -144,8 +144,11 @@ def _slow_rest(attenuation: Image, sigma: Image, quiet: NDArray[np.bool_]) -> Im
     bound = _CORE_SIGMA * sigma
     # What stands out so far may be cement that was not there before.
     quiet = quiet & (attenuation <= bound)
-    shown = np.where(quiet, np.maximum(attenuation, -bound), 0.0)
-    rest: Image = uniform_filter(shown, _SLOW_PIXELS) / (uniform_filter(quiet.astype(np.float32), _SLOW_PIXELS) + _FEW)
+    # Edges, and the field's border, tell little.
+    usual = np.median(sigma[quiet]) if quiet.any() else np.float32(1)
+    weight = np.where(quiet, np.minimum(usual / sigma, 1) ** 2, 0).astype(np.float32)
+    shown = weight * np.maximum(attenuation, -bound)
+    rest: Image = uniform_filter(shown, _SLOW_PIXELS) / (uniform_filter(weight, _SLOW_PIXELS) + _FEW)
     return rest.astype(np.float32)
 
 
