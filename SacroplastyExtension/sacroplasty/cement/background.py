@@ -41,6 +41,8 @@ _EDGE = 2.0
 #: Tools may move by so many pixels. A pixel can take any value that lies so near; with a deviation of this share of
 #: that range, five of which are the threshold of detection, it never looks like cement by that alone.
 _TOOL_PIXELS, _TOOL_SHARE = 1, 0.25
+#: Its shadow is at most twice as wide [pixels].
+_TOOL_HALF_PIXELS = 4
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
 #: So near to the field's border what changes need not be an instrument [pixels].
@@ -99,6 +101,7 @@ class Background:
         sharp_variance: of the logarithm of a later frame that is not smoothed.
         usable: where a pixel lies in the field, works, is neither saturated nor too dark.
         watched: where cement is looked for, around the tip if that is known.
+        tools: where the cannula may stand.
         white: signal at which the detector saturates; infinite when none was seen.
         least_signal: keeps logarithms finite.
         moved_share: of what is watched and usable, how much changed beyond noise while the frames were taken.
@@ -117,9 +120,19 @@ class Background:
     sharp_variance: Image
     usable: NDArray[np.bool_]
     watched: NDArray[np.bool_]
+    tools: NDArray[np.bool_]
     white: float
     least_signal: float
     moved_share: float
+
+    def bridged(self, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A region (rows, columns) with what lies within it in the cannula's shadow, where cement does not stand out of
+        the noise but is there."""
+        if not self.tools.any():
+            return region
+        padded = np.pad(region, _TOOL_HALF_PIXELS)
+        closed = ~widened(~widened(padded, _TOOL_HALF_PIXELS), _TOOL_HALF_PIXELS)
+        return region | (closed[_TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS, _TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS] & self.tools)
 
 
 def background_of(
@@ -197,6 +210,7 @@ def background_of(
         sharp_variance=sharp_level,
         usable=usable,
         watched=watched,
+        tools=tools,
         white=white,
         least_signal=least,
         moved_share=np.count_nonzero(moved) / np.count_nonzero(usable & watched),

@@ -35,8 +35,8 @@ _STEP = 2
 _OUTSIDE_MM, _FARTHEST_MM = 0.5, 6.0
 #: Evidence that a voxel beside the plan needs, in standard deviations of the noise.
 _EVIDENCE = 1.0
-#: And the evidence in each view by itself.
-_SHOWN = 1.0
+#: And the evidence that each view shows by itself.
+_SHOWN = 3.0
 #: Noise of a bin beyond that of its pixels: share of the cement's path there, since edges blur and patients breathe.
 _PATH_SD = 0.03
 #: Radius of what grows beside the plan [mm], and over how many frames of each view its present state is taken.
