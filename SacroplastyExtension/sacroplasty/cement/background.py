@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..geometry import FloatArray
-from ..xray.field import Field, find_field
 from ..xray.geometry import XrayGeometry
 from .cannula import Cannula
+from .detector import Detector
 from .frames import binned_geometry, binning_of
 from .pieces import large_pieces, widened
 
@@ -36,21 +36,19 @@ _NOISIEST = 0.25
 _RESIDUAL_SHIFT_PIXELS = 0.05
 #: What second derivatives leave of a shift of up to half a pixel, and of blur by movement, as a share of them.
 _RESIDUAL_BEND = 0.1
-#: A pixel whose logarithm differs by so much from each neighbour's is dead or hot, not anatomy.
-_DEAD = 0.4
 #: An edge is steeper than so many deviations of a pixel's noise: noise alone reaches a third in a mean of eight frames.
 _EDGE = 2.0
 #: Tools may move by so many pixels. A pixel can take any value that lies so near; with a deviation of this share of
 #: that range, five of which are the threshold of detection, it never looks like cement by that alone.
 _TOOL_PIXELS, _TOOL_SHARE = 1, 0.25
-#: A blade's or a circle's edge is soft over so many pixels, and stays while the patient moves.
-_PENUMBRA_PIXELS = 6
+#: Its shadow is at most twice as wide [pixels].
+_TOOL_HALF_PIXELS = 4
 #: Pixels beside saturated ones that are not relied on.
 _BESIDE_SATURATED_PIXELS = 6
+#: So near to the field's border what changes need not be an instrument [pixels].
+_BESIDE_BORDER_PIXELS = 6
 #: Cement that leaves the tip is looked for so far around it in the picture [mm in the patient].
 _WATCHED_MM = 80.0
-#: So much of what has to be seen must lie in the field.
-_SHOWN = 0.9
 #: With less of the image than this to look at there is nothing to be watched.
 _LEAST_USABLE = 0.1
 
@@ -93,7 +91,7 @@ class Background:
     Attributes:
         geometry, full_geometry: of the binned and of the detector's own pixels.
         binning: detector pixels per image pixel, each way.
-        field: circle and blades.
+        detector: what stands still in frames as they were taken.
         log_signal: (rows, columns) logarithm of the mean signal, smoothed over 3 x 3 pixels.
         log_detail: what is fine in it (see `detail`).
         edges: pixels where the detail is steep beyond noise, which tell a shift.
@@ -103,6 +101,7 @@ class Background:
         sharp_variance: of the logarithm of a later frame that is not smoothed.
         usable: where a pixel lies in the field, works, is neither saturated nor too dark.
         watched: where cement is looked for, around the tip if that is known.
+        tools: where the cannula may stand.
         white: signal at which the detector saturates; infinite when none was seen.
         least_signal: keeps logarithms finite.
         moved_share: of what is watched and usable, how much changed beyond noise while the frames were taken.
@@ -111,7 +110,7 @@ class Background:
     geometry: XrayGeometry
     full_geometry: XrayGeometry
     binning: int
-    field: Field
+    detector: Detector
     log_signal: Shiftable
     log_detail: Shiftable
     edges: NDArray[np.bool_]
@@ -121,16 +120,27 @@ class Background:
     sharp_variance: Image
     usable: NDArray[np.bool_]
     watched: NDArray[np.bool_]
+    tools: NDArray[np.bool_]
     white: float
     least_signal: float
     moved_share: float
+
+    def bridged(self, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A region (rows, columns) with what lies within it in the cannula's shadow, where cement does not stand out of
+        the noise but is there."""
+        if not self.tools.any():
+            return region
+        padded = np.pad(region, _TOOL_HALF_PIXELS)
+        closed = ~widened(~widened(padded, _TOOL_HALF_PIXELS), _TOOL_HALF_PIXELS)
+        return region | (closed[_TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS, _TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS] & self.tools)
 
 
 def background_of(
     stack: Sequence[Image],
     geometry: XrayGeometry,
     white: float,
-    field: Field,
+    detector: Detector,
+    shown: NDArray[np.bool_],
     needed_ras: FloatArray | None = None,
     cannula: Cannula | None = None,
 ) -> Background:
@@ -138,7 +148,8 @@ def background_of(
 
     Args:
         white: signal at which the detector saturates.
-        field: of the binned frames.
+        detector: that took them.
+        shown: pixels (rows, columns) that all of these frames show.
         needed_ras: (n, 3) places that have to be seen.
         cannula: that may tremble.
 
@@ -151,7 +162,7 @@ def background_of(
     mean = np.mean(stack, axis=0)
     # What was saturated a moment ago, or is text that is burned in, is unknown when it moves in.
     saturated = maximum_filter(np.max(stack, axis=0) >= 0.98 * white, 2 * _BESIDE_SATURATED_PIXELS + 1)
-    lit = field.mask & ~saturated & (mean > 0)
+    lit = shown & ~saturated & (mean > 0)
     if np.count_nonzero(lit) < _LEAST_USABLE * lit.size:
         raise ImageError("the reference frames are black or saturated; correct the exposure first")
 
@@ -169,11 +180,9 @@ def background_of(
     residual = (_RESIDUAL_SHIFT_PIXELS * steep) ** 2 + (_RESIDUAL_BEND * bend) ** 2
     residual[tools] += (_TOOL_SHARE * _range_near(log_signal)[tools]) ** 2
     count = len(stack)
-    # Blades, circle and dead pixels do not move with the patient, tools not quite. The slow part of the picture spreads
-    # them, and its own border, further than they can be seen.
-    border = widened(~field.mask, _PENUMBRA_PIXELS)
-    dead = widened(_out_of_line(raw_log), SMOOTHING // 2 + 1)
-    still = widened(border | saturated | tools, _SLOW_PIXELS // 2) | widened(dead, SMOOTHING)
+    # Blades and circle do not move with the patient, tools not quite. The slow part of the picture spreads them, and
+    # its own border, further than they can be seen.
+    still = widened(~shown | saturated | tools, _SLOW_PIXELS // 2)
     still |= ~np.pad(np.ones([size - _SLOW_PIXELS + 1 for size in lit.shape], bool), _SLOW_PIXELS // 2)
     watched = np.ones(lit.shape, bool)
     if needed_ras is not None:
@@ -181,15 +190,17 @@ def background_of(
     # A pixel that flickers, or an edge that moves by more than a shift, is noisier than its brightness tells.
     expected = level + residual
     unsteady = np.where((variance > _UNSTEADY * expected) & ~tools, variance, 0.0)
-    usable = lit & ~border & ~dead & (level < _NOISIEST**2)
+    usable = lit & (level < _NOISIEST**2)
     if np.count_nonzero(usable & watched) < _LEAST_USABLE * np.count_nonzero(watched):
         raise ImageError("the reference frames are too noisy to show cement; raise the dose")
-    moved = large_pieces(usable & watched & ~tools & (variance > _MOVED * expected), _MOVED_PIXELS)
+    # Blades and circles may be softer than they look.
+    beside = tools | widened(~shown, _BESIDE_BORDER_PIXELS)
+    moved = large_pieces(usable & watched & ~beside & (variance > _MOVED * expected), _MOVED_PIXELS)
     return Background(
         geometry=binned_geometry(geometry, binning),
         full_geometry=geometry,
         binning=binning,
-        field=field,
+        detector=detector,
         log_signal=shiftable,
         log_detail=detailed,
         edges=(np.hypot(*detailed.gradient) > _EDGE * np.sqrt(level)) & ~still,
@@ -199,40 +210,11 @@ def background_of(
         sharp_variance=sharp_level,
         usable=usable,
         watched=watched,
+        tools=tools,
         white=white,
         least_signal=least,
         moved_share=np.count_nonzero(moved) / np.count_nonzero(usable & watched),
     )
-
-
-def field_of(stack: Sequence[Image], geometry: XrayGeometry, needed_ras: FloatArray | None = None) -> Field:
-    """Circle and blades of binned frames as they were taken: these stand still while the patient breathes.
-
-    Args:
-        needed_ras: (n, 3) places that have to be seen. A field without them is none, but a dark patient beside bright
-            air.
-
-    Raises:
-        ImageError: for black frames.
-    """
-    mean = np.mean(stack, axis=0)
-    try:
-        field = find_field(mean)
-    except ImageError:
-        raise ImageError("the reference frames are black; correct the exposure first") from None
-    if needed_ras is None:
-        return field
-    if shown_share(field.mask, binned_geometry(geometry, binning_of(geometry)), needed_ras) < _SHOWN:
-        return Field(np.ones(mean.shape, bool), None, ())
-    return field
-
-
-def shown_share(mask: NDArray[np.bool_], geometry: XrayGeometry, points_ras: FloatArray) -> float:
-    """Which share of points (n, 3) falls on the mask (rows, columns) of that geometry."""
-    column, row = np.rint(np.nan_to_num(geometry.project(points_ras), nan=-1.0)).astype(int).T
-    rows, columns = mask.shape
-    inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-    return float(np.mean(inside & mask[np.clip(row, 0, rows - 1), np.clip(column, 0, columns - 1)]))
 
 
 def _around(point_ras: FloatArray, geometry: XrayGeometry) -> NDArray[np.bool_]:
@@ -261,16 +243,6 @@ def detail(log_signal: Image) -> Image:
 
     result: Image = log_signal - uniform_filter(log_signal, _SLOW_PIXELS, mode="nearest")
     return result
-
-
-def _out_of_line(log_signal: Image) -> NDArray[np.bool_]:
-    """Pixels that are much darker or brighter than all of their eight neighbours."""
-    from scipy.ndimage import maximum_filter, minimum_filter
-
-    around = np.ones((3, 3), bool)
-    around[1, 1] = False
-    lowest, highest = minimum_filter(log_signal, footprint=around), maximum_filter(log_signal, footprint=around)
-    return np.asarray((log_signal < lowest - _DEAD) | (log_signal > highest + _DEAD))
 
 
 def _range_near(log_signal: Image) -> Image:

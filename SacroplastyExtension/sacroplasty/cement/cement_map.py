@@ -80,7 +80,7 @@ def map_cement(
         known: the frame before, whose cement is left out when the exposure is fitted and whose shift is gone on from.
         plane_mm: size of a background pixel in the patient.
     """
-    signal = binned(frame, background.binning)
+    signal = background.detector.mended(binned(frame, background.binning))
     smooth = smoothed(signal)
     usable = background.usable
     level = float(np.median(smooth[usable])) / float(np.exp(background.median_log))
@@ -112,7 +112,7 @@ def map_cement(
     attenuation /= contrast
     sharp /= contrast
     # What was moved in from outside the field, or from beside a fault, tells nothing.
-    usable = usable & moved_back(usable & ~saturated, alignment.whole)
+    usable = usable & moved_back(background.detector.clear & ~saturated, alignment.whole)
     sigma = background.sigma * np.float32(max(alignment.noise, 1.0))
     rest = _slow_rest(attenuation, sigma, usable & quiet)
     attenuation -= rest
@@ -144,8 +144,11 @@ def _slow_rest(attenuation: Image, sigma: Image, quiet: NDArray[np.bool_]) -> Im
     bound = _CORE_SIGMA * sigma
     # What stands out so far may be cement that was not there before.
     quiet = quiet & (attenuation <= bound)
-    shown = np.where(quiet, np.maximum(attenuation, -bound), 0.0)
-    rest: Image = uniform_filter(shown, _SLOW_PIXELS) / (uniform_filter(quiet.astype(np.float32), _SLOW_PIXELS) + _FEW)
+    # Edges, and the field's border, tell little.
+    usual = np.median(sigma[quiet]) if quiet.any() else np.float32(1)
+    weight = np.where(quiet, np.minimum(usual / sigma, 1) ** 2, 0).astype(np.float32)
+    shown = weight * np.maximum(attenuation, -bound)
+    rest: Image = uniform_filter(shown, _SLOW_PIXELS) / (uniform_filter(weight, _SLOW_PIXELS) + _FEW)
     return rest.astype(np.float32)
 
 

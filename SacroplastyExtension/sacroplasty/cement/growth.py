@@ -27,7 +27,7 @@ from .zones import Zones
 #: has to explain it: over a longer time what errs in the plan's place adds up too.
 _WINDOWS = ((2.0, 4.5), (5.0, 7.0))
 #: By so many has each view to show growth there by itself.
-_SHOWN = 1.0
+_SHOWN = 3.0
 #: Every so many voxels of the zones' grid, each way, one is looked at.
 _STEP = 2
 #: Nearer to the planned ala than this a place may be the plan's, with the errors of pose and anatomy. Farther than the

@@ -161,6 +161,8 @@ class _View:
     calibrations: int = 0
     veils: list[float] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
+    #: Share (rows, columns) of each pixel's signal that is scatter and glare, as far as known.
+    share: NDArray[np.float32] | np.float32 = np.float32(0)
     last: Frame | None = None
     seen: CementMap | None = None
     fault: str = "no frame yet"
@@ -192,25 +194,36 @@ class _View:
         return self.calibrations >= _FEWEST_CALIBRATIONS and not self.calibrated
 
     @property
-    def share(self) -> NDArray | float:
-        """Share of each pixel's signal that is scatter and glare, as far as known."""
-        if not self.calibrated:
-            return 0.0
-        return veil_share(self.background.log_signal.values, float(np.median(self.veils)))
-
-    @property
     def gain(self) -> float:
         """Attenuation of the cement over what the greys show of it beside scatter, as far as known."""
         return float(np.median(self.gains)) if self.calibrated else 1.0
+
+    def calibrate(self, layer: float, region: NDArray[np.bool_]) -> None:
+        """Learn from the pump's volume how much of the signal is scatter.
+
+        Args:
+            layer: sum over the region of the attenuation that its cement has along the detector's normal.
+        """
+        assert self.seen is not None
+        self.calibrations += 1
+        log_signal, seen = self.background.log_signal.values, self.seen.sharp[region]
+        expected = layer / float(self.cosine[region].mean()) if region.any() else math.inf
+        veil = find_veil(seen, log_signal[region], expected) if region.any() else 0.0
+        # Too dark to show most of the cement, whatever the veil: this view's figures are not to be trusted.
+        if float(unveiled(seen, veil_share(log_signal[region], veil)).sum()) >= _LEAST_SEEN * expected:
+            self.veils.append(veil)
+            # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
+            self.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
+        self.share = veil_share(log_signal, float(np.median(self.veils))) if self.calibrated else np.float32(0)
 
     def unveiled(self) -> CementMap:
         """The cement of the last frame as the beam alone would show it."""
         assert self.seen is not None
         if not self.calibrated:
             return self.seen
-        share, gain = np.asarray(self.share, np.float32), np.float32(self.gain)
-        attenuation = gain * unveiled(self.seen.attenuation, share).astype(np.float32)
-        return replace(self.seen, attenuation=attenuation, sigma=gain * self.seen.sigma / (1 - share))
+        gain = np.float32(self.gain)
+        attenuation = gain * unveiled(self.seen.attenuation, self.share).astype(np.float32)
+        return replace(self.seen, attenuation=attenuation, sigma=gain * self.seen.sigma / (1 - self.share))
 
     def for_growth(self) -> ViewCement:
         """The cement of the last frame as the picture shows it, the patient's movement taken out."""
@@ -517,21 +530,8 @@ class SpreadMonitor:
             view = self._views[name]
             if not view.scaled:
                 continue
-            assert view.seen is not None
             region, to_ml = self._cement_region(view, center_ras)
-            view.calibrations += 1
-            if not region.any():
-                continue
-            expected = pump_volume_ml / float(to_ml * view.cosine[region].mean())
-            log_signal = view.background.log_signal.values
-            seen = view.seen.sharp[region]
-            veil = find_veil(seen, log_signal[region], expected)
-            if float(unveiled(seen, veil_share(log_signal[region], veil)).sum()) < _LEAST_SEEN * expected:
-                # Too dark to show most of the cement, whatever the veil: this view's figures are not to be trusted.
-                continue
-            view.veils.append(veil)
-            # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
-            view.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
+            view.calibrate(pump_volume_ml / to_ml, region)
 
     def _together(self, volumes: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
         """Volume of all views and its standard deviation, from each view's volume and noise; NaN without views."""
@@ -568,7 +568,7 @@ class SpreadMonitor:
         geometry = view.background.geometry
         where = center_ras if center_ras is not None and view.placed else self._middle(geometry, view.placed)
         # The rim is faint: two pixels more catch what smoothing spread, at the price of a little noise.
-        region = widened(view.seen.detected, 2) & np.isfinite(view.seen.sigma)
+        region = view.background.bridged(widened(view.seen.detected, 2)) & np.isfinite(view.seen.sigma)
         return region, pixel_size_mm(geometry, where) ** 2 / self.settings.cement_per_mm / 1000
 
     def _measure(

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from .alignment import align, aligned, exposure_change
-from .background import Background, Image, background_of, field_of, shown_share, smoothed
+from .alignment import align, aligned, exposure_change, moved_back
+from .background import Background, Image, background_of, smoothed
 from .cannula import Cannula
-from .frames import binned, binning_of
+from .detector import find_detector, shown_share
+from .frames import binned, binned_geometry, binning_of
 
 #: Fewer frames do not tell the noise from the anatomy.
 FEWEST_REFERENCE_FRAMES = 4
@@ -74,12 +75,15 @@ def learn_background(
     white = min(_white_level(frame) for frame in frames)
     binning = binning_of(geometry)
     stack = [binned(frame, binning) for frame in frames]
-    field = field_of(stack, geometry, needed_ras)
+    detector = find_detector(stack, binned_geometry(geometry, binning), needed_ras)
+    stack = [detector.mended(one) for one in stack]
     # The patient breathes while the reference is taken. All frames together would be blurred and seem noisy, so that no
     # edge stood out of the noise; the first few do not.
-    background = background_of(stack[:FEWEST_REFERENCE_FRAMES], geometry, white, field, needed_ras, cannula)
+    few = stack[:FEWEST_REFERENCE_FRAMES]
+    background = background_of(few, geometry, white, detector, detector.clear, needed_ras, cannula)
     for _ in range(_ALIGNING_ROUNDS):
-        background = background_of(_stilled(stack, background), geometry, white, field, needed_ras, cannula)
+        still, shown = _stilled(stack, background)
+        background = background_of(still, geometry, white, detector, shown, needed_ras, cannula)
     if background.moved_share > _LARGEST_MOVED_SHARE:
         raise ImageError("something moved while the reference was taken; keep instruments still and take it again")
     if needed_ras is not None and shown_share(background.usable, background.geometry, needed_ras) < _USABLE:
@@ -91,18 +95,24 @@ def learn_background(
     return background
 
 
-def _stilled(stack: list[Image], background: Background) -> list[Image]:
-    """Frames in the place of the background, and of its exposure; as they are when nothing moved."""
+def _stilled(stack: list[Image], background: Background) -> tuple[list[Image], NDArray[np.bool_]]:
+    """Frames in the place of the background, and of its exposure, and which pixels all of them show; as they are when
+    nothing moved."""
     found = [
         align(background, np.log(np.maximum(smoothed(one), background.least_signal)), background.usable)
         for one in stack
     ]
+    shown = background.detector.clear
     if max(np.abs([*one.shift_pixels, *one.warp.ravel()]).max() for one in found) <= _STILL_PIXELS:
-        return stack
-    return [
+        return stack, shown
+    for alignment in found:
+        row, column = np.rint(alignment.shift_pixels).astype(int)
+        shown = shown & moved_back(background.detector.clear, (int(row), int(column)))
+    still = [
         (aligned(one, alignment) / np.exp(exposure_change(background, alignment))).astype(np.float32)
         for one, alignment in zip(stack, found, strict=True)
     ]
+    return still, shown
 
 
 def _looks_bright(cannula: Cannula, background: Background) -> bool:
