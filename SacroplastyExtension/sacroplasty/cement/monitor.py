@@ -43,11 +43,12 @@ Level = Literal["watch", "warning", "leak", "blind"]
 _CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
 #: The same for a scale that was marked in the picture: 5 % of a length are 10 % of an area.
 _MARKED_SD = 0.1
-#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much.
-_CALIBRATION_ML = (0.3, 1.0)
+#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much. What a
+#: warning kept from it is made up for until the last volume.
+_CALIBRATION_ML, _LATEST_CALIBRATION_ML = (0.3, 1.0), 2.0
 #: A view that shows less than this share of the pump's volume is not calibrated by it.
 _LEAST_SEEN = 0.8
-#: So many frames have to be tried before a view is called too dark.
+#: So many frames have to be tried before a view is called calibrated or too dark.
 _FEWEST_CALIBRATIONS = 5
 
 #: Every view must show the cube of twice this size around the tip [mm].
@@ -273,6 +274,7 @@ class SpreadMonitor:
             raise ImageError(f"view {view}: {error}") from None
         self._finder = None
         self._spots, self._growing_frames = [], 0
+        self._calibration_over = False
         self._last = None
 
     def _learned(self, frames: Sequence[Frame], geometry: XrayGeometry | None, marks: PictureMarks | None) -> _View:
@@ -327,8 +329,10 @@ class SpreadMonitor:
         depth = self._finder.center(placed_maps) if self._finder is not None else None
         found = self._judge(placed_maps, frames, now_s) + self._stray(maps, now_s)
         level = _gravest(found)
-        if level in (None, "watch") and not self._leak and pump_volume_ml is not None:
-            self._calibrate(frames, depth, pump_volume_ml)
+        if pump_volume_ml is not None:
+            if level in (None, "watch") and not self._leak:
+                self._calibrate(frames, depth, pump_volume_ml)
+            self._calibration_over = self._ends_calibration(pump_volume_ml)
         volumes = {name: self._volume(view, depth) for name, view in self._views.items() if view.scaled}
         volume_ml, sd_ml = self._together(volumes)
         measures = self._measure(maps, placed_maps, depth, now_s)
@@ -360,6 +364,9 @@ class SpreadMonitor:
         unplaced = [name for name, view in self._views.items() if not view.placed]
         unknown = [f"where in the patient cement of view {name} lies: no geometry" for name in unplaced]
         unknown += [f"the volume by view {name}: no scale" for name in unplaced if not self._views[name].scaled]
+        if self._calibration_over:
+            unsure = [name for name in unplaced if self._views[name].scaled and not self._views[name].calibrated]
+            unknown += [f"how much cement view {name} hides: not calibrated by the pump" for name in unsure]
         unknown += [
             f"how even the spread is in view {name}: no tip"
             for name, view in self._views.items()
@@ -437,8 +444,11 @@ class SpreadMonitor:
                 return f"late ({name})"
             if age_s < -self.settings.frame_period_s:
                 return f"its time lies ahead ({name})"
-            if self._calibration_over and view.dark:
-                return f"too dark to show the cement that the pump gave ({name})"
+            if self._calibration_over and view.placed and not view.calibrated:
+                if view.dark:
+                    return f"too dark to show the cement that the pump gave ({name})"
+                # How much of the cement it hides is not known, so that its silence would tell nothing.
+                return f"not calibrated: something was wrong while the pump gave the first cement ({name})"
         return "ok"
 
     def _judge(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[SpreadEvent]:
@@ -503,8 +513,7 @@ class SpreadMonitor:
 
     def _calibrate(self, fresh: Mapping[str, Frame], center_ras: FloatArray | None, pump_volume_ml: float) -> None:
         """Learn from the pump's volume how much of each view's signal is scatter."""
-        self._calibration_over = pump_volume_ml > _CALIBRATION_ML[1]
-        if self._calibration_over or pump_volume_ml < _CALIBRATION_ML[0]:
+        if pump_volume_ml < _CALIBRATION_ML[0] or self._ends_calibration(pump_volume_ml):
             return
         for name in fresh:
             view = self._views[name]
@@ -525,6 +534,11 @@ class SpreadMonitor:
             view.veils.append(veil)
             # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
             view.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
+
+    def _ends_calibration(self, pump_volume_ml: float) -> bool:
+        """Whether the pump has given too much for the views to be calibrated any more."""
+        tried = all(view.calibrations >= _FEWEST_CALIBRATIONS for view in self._views.values() if view.scaled)
+        return pump_volume_ml > (_CALIBRATION_ML[1] if tried else _LATEST_CALIBRATION_ML)
 
     def _together(self, volumes: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
         """Volume of all views and its standard deviation, from each view's volume and noise; NaN without views."""
