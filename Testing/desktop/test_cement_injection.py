@@ -41,7 +41,15 @@ class Monitor:
         health = "the image moved" if room.level == "blind" else "ok"
         level = None if room.level == "none" else room.level
         return MonitorReading(
-            now_s, room.machine.syringe.out_ml, 0.1, room.evenness, health, level, room.level == "leak", ()
+            now_s,
+            room.machine.syringe.out_ml,
+            0.1,
+            room.evenness,
+            health,
+            level,
+            room.level == "leak",
+            (),
+            warnings=("bone",) if level == "warning" else (),
         )
 
 

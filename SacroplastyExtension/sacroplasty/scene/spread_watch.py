@@ -34,12 +34,14 @@ BannerLevel = Literal["none", "watch", "warning", "leak", "blind"]
 
 @dataclass(frozen=True)
 class MonitorView:
-    """What the spread monitor last said. `level` is `blind` when it cannot see; `time_s` is when it was true."""
+    """What the spread monitor last said. `level` is `blind` when it cannot see; `time_s` is when it was true; `warning`
+    is what it warns of, in words."""
 
     time_s: float
     level: BannerLevel
     text: str
     concentricity: float
+    warning: str = ""
 
 
 class SpreadWatch:
@@ -119,11 +121,13 @@ class SpreadWatch:
         """The views are not those that were learned any more."""
         self._monitor, self.reading, self._view, self._reference = None, None, None, None
 
-    def tick(self, now_s: float, given_ml: float) -> None:
+    def tick(self, now_s: float, given_ml: float, counted: bool = True, in_line_ml: float = 0.0) -> None:
         """Let the monitor learn from, or look at, all frames that have come.
 
         Args:
             given_ml: cement given so far, through all trocars.
+            counted: whether that is all; a syringe that is being emptied by hand counts only when it is entered.
+            in_line_ml: what the stretched line still holds back of it, as far as is known.
         """
         frames = self._devices.take_frames()
         watched = self.monitor.views if self.monitor is not None else ()
@@ -143,7 +147,8 @@ class SpreadWatch:
             # One picture a turn, the newest of its plane: looking takes long, and the pump waits for its heartbeat.
             for plane in list(self._waiting)[:1]:
                 frame = self.shown[plane] = _frame_of(self._waiting.pop(plane))
-                events = self._monitor.update({plane: frame}, now_s, self.given_ml(given_ml)).events
+                told_ml = self.given_ml(given_ml) if counted else None
+                events = self._monitor.update({plane: frame}, now_s, told_ml, in_line_ml).events
             reading = self._monitor.update({}, now_s)
         except ImageError as error:
             self._view = MonitorView(now_s, "blind", str(error), math.nan)
@@ -153,7 +158,7 @@ class SpreadWatch:
         text = (
             reading.health if not reading.healthy else f"{reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen"
         )
-        self._view = MonitorView(now_s, level, text, reading.concentricity)
+        self._view = MonitorView(now_s, level, text, reading.concentricity, monitor_warning(reading.warnings))
 
     def banner(self, now_s: float) -> tuple[BannerLevel, str]:
         """What the banner says now; what is silent is blind."""
@@ -165,6 +170,11 @@ class SpreadWatch:
             return "blind", "the spread monitor is silent"
         return self._view.level, self._view.text
 
+    @property
+    def warning(self) -> str:
+        """What the monitor warns of though it does not stop, in words; empty for nothing."""
+        return self._view.warning if self._view is not None else ""
+
     def surroundings(self, now_s: float) -> Surroundings:
         """What is known beside pump and cement, each with its time. What is not known stays None and forbids."""
         view = self._view
@@ -175,7 +185,7 @@ class SpreadWatch:
             leak=Observed(view.level == "leak", view.time_s) if view else None,
             registration_error_mm=Observed(error_mm, now_s) if error_mm is not None else None,
             concentricity=Observed(view.concentricity, view.time_s) if view else None,
-            warning=monitor_warning(view.level) if view is not None else "",
+            warning=self.warning,
         )
 
     def _learn_from(self, frames: list[DetectorFrame]) -> None:
