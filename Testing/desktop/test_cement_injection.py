@@ -36,7 +36,7 @@ class Monitor:
     def __init__(self, room):
         self.room = room
 
-    def update(self, frames, now_s):
+    def update(self, frames, now_s, *given):
         room = self.room
         health = "the image moved" if room.level == "blind" else "ok"
         level = None if room.level == "none" else room.level

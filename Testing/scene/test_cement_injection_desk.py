@@ -113,7 +113,7 @@ class Monitor:
     def __init__(self):
         self.level, self.time_s = "none", 0.0
 
-    def update(self, frames, now_s):
+    def update(self, frames, now_s, *given):
         level = None if self.level == "none" else self.level
         health = "late (Image_Detector)" if level == "blind" or now_s - self.time_s > 0.4 else "ok"
         warnings = ("bone",) if level == "warning" else ()

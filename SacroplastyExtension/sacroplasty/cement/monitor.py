@@ -334,10 +334,10 @@ class SpreadMonitor:
         maps = {name: view.unveiled() for name, view in self._views.items()}
         placed_maps = {name: seen for name, seen in maps.items() if self._views[name].placed}
         depth = self._finder.center(placed_maps) if self._finder is not None else None
-        if pump_volume_ml is not None and nothing_given(pump_volume_ml):
-            # What a stretched line still held when the views were learned comes without more being given.
-            if self._seen_ml(depth)[0] > in_line_ml + FOREIGN_ML:
-                return self._blind("something that is no cement came into the picture: none was given yet", now_s)
+        # What a stretched line still held when the views were learned comes without more being given.
+        idle = pump_volume_ml is not None and nothing_given(pump_volume_ml)
+        if idle and self._seen_ml(depth)[0] > in_line_ml + FOREIGN_ML:
+            return self._blind("something that is no cement came into the picture: none was given yet", now_s)
         found = self._judge(placed_maps, frames, now_s) + self._stray(maps, now_s)
         level = _gravest(found)
         if pump_volume_ml is not None:
