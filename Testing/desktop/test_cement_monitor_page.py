@@ -81,7 +81,7 @@ def test_the_trocar_is_marked_in_views_without_pose_and_what_is_not_known_then_i
     assert room.ui.bannerLabel.text.startswith("? LEAKS NOT JUDGED"), room.ui.bannerLabel.text
     assert float(room.panel.seenLabel.text.split(" ±")[0]) == pytest.approx(1.0, abs=0.2)
     told = room.panel.unknownLabel.text
-    assert "whether cement leaks" in told and "where in the patient cement of view 1 lies" in told
+    assert "whether and where cement leaks" in told and "where cement of view 1 lies" in told
     assert "the volume by view 1: no scale" in told and "the volume by view 2" not in told
     room.picture(picture_folder / f"{NAME}-monitor-unjudged.png")
     room.ui.mixButton.click()

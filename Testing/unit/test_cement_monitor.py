@@ -410,7 +410,7 @@ def test_a_reference_of_another_detector_is_refused():
 def test_what_cannot_be_judged_is_said_and_is_no_all_clear(zones):
     without = Bench().update((CENTER, 1.0))
     assert without.leak is None
-    assert without.cannot_tell == ("whether cement leaks, and by which route: no zones of the anatomy",)
+    assert without.cannot_tell == ("whether and where cement leaks: no zones of the anatomy",)
     judged = Bench(zones).update((CENTER, 1.0))
     assert judged.leak is False and judged.cannot_tell == ()
 

@@ -396,11 +396,11 @@ class SpreadMonitor:
     def cannot_tell(self) -> tuple[str, ...]:
         """What this monitor does not know even when it sees well, in words."""
         unplaced = [name for name, view in self._views.items() if not view.placed]
-        unknown = [f"where in the patient cement of view {name} lies: no geometry" for name in unplaced]
+        unknown = [f"where cement of view {name} lies: no geometry" for name in unplaced]
         unknown += [f"the volume by view {name}: no scale" for name in unplaced if not self._views[name].scaled]
         if self._calibration_over:
             unsure = [name for name in unplaced if self._views[name].scaled and not self._views[name].calibrated]
-            unknown += [f"how much cement view {name} hides: not calibrated by the pump" for name in unsure]
+            unknown += [f"what view {name} hides: not calibrated by the pump" for name in unsure]
         unknown += [
             f"how even the spread is in view {name}: no tip"
             for name, view in self._views.items()
@@ -408,7 +408,7 @@ class SpreadMonitor:
         ]
         if not self.judges_leaks:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
-            unknown.append(f"whether cement leaks, and by which route: no {missing}")
+            unknown.append(f"whether and where cement leaks: no {missing}")
         return tuple(unknown)
 
     @property
