@@ -17,13 +17,16 @@ from sacroplasty.planning.model import Depot, Plan, Trajectory
 from sacroplasty.planning.needles import needle
 from sacroplasty.scene import anatomy, nodes, planning
 from sacroplasty.xray.geometry import CArm
+from sacroplasty.xray.objects import Tube, object_line_integrals
 from sacroplasty.xray.project import attenuation_from_hu, line_integrals
 from simple_sacrum import LEVELS, USUAL_SACRUM_TO_RAS, SimpleSacrum, simple_sacrum
 
 PERIOD_S = 0.2
 VIEWS = ("outlet", "lateral")
-#: Where cement leaves the trocar, and a foramen beside it, in the sacrum's axes (left, posterior, superior).
+#: Where cement leaves the trocar, its skin entry, and a foramen beside it, in the sacrum's axes (left, posterior,
+#: superior).
 TIP = transform_points(USUAL_SACRUM_TO_RAS, [38.0, 8.0, -28.0])
+HUB = transform_points(USUAL_SACRUM_TO_RAS, [45.0, 60.0, -35.0])
 FORAMEN = transform_points(USUAL_SACRUM_TO_RAS, [21.0, 8.0, -28.0])
 
 
@@ -75,15 +78,14 @@ def show_case(scene) -> None:
     case, found = sacrum()
     ct_node = nodes.add_volume(scene, case.ct, "CT")
     anatomy.show_anatomy(scene, found, ct_node)
-    back = transform_points(USUAL_SACRUM_TO_RAS, [45.0, 60.0, -35.0])
     planned = Trajectory(
         side="left",
         technique="short-axis",
-        entry_skin=back,
-        entry_bone=TIP + 0.5 * (back - TIP),
+        entry_skin=HUB,
+        entry_bone=TIP + 0.5 * (HUB - TIP),
         target=TIP,
         needle=needle(11),
-        length_mm=float(np.linalg.norm(back - TIP)),
+        length_mm=float(np.linalg.norm(HUB - TIP)),
         clearance_mm={"sacral_canal": 20.0},
         accepted=True,
         reasons=(),
@@ -100,13 +102,14 @@ class LiveViews:
         views: names of `VIEWS` that are sent.
         posed: whether frames carry their geometry.
         still: whether the same frame comes again and again.
+        trocar: whether a trocar, its stylet drawn, stands in the picture from `TIP` to `HUB`.
     """
 
     def __init__(self, pixels: int = 256, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
         self.cement: list[tuple[np.ndarray, float]] = []
         self.views: tuple[str, ...] = VIEWS
-        self.posed, self.still = True, False
+        self.posed, self.still, self.trocar = True, False, False
         self._pixels = pixels
         self._next_s = -np.inf
         self._last: dict[str, np.ndarray] = {}
@@ -122,6 +125,8 @@ class LiveViews:
             if view not in self.views:
                 continue
             pose, total = body(self._pixels)[view]
+            if self.trocar:
+                total = total + object_line_integrals([Tube(TIP, HUB, 3.05, 2.39)], pose)
             if not self.still:
                 for center, volume_ml in self.cement:
                     total = total + sphere_line_integrals(pose, center, volume_ml)

@@ -116,6 +116,7 @@ def routeText(route):
         "unknown": _("place unknown"),
         "venous": _("a vein"),
         "bone": _("bone outside the plan"),
+        "missing": _("cement that no view shows"),
         "presacral": _("in front of the sacrum"),
         "posterior": _("behind the sacrum, along the trocar"),
         "superior": _("above the sacrum"),
@@ -161,6 +162,7 @@ def whatToDo(readout, byHand):
         )
         return " ".join(texts)
     return {
+        "unjudged": _("Nothing tells whether cement leaks: the pump stays stopped. Watch the pictures yourself."),
         "warning": _("Look at both views before the next step."),
         "watch": _("It may be in the bone beside it: look at both views."),
         "blind": _("Nobody watches: inject nothing. Look at the C-arm; after anything was moved, learn the views."),
@@ -179,10 +181,20 @@ def unknownText(what):
     }[what]
 
 
+def markText(marking):
+    """What a person is to click on next."""
+    where = {
+        "tip": _("Click on the trocar's tip in view {number}."),
+        "shaft": _("Stylet drawn? For the scale click on the shaft far up in view {number}, or press Mark again."),
+    }[marking.part]
+    return where.format(number=marking.number)
+
+
 def levelTexts(level, event):
     """Symbol, word and route of a level."""
     word = {
         "none": _("✔ NO LEAK SEEN"),
+        "unjudged": _("? LEAKS NOT JUDGED"),
         "watch": _("◔ WATCH"),
         "warning": _("⚠ WARNING"),
         "leak": _("✘ LEAK"),
@@ -195,7 +207,7 @@ def levelLook(level, alarms):
     """The colors of a level are those of its alarm."""
     if level == "none":
         return NO_LEAK_LOOK
-    if level == "blind" and not alarms.active:
+    if level in ("blind", "unjudged") and not alarms.active:
         return RESTING_LOOK
     return ALARM_LOOKS[LEVEL_PRIORITY.get(level, "medium")][1]
 
@@ -256,6 +268,35 @@ def setPen(painter, color, width):
     painter.setPen(pen)
 
 
+class PictureClicks(qt.QObject):
+    """Tells where a person clicks into the pictures of the two views."""
+
+    def __init__(self, labels, onClick):
+        """
+        labels - Those that show the pictures, each in its middle.
+        onClick - Function of the view's number and the place, as shares of the picture's width and height.
+        """
+        super().__init__()
+        self._labels = labels
+        self._onClick = onClick
+        self.sizes = {}
+        for label in labels:
+            label.installEventFilter(self)
+
+    def eventFilter(self, watched, event):
+        """Called by Qt; true for an event that nobody else is to get."""
+        if event.type() != qt.QEvent.MouseButtonPress:
+            return False
+        for number, label in enumerate(self._labels):
+            if label == watched and number in self.sizes:
+                width, height = self.sizes[number]
+                across = (event.pos().x() - (label.width - width) / 2 + 0.5) / width
+                down = (event.pos().y() - (label.height - height) / 2 + 0.5) / height
+                if 0 <= across < 1 and 0 <= down < 1:
+                    self._onClick(number, across, down)
+        return False
+
+
 class MonitorReadout:
     """Live pictures, figures and curves of the monitor: in the panel, and larger on a screen of its own."""
 
@@ -270,6 +311,7 @@ class MonitorReadout:
         self._drawn = {}
         self._styles = {}
         self._curveAt = 0.0
+        self.clicks = PictureClicks([self._part("picture", number) for number in range(2)], self._onClick)
         for label in self._labels():
             if "pt;" in label.styleSheet:
                 points, rest = label.styleSheet.removeprefix("font-size: ").split("pt;", 1)
@@ -293,7 +335,7 @@ class MonitorReadout:
             "banner": levelTexts(readout.level, readout.event) + (f"\n{readout.text}" if readout.text else ""),
             "advice": adviceText(readout, byHand),
             **self._figures(readout),
-            "unknown": "\n".join(f"? {unknownText(one)}" for one in readout.unknown),
+            "unknown": "\n".join(f"? {one}" for one in (*map(unknownText, readout.unknown), *readout.cannot_tell)),
         }
         for name, text in texts.items():
             getattr(self.parts, f"{name}Label").text = text
@@ -367,6 +409,7 @@ class MonitorReadout:
             dial.clear()
             fault.visible = False
             self._drawn.pop(number, None)
+            self.clicks.sizes.pop(number, None)
             return
         angles = self.logic.viewText(plane)
         caption.text = _("View {number}: {angles}").format(number=number + 1, angles=angles or _("pose unknown"))
@@ -377,15 +420,16 @@ class MonitorReadout:
         if self._drawn.get(number) == key:
             return
         self._drawn[number] = key
-        self._drawView(plane, picture, look)
+        self.clicks.sizes[number] = self._drawView(plane, picture, look)
         view = readout.measures.views.get(plane) if readout.measures else None
         self._drawDial(dial, view)
 
     def _drawView(self, plane, label, look):
+        """Returns width and height of what is shown."""
         array = self.logic.picture(plane, look)
         if array is None:
             label.clear()
-            return
+            return 0, 0
         pixmap = picturePixmap(array, round(PICTURE_WIDTH * self._scale))
         if look.structures:
             height = round(10 * (1 + self._scale) / 2)
@@ -395,6 +439,12 @@ class MonitorReadout:
             drawNames(pixmap, [place for place in places if place[0].startswith(wanted)], height)
         label.setMinimumSize(pixmap.width(), pixmap.height())
         label.setPixmap(pixmap)
+        return pixmap.width(), pixmap.height()
+
+    def _onClick(self, number, across, down):
+        planes = self.logic.monitorReadout().planes
+        if number < len(planes):
+            self.logic.mark(planes[number], across, down)
 
     def _drawDial(self, label, view):
         from sacroplasty.cement.dial import front_dial
@@ -496,6 +546,8 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
             self.ui.adviceLabel,
             self.ui.referenceProgressBar,
             self.ui.liveButton,
+            self.ui.markButton,
+            self.ui.markLabel,
         ):
             widget.visible = False
 
@@ -535,6 +587,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         self.ui.roadMapButton.connect("toggled(bool)", self.onRoadMapButton)
         self.ui.acknowledgeButton.connect("clicked(bool)", lambda checked=False: self.show(self.logic.acknowledgeLeak))
         self.ui.snapshotButton.connect("clicked(bool)", self.onSnapshotButton)
+        self.ui.markButton.connect("toggled(bool)", self.onMarkButton)
         self.ui.referenceButton.connect("clicked(bool)", self.onReferenceButton)
         self.ui.screenButton.connect("toggled(bool)", self.onScreenButton)
         self.ui.pageTabWidget.connect("currentChanged(int)", lambda index: self.showReadout())
@@ -752,6 +805,10 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         except SacroplastyError as error:
             self.ui.snapshotLabel.text = f"✘ {error}"
 
+    def onMarkButton(self, checked):
+        """Let the trocar be marked in the pictures of views without pose, or leave it at what was marked."""
+        self.show(self.logic.beginMarking if checked else self.logic.endMarking)
+
     def onReferenceButton(self):
         from sacroplasty.errors import SacroplastyError
 
@@ -787,7 +844,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         if self.ui.bannerLabel.styleSheet != style:
             self.ui.bannerLabel.styleSheet = style
         self.ui.adviceLabel.text = adviceText(monitor, self.logic.isByHand())
-        self.ui.adviceLabel.visible = monitor.level in ("watch", "warning", "leak")
+        self.ui.adviceLabel.visible = monitor.level in ("watch", "warning", "leak", "unjudged")
         seen = [self._readouts[0]] if self.ui.pageTabWidget.currentIndex == 1 else []
         for shown in (*seen, *self._readouts[1:]):
             shown.show(monitor, readout.alarms, self.look(), self.logic.isByHand())
@@ -806,9 +863,13 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
             self.ui.replaySlider.blockSignals(False)
         self.ui.acknowledgeButton.enabled = monitor.may_acknowledge
         self.ui.snapshotButton.enabled = bool(monitor.planes)
+        self.ui.markButton.visible = monitor.may_mark
+        self.ui.markLabel.visible = monitor.marking is not None
+        self.ui.markLabel.text = markText(monitor.marking) if monitor.marking else ""
         for button, checked in (
             (self.ui.subtractionButton, self._parameterNode.subtraction),
             (self.ui.roadMapButton, self._parameterNode.roadMap),
+            (self.ui.markButton, monitor.marking is not None),
         ):
             if button.checked != checked:
                 button.checked = checked
@@ -1163,6 +1224,17 @@ class SacroplastyCementMonitorLogic(ScriptedLoadableModuleLogic):
 
     def takeRoadMap(self):
         self._desk.page.take_road_map()
+
+    def beginMarking(self):
+        """Let the trocar be marked in the pictures of views without pose."""
+        self._desk.page.begin_marking()
+
+    def endMarking(self):
+        self._desk.page.end_marking()
+
+    def mark(self, plane, across, down):
+        """Set the mark that is waited for, at these shares of a picture's width and height."""
+        self._desk.page.mark(plane, across, down)
 
     def acknowledgeLeak(self):
         """A person has seen the leak; the pump stays stopped."""

@@ -36,12 +36,20 @@ class Monitor:
     def __init__(self, room):
         self.room = room
 
-    def update(self, frames, now_s):
+    def update(self, frames, now_s, *given):
         room = self.room
         health = "the image moved" if room.level == "blind" else "ok"
         level = None if room.level == "none" else room.level
         return MonitorReading(
-            now_s, room.machine.syringe.out_ml, 0.1, room.evenness, health, level, room.level == "leak", ()
+            now_s,
+            room.machine.syringe.out_ml,
+            0.1,
+            room.evenness,
+            health,
+            level,
+            room.level == "leak",
+            (),
+            warnings=("bone",) if level == "warning" else (),
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from desktop.monitored_room import NAME, MonitoredRoom
+from monitored_case import HUB, TIP, VIEWS, body
 from sacroplasty.scene import fluoroscopy, nodes
 from sacroplasty.scene.records import read_record
 
@@ -39,6 +40,70 @@ def test_the_views_are_learned_with_progress_and_a_bad_reference_is_refused(room
     room.machine.syringe.out_ml = 0.0
     room.learned()
     assert room.panel.unknownLabel.text == "" and not room.ui.referenceProgressBar.visible
+
+
+def click(room, number, point_ras):
+    """Press the mouse where a point of the patient lies in a picture."""
+    from PySide6.QtCore import QPoint, Qt
+    from PySide6.QtTest import QTest
+
+    pose, _ = body(256)[VIEWS[number]]
+    across, down = (pose.project(point_ras) + 0.5) / pose.detector_pixels
+    label, shown = getattr(room.panel, f"picture{number}Label"), room.pixels(number).shape
+    x = (label.width - shown[1]) / 2 + across * shown[1]
+    y = (label.height - shown[0]) / 2 + down * shown[0]
+    QTest.mouseClick(label, Qt.LeftButton, Qt.NoModifier, QPoint(int(x), int(y)))
+    room.widget.showReadout()
+
+
+def test_the_trocar_is_marked_in_views_without_pose_and_what_is_not_known_then_is_said(room, picture_folder):
+    room.views.posed, room.views.trocar = False, True
+    room.wait(0.3)
+    assert room.ui.markButton.visible and not room.ui.markLabel.visible
+    room.ui.markButton.click()
+    for number in range(2):
+        assert f"tip in view {number + 1}" in room.ui.markLabel.text
+        click(room, number, TIP)
+    assert "shaft far up in view 1" in room.ui.markLabel.text
+    click(room, 1, TIP + 0.7 * (HUB - TIP))
+    room.picture(picture_folder / f"{NAME}-monitor-marks.png")
+    # View 1 looks along the trocar: its shaft is too short to be measured, and it goes without a scale.
+    room.ui.markButton.click()
+    assert not room.ui.markLabel.visible and not room.ui.markButton.checked
+    blue = (np.abs(room.pixels().astype(int) - [90, 210, 255]) < 60).all(axis=2)
+    assert np.count_nonzero(blue) > 20, "crosses stand where the trocar was marked"
+    room.learned()
+    assert room.ui.bannerLabel.text.startswith("? LEAKS NOT JUDGED")
+    # The pump may not run, and what comes without being given would be something else.
+    room.desk.watch._given_before_ml = -1.0
+    room.machine.syringe.out_ml = 1.0
+    room.wait(1.0)
+    assert room.ui.bannerLabel.text.startswith("? LEAKS NOT JUDGED"), room.ui.bannerLabel.text
+    assert float(room.panel.seenLabel.text.split(" ±")[0]) == pytest.approx(1.0, abs=0.2)
+    told = room.panel.unknownLabel.text
+    assert "whether and where cement leaks" in told and "where cement of view 1 lies" in told
+    assert "the volume by view 1: no scale" in told and "the volume by view 2" not in told
+    room.picture(picture_folder / f"{NAME}-monitor-unjudged.png")
+    room.ui.mixButton.click()
+    room.now_s += 290.0
+    room.wait(1.0)
+    room.ui.armButton.click()
+    room.wait(1.0, held=True)
+    assert room.machine.state != "running" and "leak state is not known" in room.logic.readout().reason
+
+
+def test_a_shaft_where_there_is_none_is_refused(room):
+    room.views.posed = False
+    room.wait(0.3)
+    room.ui.markButton.click()
+    click(room, 0, TIP)
+    click(room, 1, TIP)
+    click(room, 1, TIP + 0.7 * (HUB - TIP))
+    room.ui.markButton.click()
+    room.ui.referenceButton.click()
+    room.wait(4.6)
+    assert "no cannula is to be seen" in room.ui.referenceLabel.text, room.ui.referenceLabel.text
+    assert room.ui.bannerLabel.text.startswith("✘ MONITOR BLIND")
 
 
 def test_good_cement_is_shown_with_its_figures_and_goes_into_the_report_and_the_scene(room, desktop, picture_folder):

@@ -113,10 +113,11 @@ class Monitor:
     def __init__(self):
         self.level, self.time_s = "none", 0.0
 
-    def update(self, frames, now_s):
+    def update(self, frames, now_s, *given):
         level = None if self.level == "none" else self.level
         health = "late (Image_Detector)" if level == "blind" or now_s - self.time_s > 0.4 else "ok"
-        return MonitorReading(now_s, 0.5, 0.1, 0.9, health, level, level == "leak", ())
+        warnings = ("bone",) if level == "warning" else ()
+        return MonitorReading(now_s, 0.5, 0.1, 0.9, health, level, level == "leak", (), warnings=warnings)
 
 
 def see(desk, now_s, level="none"):
@@ -460,6 +461,23 @@ def test_by_hand_the_pump_is_never_spoken_to(desk, devices):
 def test_an_address_of_a_meter_that_is_none_is_refused(address):
     with pytest.raises(DeviceError, match="no address of a scale"):
         metered_volumes(address)
+
+
+def test_a_syringe_that_is_being_emptied_tells_the_monitor_no_volume(desk, monkeypatch):
+    told = []
+    watch = desk.watch.tick
+    monkeypatch.setattr(desk.watch, "tick", lambda *told_now: told.append(told_now) or watch(*told_now))
+    desk.choose("left", 1.0, replace(desk.technique, delivery="manual"))
+    armed(desk)
+    desk.tick(WORKING_S + 0.1, False, "start")
+    desk.tick(WORKING_S + 0.2, False)
+    assert desk.readout(WORKING_S + 0.2).injection == "injecting"
+    assert [counted for _, _, counted, _ in told][-3:] == [True, True, False]
+    desk.enter_volume(1.0, WORKING_S + 0.3)
+    for number in range(3):
+        see(desk, WORKING_S + 0.4 + 0.1 * number)
+        desk.tick(WORKING_S + 0.4 + 0.1 * number, False)
+    assert told[-1][1:] == (1.0, True, 0.0)
 
 
 def test_a_meter_over_openigtlink_counts_by_hand(desk):

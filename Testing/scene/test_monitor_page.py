@@ -27,6 +27,7 @@ class Watch:
         self.monitor.seen = lambda view: (SimpleNamespace(full_geometry=GEOMETRY), None)
         self.monitor.settings = SimpleNamespace(cement_per_mm=0.1)
         self.reading, self.shown, self.learning, self.problem = None, {}, None, ""
+        self.marks = {}
         self.level = "none"
         self.acknowledged = 0
 

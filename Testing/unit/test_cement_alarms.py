@@ -85,6 +85,7 @@ def standing(**changes):
         pump_alarm="",
         monitor_level="none",
         monitor_text="0.5 mL seen",
+        warning="the monitor sees cement outside the planned ala",
         notices=(),
         trouble="",
     )
@@ -100,6 +101,7 @@ def test_what_stands_and_how_grave_it_is():
     assert standing(monitor_level="blind")["blind"].priority == "medium"
     assert standing(monitor_level="blind", phase="prepare") == {}, "before the injection it is only a reason"
     assert standing(monitor_level="warning")["warning"].priority == "medium"
+    assert standing(monitor_level="warning", warning="nobody sees it")["warning"].text == "Nobody sees it. 0.5 mL seen"
     assert standing(monitor_level="watch")["watch"].priority == "low"
     assert standing(trouble="the disk is full")["journal"].priority == "medium"
     late = standing(notices=[Notice("warning", "last", "30 s left"), Notice("warning", "ending", "2 min left")])

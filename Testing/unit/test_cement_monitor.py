@@ -410,7 +410,7 @@ def test_a_reference_of_another_detector_is_refused():
 def test_what_cannot_be_judged_is_said_and_is_no_all_clear(zones):
     without = Bench().update((CENTER, 1.0))
     assert without.leak is None
-    assert without.cannot_tell == ("whether cement leaks, and by which route: no zones of the anatomy",)
+    assert without.cannot_tell == ("whether and where cement leaks: no zones of the anatomy",)
     judged = Bench(zones).update((CENTER, 1.0))
     assert judged.leak is False and judged.cannot_tell == ()
 
@@ -478,3 +478,35 @@ def test_views_that_show_what_the_pump_gives_stay_healthy(zones):
         frames = {name: bench.frame(name, [(CENTER, given_ml)]) for name in bench.names}
         reading = bench.monitor.update(frames, bench.now_s, given_ml)
     assert reading.healthy and reading.cannot_tell == ()
+
+
+BESIDE_PLAN = np.array([-10.0, 8.0, 28.0])
+
+
+def given_with_a_warning(bench, volumes_ml, until_ml):
+    """The last reading of an injection in which 0.2 mL lie in bone outside the plan until so much is given."""
+    for given_ml in volumes_ml:
+        bench.now_s += PERIOD_S
+        spheres = [(CENTER, given_ml - 0.2), (BESIDE_PLAN, 0.2)] if given_ml < until_ml else [(CENTER, given_ml)]
+        frames = {name: bench.frame(name, spheres) for name in bench.names}
+        reading = bench.monitor.update(frames, bench.now_s, given_ml)
+    return reading
+
+
+def test_views_that_a_warning_kept_from_being_calibrated_blind_the_monitor_until_they_are_learned_anew(zones):
+    bench = Bench(zones)
+    reading = given_with_a_warning(bench, np.arange(0.4, 2.0, 0.2), until_ml=9.0)
+    assert reading.level == "warning" and reading.healthy
+    reading = given_with_a_warning(bench, [2.1, 2.2], until_ml=9.0)
+    assert reading.health.startswith("not calibrated") and reading.level == "blind"
+    for name in bench.names:
+        bench.monitor.set_reference(name, [bench.frame(name, [(CENTER, 2.2)]) for _ in range(8)])
+    assert bench.update((CENTER, 2.2)).healthy
+
+
+def test_views_are_calibrated_late_when_a_warning_has_passed(zones):
+    bench = Bench(zones)
+    reading = given_with_a_warning(bench, np.arange(0.4, 2.6, 0.1), until_ml=1.15)
+    assert reading.healthy and reading.level != "warning"
+    assert reading.volume_ml == pytest.approx(2.5, rel=0.03)
+    assert reading.volume_ml_sd < 0.05 * 2.5

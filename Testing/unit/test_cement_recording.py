@@ -186,7 +186,7 @@ def test_a_dicom_run_is_watched_in_the_picture_alone(tmp_path):
     assert summary["leaks_judged"] is False
     document = read_document(tmp_path / "events.json", "events")
     assert document["frames"][-1]["concentricity"] == pytest.approx(1.0, abs=0.06)
-    assert any("whether cement leaks" in what for what in document["cannot_tell"])
+    assert any("whether and where cement leaks" in what for what in document["cannot_tell"])
 
 
 def test_dicom_frames_in_single_files_without_times(tmp_path):

@@ -45,8 +45,8 @@ def test_with_tip_and_scale_there_are_volume_and_shape_but_no_judgement():
     assert reading.volume_ml == pytest.approx(1.0, rel=0.03)
     assert reading.concentricity == pytest.approx(1.0, abs=0.06)
     assert reading.leak is None
-    assert any("whether cement leaks" in what for what in reading.cannot_tell)
-    assert any("where in the patient" in what for what in reading.cannot_tell)
+    assert any("whether and where cement leaks" in what for what in reading.cannot_tell)
+    assert any("where cement of view ap lies" in what for what in reading.cannot_tell)
 
 
 def test_without_a_scale_there_is_no_volume_and_no_length():
@@ -119,3 +119,16 @@ def test_where_no_cannula_is_there_is_no_scale():
         pixel_mm_of_cannula(frames, (60, 90), (140, 30), 3.05)
     with pytest.raises(ImageError, match="too close"):
         pixel_mm_of_cannula(frames, (60, 90), (65, 92), 3.05)
+
+
+def test_a_streak_that_keeps_the_view_from_being_calibrated_is_said():
+    watch = Watch(PictureMarks(TIP_UV, PIXEL_MM))
+    streak = [(CENTER + np.array([18.0, 0.0, 1.2 * step]), 0.005) for step in range(12)]
+    for given_ml in (0.5, 1.0, 1.5, 1.9, 2.1, 2.2):
+        watch.now_s += PERIOD_S
+        frame = watch.frame((CENTER, given_ml - 0.06), *streak)
+        reading = watch.monitor.update({"ap": frame}, watch.now_s, given_ml)
+        told = any("not calibrated" in what for what in reading.cannot_tell)
+        assert told == (given_ml > 2.0)
+    # It judges no leak and forbids the flow anyway: what it shows of the cement stays of use.
+    assert reading.healthy and reading.leak is None

@@ -198,7 +198,7 @@ def test_what_is_on_its_way_counts_so_that_the_pump_gives_less(
 def test_a_person_decides_about_the_next_step_when_the_monitor_warns(
     theatre: Theatre, zones: Zones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inject_module, "monitor_warning", lambda level: "cement where it should not be")
+    monkeypatch.setattr(inject_module, "monitor_warning", lambda routes: "cement where it should not be")
     asked: list[str] = []
 
     def act(prompt, passed_s):

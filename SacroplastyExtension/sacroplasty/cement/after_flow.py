@@ -50,6 +50,11 @@ class AfterFlowWatch:
             self.viscosity = self._estimator.update(pressure.time_s, pressure.value, max(0.0, rate.value))
             self.after_flow_ml = still_to_come_ml(line, self._estimator)
 
+    @property
+    def in_line_ml(self) -> float:
+        """What the stretched line holds back of the plunger's volume; nothing as long as it is not known."""
+        return self.after_flow_ml if math.isfinite(self.after_flow_ml) else 0.0
+
     def observed(self, now_s: float) -> Observed[float] | None:
         """The after-flow as a fact of now; None while it is not known."""
         return Observed(self.after_flow_ml, now_s) if math.isfinite(self.after_flow_ml) else None

@@ -23,6 +23,7 @@ from ..xray.geometry import XrayGeometry
 from ..xray.project import CEMENT_PER_MM
 from .alignment import settled
 from .background import Background
+from .balance import FOREIGN_ML, MissingCement, nothing_given
 from .cannula import Cannula
 from .cement_map import CementMap, map_cement
 from .changes import ViewCement
@@ -44,11 +45,12 @@ Level = Literal["watch", "warning", "leak", "blind"]
 _CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
 #: The same for a scale that was marked in the picture: 5 % of a length are 10 % of an area.
 _MARKED_SD = 0.1
-#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much.
-_CALIBRATION_ML = (0.3, 1.0)
+#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much. What a
+#: warning kept from it is made up for until the last volume.
+_CALIBRATION_ML, _LATEST_CALIBRATION_ML = (0.3, 1.0), 2.0
 #: A view that shows less than this share of the pump's volume is not calibrated by it.
 _LEAST_SEEN = 0.8
-#: So many frames have to be tried before a view is called too dark.
+#: So many frames have to be tried before a view is called calibrated or too dark.
 _FEWEST_CALIBRATIONS = 5
 
 #: Every view must show the cube of twice this size around the tip [mm].
@@ -105,7 +107,8 @@ class SpreadEvent:
     Attributes:
         level: `watch` (cement reaches a protected structure but may be in the bone beside it), `warning` (outside the
             planned ala but not certainly leaking), `leak`, `blind`.
-        route: a route of `Zones`, `venous`, `bone`, or `unknown`; for `blind` the reason.
+        route: a route of `Zones`, `venous`, `bone`, `unknown`, or `missing` for what no view shows; for `blind` the
+            reason.
         position_ras: None when not known.
         stop: whether the pump has to stop.
     """
@@ -133,6 +136,7 @@ class MonitorReading:
         per_view_volume_ml: by view.
         measures: size, evenness, speed and nearness; None when blind or without a tip.
         cannot_tell: what this monitor does not know even when it sees well, in words.
+        warnings: routes of the warnings that stand.
     """
 
     time_s: float
@@ -146,6 +150,7 @@ class MonitorReading:
     per_view_volume_ml: dict[str, float] = field(default_factory=dict)
     measures: SpreadMeasures | None = None
     cannot_tell: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -263,6 +268,7 @@ class SpreadMonitor:
         self._growing_frames = 0
         self._leak = False
         self._calibration_over = False
+        self._missing = MissingCement()
         self._told: set[tuple[str, str]] = set()
         self._last: MonitorReading | None = None
 
@@ -294,6 +300,8 @@ class SpreadMonitor:
             raise ImageError(f"view {view}: {error}") from None
         self._finder = None
         self._spots, self._growing_frames = [], 0
+        self._calibration_over = False
+        self._missing = MissingCement()
         self._last = None
 
     def _learned(self, frames: Sequence[Frame], geometry: XrayGeometry | None, marks: PictureMarks | None) -> _View:
@@ -315,12 +323,20 @@ class SpreadMonitor:
         for view in self._views.values():
             view.leaking_frames = 0
 
-    def update(self, frames: Mapping[str, Frame], now_s: float, pump_volume_ml: float | None = None) -> MonitorReading:
+    def update(
+        self,
+        frames: Mapping[str, Frame],
+        now_s: float,
+        pump_volume_ml: float | None = None,
+        in_line_ml: float = 0.0,
+    ) -> MonitorReading:
         """Take in new frames, of all views or some, or none when only time has passed.
 
         Args:
             now_s: on the clock of the frames' times.
-            pump_volume_ml: given since the reference; while it is small and all is well it calibrates the views.
+            pump_volume_ml: given since the reference; while it is small and all is well it calibrates the views. None
+                when it is not known how much has been given by now.
+            in_line_ml: what the stretched line still holds back of it, as far as is known.
 
         Raises:
             ImageError: for a frame of a view that has no reference.
@@ -329,32 +345,35 @@ class SpreadMonitor:
             if name not in self._views:
                 raise ImageError(f"view {name} has no reference frames; call set_reference first")
             self._take(self._views[name], frame)
-        placed = {name: known for name, known in self._views.items() if known.placed}
-        if self._finder is None and placed and self.zones is not None and self.tip_ras is not None:
-            # Once for all views: matching pixels and voxels takes a while.
-            geometries = {name: known.background.geometry for name, known in placed.items()}
-            self._finder = LeakFinder(self.zones, geometries, self.tip_ras, self._cannula)
-            self._nearness = Nearness(self.zones)
-            self._growth = GrowthWatch(self.zones, geometries, self.settings.cement_per_mm)
+        if self._finder is None:
+            self._prepare()
         health = self._health(now_s)
         if health != "ok":
-            events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
-            self._last = MonitorReading(now_s, math.nan, math.nan, math.nan, health, "blind", self._known_leak, events)
-            return self._last
+            return self._blind(health, now_s)
         if not frames and self._last is not None and self._last.healthy:
             return replace(self._last, time_s=now_s, events=())
         maps = {name: view.unveiled() for name, view in self._views.items()}
-        placed_maps = {name: seen for name, seen in maps.items() if name in placed}
+        placed_maps = {name: seen for name, seen in maps.items() if self._views[name].placed}
         depth = self._finder.center(placed_maps) if self._finder is not None else None
+        # What a stretched line still held when the views were learned comes without more being given.
+        idle = pump_volume_ml is not None and nothing_given(pump_volume_ml)
+        if idle and self._seen_ml(depth)[0] > in_line_ml + FOREIGN_ML:
+            return self._blind("something that is no cement came into the picture: none was given yet", now_s)
         found = self._judge(placed_maps, frames, now_s) + self._stray(maps, now_s)
         level = _gravest(found)
-        if level in (None, "watch") and not self._leak and pump_volume_ml is not None:
-            self._calibrate(frames, depth, pump_volume_ml)
-        volumes = {name: self._volume(view, depth) for name, view in self._views.items() if view.scaled}
-        volume_ml, sd_ml = self._together(volumes)
+        if pump_volume_ml is not None:
+            if level in (None, "watch") and not self._leak:
+                self._calibrate(frames, depth, pump_volume_ml)
+            self._calibration_over = self._ends_calibration(pump_volume_ml)
+        volume_ml, sd_ml, per_view_ml = self._seen_ml(depth)
         measures = self._measure(maps, placed_maps, depth, now_s)
-        if measures is not None and pump_volume_ml is not None:
-            measures = replace(measures, missing_ml=pump_volume_ml - volume_ml, missing_ml_sd=sd_ml)
+        if pump_volume_ml is not None:
+            missing_ml = pump_volume_ml - in_line_ml - volume_ml
+            if measures is not None:
+                measures = replace(measures, missing_ml=missing_ml, missing_ml_sd=sd_ml)
+            if self._misses(missing_ml, sd_ml, now_s):
+                found.append(SpreadEvent(now_s, "warning", "missing", None, False))
+                level = _gravest(found)
         self._last = MonitorReading(
             time_s=now_s,
             volume_ml=volume_ml,
@@ -364,10 +383,29 @@ class SpreadMonitor:
             level="leak" if self._leak else level,
             leak=self._known_leak,
             events=self._tell(found),
-            per_view_volume_ml={name: volume for name, (volume, _) in volumes.items()},
+            per_view_volume_ml=per_view_ml,
             measures=measures,
             cannot_tell=self.cannot_tell,
+            warnings=tuple(sorted({event.route for event in found if event.level == "warning"})),
         )
+        return self._last
+
+    def _prepare(self) -> None:
+        """Match pixels and voxels, once for all views: that takes a while."""
+        geometries = {name: view.background.geometry for name, view in self._views.items() if view.placed}
+        if geometries and self.zones is not None and self.tip_ras is not None:
+            self._finder = LeakFinder(self.zones, geometries, self.tip_ras, self._cannula)
+            self._nearness = Nearness(self.zones)
+            self._growth = GrowthWatch(self.zones, geometries, self.settings.cement_per_mm)
+
+    def _misses(self, missing_ml: float, sd_ml: float, now_s: float) -> bool:
+        """Whether much of what the pump gave shows nowhere. Before all views are calibrated scatter may hide it."""
+        calibrated = all(view.calibrated for view in self._views.values() if view.scaled)
+        return self._missing.update(missing_ml if calibrated else math.nan, sd_ml, now_s)
+
+    def _blind(self, health: str, now_s: float) -> MonitorReading:
+        events = self._tell([SpreadEvent(now_s, "blind", health, None, True)])
+        self._last = MonitorReading(now_s, math.nan, math.nan, math.nan, health, "blind", self._known_leak, events)
         return self._last
 
     @property
@@ -379,8 +417,11 @@ class SpreadMonitor:
     def cannot_tell(self) -> tuple[str, ...]:
         """What this monitor does not know even when it sees well, in words."""
         unplaced = [name for name, view in self._views.items() if not view.placed]
-        unknown = [f"where in the patient cement of view {name} lies: no geometry" for name in unplaced]
+        unknown = [f"where cement of view {name} lies: no geometry" for name in unplaced]
         unknown += [f"the volume by view {name}: no scale" for name in unplaced if not self._views[name].scaled]
+        if self._calibration_over:
+            unsure = [name for name in unplaced if self._views[name].scaled and not self._views[name].calibrated]
+            unknown += [f"what view {name} hides: not calibrated by the pump" for name in unsure]
         unknown += [
             f"how even the spread is in view {name}: no tip"
             for name, view in self._views.items()
@@ -388,7 +429,7 @@ class SpreadMonitor:
         ]
         if not self.judges_leaks:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
-            unknown.append(f"whether cement leaks, and by which route: no {missing}")
+            unknown.append(f"whether and where cement leaks: no {missing}")
         return tuple(unknown)
 
     @property
@@ -458,8 +499,11 @@ class SpreadMonitor:
                 return f"late ({name})"
             if age_s < -self.settings.frame_period_s:
                 return f"its time lies ahead ({name})"
-            if self._calibration_over and view.dark:
-                return f"too dark to show the cement that the pump gave ({name})"
+            if self._calibration_over and view.placed and not view.calibrated:
+                if view.dark:
+                    return f"too dark to show the cement that the pump gave ({name})"
+                # How much of the cement it hides is not known, so that its silence would tell nothing.
+                return f"not calibrated: something was wrong while the pump gave the first cement ({name})"
         return "ok"
 
     def _judge(self, maps: dict[str, CementMap], fresh: Mapping[str, Frame], now_s: float) -> list[SpreadEvent]:
@@ -523,8 +567,7 @@ class SpreadMonitor:
 
     def _calibrate(self, fresh: Mapping[str, Frame], center_ras: FloatArray | None, pump_volume_ml: float) -> None:
         """Learn from the pump's volume how much of each view's signal is scatter."""
-        self._calibration_over = pump_volume_ml > _CALIBRATION_ML[1]
-        if self._calibration_over or pump_volume_ml < _CALIBRATION_ML[0]:
+        if pump_volume_ml < _CALIBRATION_ML[0] or self._ends_calibration(pump_volume_ml):
             return
         for name in fresh:
             view = self._views[name]
@@ -533,10 +576,16 @@ class SpreadMonitor:
             region, to_ml = self._cement_region(view, center_ras)
             view.calibrate(pump_volume_ml / to_ml, region)
 
-    def _together(self, volumes: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
-        """Volume of all views and its standard deviation, from each view's volume and noise; NaN without views."""
+    def _ends_calibration(self, pump_volume_ml: float) -> bool:
+        """Whether the pump has given too much for the views to be calibrated any more."""
+        tried = all(view.calibrations >= _FEWEST_CALIBRATIONS for view in self._views.values() if view.scaled)
+        return pump_volume_ml > (_CALIBRATION_ML[1] if tried else _LATEST_CALIBRATION_ML)
+
+    def _seen_ml(self, center_ras: FloatArray | None) -> tuple[float, float, dict[str, float]]:
+        """Volume of all views, its standard deviation, and each view's; NaN without a view that has a scale."""
+        volumes = {name: self._volume(view, center_ras) for name, view in self._views.items() if view.scaled}
         if not volumes:
-            return math.nan, math.nan
+            return math.nan, math.nan, {}
         # A view that sees little may be the one that errs: its error is as large as what the other sees.
         largest_ml = max(volume for volume, _ in volumes.values())
         variances = []
@@ -547,8 +596,9 @@ class SpreadMonitor:
                 noise**2 + (share * largest_ml) ** 2 + (0.0 if view.placed else _MARKED_SD * largest_ml) ** 2
             )
         weights = 1 / np.array(variances)
-        together_ml = float(np.dot(weights, [volume for volume, _ in volumes.values()]) / weights.sum())
-        return together_ml, float(weights.sum() ** -0.5)
+        per_view_ml = {name: volume for name, (volume, _) in volumes.items()}
+        together_ml = float(np.dot(weights, [*per_view_ml.values()]) / weights.sum())
+        return together_ml, float(weights.sum() ** -0.5), per_view_ml
 
     def _volume(self, view: _View, center_ras: FloatArray | None) -> tuple[float, float]:
         """Volume in mL and its standard deviation by noise: path length times pixel area in the cement's plane."""

@@ -212,11 +212,15 @@ _CROSS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 
 def tip_mark(tip_ras: ArrayLike, geometry: XrayGeometry) -> Outline:
     """A small upright cross where cement leaves the trocar."""
-    size_pixels = _TIP_SHARE * geometry.detector_pixels[0]
-    center = geometry.project(np.asarray(tip_ras, float))
+    return cross_mark(geometry.project(np.asarray(tip_ras, float)), geometry.detector_pixels[0])
+
+
+def cross_mark(center_uv: ArrayLike, columns: int) -> Outline:
+    """A small upright cross at a place of a picture of so many columns; nothing when the place is not finite."""
+    center = np.asarray(center_uv, float)
     if not np.isfinite(center).all():
         return Outline("tip", ())
-    return Outline("tip", tuple(np.array([center - way, center + way]) for way in size_pixels * _CROSS[::2]))
+    return Outline("tip", tuple(np.array([center - way, center + way]) for way in _TIP_SHARE * columns * _CROSS[::2]))
 
 
 def paint(

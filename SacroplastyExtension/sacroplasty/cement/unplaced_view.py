@@ -60,6 +60,33 @@ class PictureMarks:
         return self
 
 
+@dataclass(frozen=True)
+class CannulaMarks:
+    """Where a person sees the cannula in a picture without geometry: column and row.
+
+    Attributes:
+        tip_uv: of its tip.
+        shaft_uv: of a point far up its axis; None for no scale.
+    """
+
+    tip_uv: tuple[float, float]
+    shaft_uv: tuple[float, float] | None = None
+
+    def measured(self, frames: Sequence[NDArray], outer_diameter_mm: float) -> PictureMarks:
+        """What they tell of the picture, its scale by the cannula's diameter.
+
+        Args:
+            frames: as for `pixel_mm_of_cannula`.
+
+        Raises:
+            ImageError: as `pixel_mm_of_cannula`.
+        """
+        if self.shaft_uv is None:
+            return PictureMarks(self.tip_uv)
+        pixel_mm = pixel_mm_of_cannula(frames, self.tip_uv, self.shaft_uv, outer_diameter_mm)
+        return PictureMarks(self.tip_uv, pixel_mm)
+
+
 def stand_in_geometry(shape: tuple[int, ...], marks: PictureMarks) -> XrayGeometry:
     """A detector in the plane of the tip, at the origin of a space of its own, which measures but places nothing.
 

@@ -315,7 +315,8 @@ class _InjectionRun:
 
     def _update(self, frames: dict[str, Frame], now_s: float, device_s: float) -> None:
         try:
-            self._reading = self._monitor.update(frames, device_s, self._state.given_ml)
+            in_line_ml = self._after_flow.in_line_ml
+            self._reading = self._monitor.update(frames, device_s, self._state.given_ml, in_line_ml)
         except ImageError as error:
             self._reading = None
             self._journal.write(now_s, "monitor_failed", side=self.record.side, reason=str(error))
@@ -362,7 +363,7 @@ class _InjectionRun:
             pump_volume_ml=pump.volume_ml,
             pump_state=pump.state,
             after_flow_ml=self._after_flow.observed(device_s),
-            warning="" if reading is None else monitor_warning(reading.level),
+            warning="" if reading is None else monitor_warning(reading.warnings),
             concentricity=None if reading is None else Observed(reading.concentricity, reading.time_s),
             request=request,
         )

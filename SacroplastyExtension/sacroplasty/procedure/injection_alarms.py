@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..cement.aging import Notice
 from ..cement.alarms import Alarm
@@ -11,9 +11,11 @@ from ..cement.alarms import Alarm
 _KNOWN = ("stop was pressed", "aborted", "connect the line", "a previous session")
 
 
-def monitor_warning(level: str | None) -> str:
-    """What the spread monitor warns of though it does not stop, by its level; empty for nothing."""
-    return "the monitor sees cement outside the planned ala" if level == "warning" else ""
+def monitor_warning(routes: Sequence[str]) -> str:
+    """What the spread monitor warns of though it does not stop, by the routes of its warnings; empty for none."""
+    if set(routes) == {"missing"}:
+        return "the pump gave cement that no view shows: in a vein, or out of the picture"
+    return "the monitor sees cement outside the planned ala" if routes else ""
 
 
 def standing_alarms(
@@ -23,6 +25,7 @@ def standing_alarms(
     pump_alarm: str,
     monitor_level: str,
     monitor_text: str,
+    warning: str,
     notices: Iterable[Notice],
     trouble: str,
 ) -> list[Alarm]:
@@ -33,6 +36,7 @@ def standing_alarms(
         by_hand: whether a person holds the syringe, to whom a stop has to be told.
         pump_alarm: what the pump does against its word, in words.
         monitor_level, monitor_text: what the spread monitor says.
+        warning: what it warns of, see `monitor_warning`.
         notices: of the cement's clock.
         trouble: why the journal cannot be kept.
     """
@@ -48,7 +52,7 @@ def standing_alarms(
     elif monitor_level == "blind" and under_way:
         alarms.append(Alarm("blind", "medium", f"The monitor is blind: {monitor_text}"))
     elif monitor_level == "warning":
-        alarms.append(Alarm("warning", "medium", f"Cement outside the planned ala. {monitor_text}"))
+        alarms.append(Alarm("warning", "medium", f"{warning[:1].upper()}{warning[1:]}. {monitor_text}"))
     elif monitor_level == "watch":
         alarms.append(Alarm("watch", "low", f"Cement near a protected structure. {monitor_text}"))
     if trouble:

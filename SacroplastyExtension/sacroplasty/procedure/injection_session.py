@@ -127,6 +127,11 @@ class InjectionSession:
         return self._watch.after_flow_ml
 
     @property
+    def in_line_ml(self) -> float:
+        """What the stretched line holds back of the plunger's volume; nothing as long as it is not known."""
+        return self._watch.in_line_ml
+
+    @property
     def mixed_at_unix_s(self) -> float | None:
         """When the cement in use was mixed, in seconds since 1970; None when none was."""
         mixed_at_s = self.clock.mixed_at_s

@@ -340,7 +340,7 @@ class InjectionDesk:
             request: what else was asked for at this turn; `withdrawn_mm` and `note` belong to it.
         """
         session = self._session
-        self.watch.tick(now_s, session.total_ml)
+        self.watch.tick(now_s, session.total_ml, self._is_counted(), session.in_line_ml)
         if self.watch.problem:
             self.page.refuse_reference(self.watch.problem)
             session.refusal, self.watch.problem = self.watch.problem, ""
@@ -424,6 +424,11 @@ class InjectionDesk:
     def _delivery(self) -> Delivery:
         return self._manual if self.technique.delivery == "manual" else PumpDelivery(self._devices.pump)
 
+    def _is_counted(self) -> bool:
+        """Whether all cement that was given is known: a person enters a syringe after having given it."""
+        injecting = self._session.state is not None and self._session.state.phase == "injecting"
+        return not (self.technique.delivery == "manual" and self._source.by_hand and injecting)
+
     def _planned(self) -> dict[Side, float]:
         plan = plan_of(self._scene)
         return {side: trajectory.planned_volume_ml for side, trajectory in chosen(plan).items()} if plan else {}
@@ -478,6 +483,7 @@ class InjectionDesk:
             reading.alarm if reading is not None else "",
             level,
             text,
+            self.watch.warning,
             clock_notices(session.clock, now_s) if session.clock.mixed_at_s is not None else (),
             session.trouble,
         )

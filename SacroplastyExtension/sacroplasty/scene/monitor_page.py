@@ -30,6 +30,7 @@ from ..cement.picture import (
     Lines,
     SeenCement,
     Shot,
+    cross_mark,
     lines_of,
     paint,
     picture_step,
@@ -37,6 +38,7 @@ from ..cement.picture import (
     shot_of,
     tip_mark,
 )
+from ..cement.unplaced_view import CannulaMarks, PictureMarks, stand_in_geometry
 from ..errors import ImageError, SacroplastyError
 from ..geometry import FloatArray
 from ..planning.model import Side
@@ -104,6 +106,19 @@ class Replayed:
 
 
 @dataclass(frozen=True)
+class Marking:
+    """What a person may mark next.
+
+    Attributes:
+        number: of the view.
+        part: of the cannula.
+    """
+
+    number: int
+    part: Literal["tip", "shaft"]
+
+
+@dataclass(frozen=True)
 class MonitorReadout:
     """Everything that the monitor page shows beside its pictures. All of it is live, also during a replay.
 
@@ -114,12 +129,15 @@ class MonitorReadout:
         volume_ml, volume_sd_ml, concentricity: NaN when not known.
         measures: None when not known.
         unknown: what the monitor cannot tell now.
+        cannot_tell: what it does not know even when it sees well, in its own words.
         planes: views of which there is a picture, in order.
         faults: by plane why its picture is not watched; planes that are watched are left out.
         learning: share of the reference that is taken; None when none is under way.
         refusal: why the reference was refused; empty when it was not.
         replayed: None while the pictures are live.
         may_acknowledge: whether a leak stands.
+        may_mark: whether a view comes without its pose, so that marks in its picture are of use.
+        marking: a mark that is waited for; None when none is.
         saved_text: what a restored scene says of the monitor; empty when this session has its own.
         snapshots: how many pictures were sent to the report.
     """
@@ -133,12 +151,15 @@ class MonitorReadout:
     concentricity: float
     measures: SpreadMeasures | None
     unknown: tuple[Unknown, ...]
+    cannot_tell: tuple[str, ...]
     planes: tuple[str, ...]
     faults: dict[str, str]
     learning: float | None
     refusal: str
     replayed: Replayed | None
     may_acknowledge: bool
+    may_mark: bool
+    marking: Marking | None
     saved_text: str
     snapshots: int
 
@@ -173,7 +194,7 @@ class _Replay:
         return min(self.at_s + now_s - self.played_from_s, self.frozen_s)
 
 
-_GRAVITY: dict[BannerLevel, int] = {"none": 0, "watch": 1, "blind": 2, "warning": 3, "leak": 4}
+_GRAVITY: dict[BannerLevel, int] = {"none": 0, "unjudged": 0, "watch": 1, "blind": 2, "warning": 3, "leak": 4}
 
 
 class MonitorPage:
@@ -193,6 +214,7 @@ class MonitorPage:
         self._standing: SpreadEvent | None = None
         self._replay: _Replay | None = None
         self._refusal = ""
+        self._marks_wanted = False
         record = read_record(scene, RECORD_NAME) or {}
         self._events: list[dict[str, Any]] = list(record.get("events", ()))
         self._snapshots = int(record.get("snapshots", 0))
@@ -282,6 +304,53 @@ class MonitorPage:
         for kept in self._planes.values():
             kept.road_map = kept.shots[-1].cement if kept.shots else None
 
+    def begin_marking(self) -> None:
+        """Let a person mark the cannula in each view without pose: the tip, then a point far up the shaft."""
+        self._replay = None
+        self._marks_wanted = True
+        for plane in self._unposed:
+            self._watch.marks.pop(plane, None)
+
+    def end_marking(self) -> None:
+        """Leave it at the marks that there are: a shaft that is seen end-on gives no scale."""
+        self._marks_wanted = False
+
+    @property
+    def marking(self) -> Marking | None:
+        """A mark that is waited for, tips first; None when none is."""
+        if not self._marks_wanted:
+            return None
+        unposed = self._unposed
+        marks = {n: self._watch.marks.get(one) for n, one in enumerate(self.planes, start=1) if one in unposed}
+        tips = [Marking(number, "tip") for number, one in marks.items() if one is None]
+        shafts = [Marking(number, "shaft") for number, one in marks.items() if one is not None and one.shaft_uv is None]
+        return next(iter([*tips, *shafts]), None)
+
+    def mark(self, plane: str, across: float, down: float) -> bool:
+        """Set the next mark of a view.
+
+        Args:
+            across, down: place in the picture as shares of its width and height.
+
+        Returns:
+            False when none is wanted there.
+        """
+        frame, marks = self._planes[plane].frame, self._watch.marks.get(plane)
+        if not self._marks_wanted or plane not in self._unposed or frame is None:
+            return False
+        if marks is not None and marks.shaft_uv is not None:
+            return False
+        rows, columns = frame.pixels.shape[:2]
+        at = (across * columns - 0.5, down * rows - 0.5)
+        self._watch.marks[plane] = CannulaMarks(at) if marks is None else replace(marks, shaft_uv=at)
+        self._marks_wanted = self.marking is not None
+        return True
+
+    @property
+    def _unposed(self) -> set[str]:
+        """Views whose frames come without geometry."""
+        return {plane for plane, kept in self._planes.items() if kept.frame is not None and kept.frame.geometry is None}
+
     def acknowledge_leak(self) -> bool:
         """A person has seen the leak; the pump stays stopped until it is reset. False when none stands."""
         if self._reading is None or not self._reading.leak:
@@ -337,13 +406,16 @@ class MonitorPage:
             volume_sd_ml=reading.volume_ml_sd if reading else math.nan,
             concentricity=reading.concentricity if reading else math.nan,
             measures=reading.measures if reading else None,
-            unknown=_unknown(monitor, reading, self._planes),
+            unknown=_unknown(monitor, reading, bool(self._unposed)),
+            cannot_tell=tuple(self._named(what) for what in reading.cannot_tell) if reading else (),
             planes=self.planes,
             faults=faults,
             learning=self._watch.learning,
             refusal=self._named(self._refusal),
             replayed=self._replayed(now_s),
             may_acknowledge=self._reading is not None and bool(self._reading.leak),
+            may_mark=bool(self._unposed),
+            marking=self.marking,
             saved_text=self._saved_text if self._reading is None else "",
             snapshots=self._snapshots,
         )
@@ -353,7 +425,7 @@ class MonitorPage:
         kept = self._planes[plane]
         event = self._standing
         told = None if event is None else (event.time_s, event.level, event.route)
-        return self._shot(plane, now_s), look, told, kept.road_map, kept.lines
+        return self._shot(plane, now_s), look, told, kept.road_map, kept.lines, self._watch.marks.get(plane)
 
     def picture(self, plane: str, look: Look, now_s: float) -> RGB | None:
         """A view as it is to be seen now (rows, columns, 3); None when there is none."""
@@ -363,11 +435,13 @@ class MonitorPage:
             if shot is None:
                 return None
             # The panel and a large screen show the same picture.
-            kept.painted = key, self._paint(kept, shot, look)
+            kept.painted = key, self._paint(kept, shot, look, self._watch.marks.get(plane))
         return kept.painted[1]
 
-    def _paint(self, kept: _Plane, shot: Shot, look: Look) -> RGB:
+    def _paint(self, kept: _Plane, shot: Shot, look: Look, marks: CannulaMarks | None) -> RGB:
         lines = []
+        if marks is not None and kept.frame is not None and kept.frame.geometry is None:
+            lines.append(_marked(marks, shot))
         if shot.geometry is not None and kept.lines is not None and kept.tip is not None:
             lines = [kept.lines, kept.tip] if look.structures else [kept.tip]
             if self._standing is not None and self._standing.position_ras is not None:
@@ -463,6 +537,8 @@ class MonitorPage:
         """The structures' outlines in the views that were learned, once: they stay where they are."""
         ct_node, segmentation = segmented_ct(self._scene)
         for plane in set(monitor.views) & set(self._watch.shown):
+            if self._watch.shown[plane].geometry is None:
+                continue
             kept = self._planes.setdefault(plane, _Plane())
             background, _ = monitor.seen(plane)
             full = background.full_geometry
@@ -513,6 +589,14 @@ class MonitorPage:
         write_record(self._scene, RECORD_NAME, {"text": text, "events": self._events, "snapshots": self._snapshots})
 
 
+def _marked(marks: CannulaMarks, shot: Shot) -> Lines:
+    """Crosses where a person marked the cannula."""
+    canvas = stand_in_geometry(shot.grey.shape, PictureMarks())
+    places = [marks.tip_uv] if marks.shaft_uv is None else [marks.tip_uv, marks.shaft_uv]
+    crosses = [cross_mark((np.array(place) + 0.5) / shot.step - 0.5, canvas.detector_pixels[0]) for place in places]
+    return lines_of(crosses, canvas, TIP_COLOR)
+
+
 def _is_near(name: str, monitor: SpreadMonitor) -> bool:
     """Whether a structure lies on a side that cement is given to, or on none."""
     side = name.rpartition("_")[2]
@@ -520,13 +604,12 @@ def _is_near(name: str, monitor: SpreadMonitor) -> bool:
     return side not in get_args(Side) or any(route.endswith(side) for route in routes)
 
 
-def _unknown(
-    monitor: SpreadMonitor | None, reading: MonitorReading | None, planes: dict[str, _Plane]
-) -> tuple[Unknown, ...]:
+def _unknown(monitor: SpreadMonitor | None, reading: MonitorReading | None, unposed: bool) -> tuple[Unknown, ...]:
     if monitor is None:
         return ("not learned",)
     found: list[Unknown] = []
-    if any(kept.frame is not None and kept.frame.geometry is None for kept in planes.values()):
+    # A monitor that sees such a view says itself what it does not know by it.
+    if unposed and (reading is None or not reading.cannot_tell):
         found.append("no geometry")
     if monitor.zones is None or monitor.tip_ras is None:
         found.append("no zones")

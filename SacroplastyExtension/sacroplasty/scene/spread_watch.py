@@ -9,9 +9,11 @@ from typing import Literal
 from slicer import vtkMRMLScene
 
 from ..cement.cannula import Cannula
+from ..cement.frames import grey_signal
 from ..cement.interlock import Limits, Observed
 from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadEvent, SpreadMonitor
 from ..cement.reference import taken_share
+from ..cement.unplaced_view import CannulaMarks, PictureMarks
 from ..cement.zones import make_zones
 from ..devices.fluoroscope import Frame as DetectorFrame
 from ..errors import AnatomyError, GeometryError, ImageError, PlanError
@@ -29,17 +31,21 @@ from .planning import chosen, plan_of
 #: Without new frames the monitor is asked this often whether it still sees.
 _LOOK_S = 0.1
 
-BannerLevel = Literal["none", "watch", "warning", "leak", "blind"]
+#: `unjudged` is a monitor that sees cement and cannot tell whether it leaks.
+BannerLevel = Literal["none", "watch", "warning", "leak", "unjudged", "blind"]
 
 
 @dataclass(frozen=True)
 class MonitorView:
-    """What the spread monitor last said. `level` is `blind` when it cannot see; `time_s` is when it was true."""
+    """What the spread monitor last said. `level` is `blind` when it cannot see; `time_s` is when it was true; `leak` is
+    None where that is not judged; `warning` is what it warns of, in words."""
 
     time_s: float
     level: BannerLevel
     text: str
     concentricity: float
+    leak: bool | None = None
+    warning: str = ""
 
 
 class SpreadWatch:
@@ -49,6 +55,7 @@ class SpreadWatch:
         reading: what the monitor last said, with the events of that turn.
         shown: by plane the newest frame, once the monitor watches the one that it last looked at.
         problem: why the views could not be learned.
+        marks: by plane where a person sees the cannula, for views whose frames come without geometry.
     """
 
     def __init__(self, scene: vtkMRMLScene, devices: DeviceDesk, limits: Limits) -> None:
@@ -58,6 +65,8 @@ class SpreadWatch:
         self._monitor: SpreadMonitor | None = None
         self.reading: MonitorReading | None = None
         self.shown: dict[str, Frame] = {}
+        self.marks: dict[str, CannulaMarks] = {}
+        self._outer_diameter_mm = math.nan
         self._view: MonitorView | None = None
         self._reference: dict[str, list[Frame]] | None = None
         self._looked_s = -math.inf
@@ -111,6 +120,7 @@ class SpreadWatch:
         zones = make_zones(anatomy_of(self._scene, segmentation, ct_node), trajectory.target, (side,))
         settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
         cannula = cannula_of(self._scene, side, withdrawn_mm)
+        self._outer_diameter_mm = cannula.outer_diameter_mm
         self._monitor = SpreadMonitor(zones, cannula.tip_ras, settings, cannula)
         self._view, self._waiting, self._reference, self.problem = None, {}, {}, ""
         self.reading = None
@@ -119,11 +129,13 @@ class SpreadWatch:
         """The views are not those that were learned any more."""
         self._monitor, self.reading, self._view, self._reference = None, None, None, None
 
-    def tick(self, now_s: float, given_ml: float) -> None:
+    def tick(self, now_s: float, given_ml: float, counted: bool = True, in_line_ml: float = 0.0) -> None:
         """Let the monitor learn from, or look at, all frames that have come.
 
         Args:
             given_ml: cement given so far, through all trocars.
+            counted: whether that is all; a syringe that is being emptied by hand counts only when it is entered.
+            in_line_ml: what the stretched line still holds back of it, as far as is known.
         """
         frames = self._devices.take_frames()
         watched = self.monitor.views if self.monitor is not None else ()
@@ -139,21 +151,24 @@ class SpreadWatch:
             return
         self._looked_s = now_s
         events: tuple[SpreadEvent, ...] = ()
+        told_ml = self.given_ml(given_ml) if counted else None
         try:
             # One picture a turn, the newest of its plane: looking takes long, and the pump waits for its heartbeat.
             for plane in list(self._waiting)[:1]:
                 frame = self.shown[plane] = _frame_of(self._waiting.pop(plane))
-                events = self._monitor.update({plane: frame}, now_s, self.given_ml(given_ml)).events
-            reading = self._monitor.update({}, now_s)
+                events = self._monitor.update({plane: frame}, now_s, told_ml, in_line_ml).events
+            reading = self._monitor.update({}, now_s, told_ml, in_line_ml)
         except ImageError as error:
             self._view = MonitorView(now_s, "blind", str(error), math.nan)
             return
         self.reading = replace(reading, events=(*events, *reading.events))
-        level: BannerLevel = "blind" if not reading.healthy else (reading.level or "none")
+        quiet: BannerLevel = "unjudged" if reading.leak is None else "none"
+        level = "blind" if not reading.healthy else (reading.level or quiet)
         text = (
             reading.health if not reading.healthy else f"{reading.volume_ml:.1f} ± {reading.volume_ml_sd:.1f} mL seen"
         )
-        self._view = MonitorView(now_s, level, text, reading.concentricity)
+        warning = monitor_warning(reading.warnings)
+        self._view = MonitorView(now_s, level, text, reading.concentricity, reading.leak, warning)
 
     def banner(self, now_s: float) -> tuple[BannerLevel, str]:
         """What the banner says now; what is silent is blind."""
@@ -165,6 +180,11 @@ class SpreadWatch:
             return "blind", "the spread monitor is silent"
         return self._view.level, self._view.text
 
+    @property
+    def warning(self) -> str:
+        """What the monitor warns of though it does not stop, in words; empty for nothing."""
+        return self._view.warning if self._view is not None else ""
+
     def surroundings(self, now_s: float) -> Surroundings:
         """What is known beside pump and cement, each with its time. What is not known stays None and forbids."""
         view = self._view
@@ -172,10 +192,10 @@ class SpreadWatch:
         return Surroundings(
             frames_changing=self._frames(now_s),
             monitor_healthy=Observed(view.level != "blind", view.time_s) if view else None,
-            leak=Observed(view.level == "leak", view.time_s) if view else None,
+            leak=Observed(view.leak, view.time_s) if view is not None and view.leak is not None else None,
             registration_error_mm=Observed(error_mm, now_s) if error_mm is not None else None,
             concentricity=Observed(view.concentricity, view.time_s) if view else None,
-            warning=monitor_warning(view.level) if view is not None else "",
+            warning=self.warning,
         )
 
     def _learn_from(self, frames: list[DetectorFrame]) -> None:
@@ -187,11 +207,18 @@ class SpreadWatch:
             return
         try:
             for plane, learned in self._reference.items():
-                self._monitor.set_reference(plane, learned)
+                self._monitor.set_reference(plane, learned, self._picture_marks(plane, learned))
             self._reference = None
         except ImageError as error:
             self.problem = str(error)
             self.forget()
+
+    def _picture_marks(self, plane: str, learned: list[Frame]) -> PictureMarks | None:
+        """What is known of a view without geometry; None for one that has it, or where nobody marked the tip."""
+        marks = self.marks.get(plane)
+        if marks is None or learned[0].geometry is not None:
+            return None
+        return marks.measured([grey_signal(frame.pixels) for frame in learned], self._outer_diameter_mm)
 
     def _frames(self, now_s: float) -> dict[str, Observed[bool]] | None:
         """Every plane that the monitor was started with must be live."""

@@ -228,9 +228,10 @@ class Desktop:
         panel.resize(width, 200)
         panel.show()
         self.wait()
-        wanted = max(panel.layout().totalHeightForWidth(width), QtWidgets.QWidget.sizeHint(panel).height(), 200)
-        panel.resize(width, min(wanted, 2400))
-        self.wait()
+        for _ in range(2):  # Lines that wrap make a panel taller once it is laid out.
+            wanted = max(panel.layout().totalHeightForWidth(width), QtWidgets.QWidget.sizeHint(panel).height(), 200)
+            panel.resize(width, min(wanted, 2400))
+            self.wait()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not panel.grab().save(str(path)):
             raise OSError(f"{path} could not be written")
