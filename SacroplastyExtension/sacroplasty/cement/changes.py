@@ -48,7 +48,7 @@ class ViewCement:
 
     attenuation: Image
     sigma: Image
-    scatter_share: NDArray | np.floating | float
+    scatter_share: NDArray | float
     gain: float
     shift_pixels: FloatArray
 

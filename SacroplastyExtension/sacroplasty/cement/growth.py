@@ -25,7 +25,7 @@ from .zones import Zones
 
 #: Growth over these times is looked at [s], and by how many standard deviations of the noise a place beside the plan
 #: has to explain it: over a longer time what errs in the plan's place adds up too.
-_WINDOWS = ((2.0, 4.5), (5.0, 7.0))
+_WINDOWS = ((2.0, 4.2), (5.0, 6.5))
 #: By so many has each view to show growth there by itself.
 _SHOWN = 3.0
 #: Every so many voxels of the zones' grid, each way, one is looked at.

@@ -167,7 +167,7 @@ class _View:
     veils: list[float] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     #: Share (rows, columns) of each pixel's signal that is scatter and glare, as far as known.
-    share: NDArray[np.float32] | np.float32 = np.float32(0)
+    share: NDArray[np.float32] | float = 0.0
     last: Frame | None = None
     seen: CementMap | None = None
     fault: str = "no frame yet"
@@ -219,7 +219,7 @@ class _View:
             self.veils.append(veil)
             # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
             self.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
-        self.share = veil_share(log_signal, float(np.median(self.veils))) if self.calibrated else np.float32(0)
+        self.share = veil_share(log_signal, float(np.median(self.veils))) if self.calibrated else 0.0
 
     def unveiled(self) -> CementMap:
         """The cement of the last frame as the beam alone would show it."""

@@ -24,7 +24,7 @@ def veil_share(log_signal: Image, veil: float) -> Image:
     return share
 
 
-def unveiled(attenuation: NDArray, share: NDArray) -> NDArray:
+def unveiled(attenuation: NDArray, share: NDArray | float) -> NDArray:
     """Attenuation of the beam from that of a signal of which a share is veil."""
     return -np.log(np.maximum(np.exp(-attenuation) - share, 0.02 * (1 - share)) / (1 - share))
 
