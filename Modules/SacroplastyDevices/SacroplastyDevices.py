@@ -122,6 +122,7 @@ class SacroplastyDevicesWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.ui.replayButton.connect("clicked(bool)", self.onReplayButton)
         self.ui.sequencesButton.connect("clicked(bool)", self.onSequencesButton)
         self.ui.plusButton.connect("clicked(bool)", self.onPlusButton)
+        self.ui.distortionPathLineEdit.connect("currentPathChanged(QString)", self.onDistortionPath)
 
         # The links do their work in poll(); a thread would starve in a busy Slicer, a timer does not.
         self._pollTimer = qt.QTimer()
@@ -268,6 +269,9 @@ class SacroplastyDevicesWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         if written:
             self.ui.statusLabel.text = _("Written: {path}").format(path=written)
 
+    def onDistortionPath(self, path):
+        self.attempt(lambda: self.logic.useDistortion(path))
+
     def onPoll(self):
         """One turn of the links, and of whoever listens to them."""
         ready, problem = self.logic.pollSimulators()
@@ -315,6 +319,7 @@ class SacroplastyDevicesWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             for column, text in enumerate(texts):
                 table.setItem(number, column, qt.QTableWidgetItem(text))
                 table.item(number, column).setToolTip(text)
+        self.ui.distortionLabel.text = self.logic.distortionText()
         self.showEvents()
         self.showStopBar(rows[2] if self.logic.connected() and not replaying else None)
         connected, simulating = self.logic.connected(), self.logic.simulatorsRunning()
@@ -405,6 +410,19 @@ class SacroplastyDevicesLogic(ScriptedLoadableModuleLogic):
 
             self._desk = DeviceDesk(slicer.mrmlScene, uuid.uuid4().hex)
         return self._desk
+
+    def useDistortion(self, path):
+        """Take a calibrated distortion out of all frames; an empty path for none."""
+        self.desk().use_distortion(Path(path).expanduser() if path else None)
+
+    def distortionText(self):
+        """What is done about the intensifier's distortion."""
+        distortion = self.desk().distortion
+        if distortion is None:
+            return _("Pictures are shown as they come.")
+        return _("✔ Distortion is taken out, by {beads} beads; {rest} pixels remain. Learn the views anew.").format(
+            beads=distortion.beads, rest=f"{distortion.rest_pixels:.2f}"
+        )
 
     def connectDevices(self, trackerAddress, fluoroscopeAddress, pumpAddress):
         addresses = {"Tracker": trackerAddress, "Fluoroscope": fluoroscopeAddress, "Pump": pumpAddress}

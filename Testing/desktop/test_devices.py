@@ -9,6 +9,7 @@ import pytest
 
 from sacroplasty.geometry import rigid
 from sacroplasty.scene import anatomy, nodes, planning
+from sacroplasty.xray.distortion import TERMS, Distortion, write_distortion
 from scene.simple_case import make_anatomy, make_ct, make_plan
 
 NAME = "SacroplastyDevices"
@@ -67,6 +68,17 @@ def test_three_live_devices_with_their_figures(desktop, widget, picture_folder):
     assert widget.ui.pumpTextLabel.text == "idle, 0.00 mL given"
     path = desktop.picture(widget, picture_folder / "SacroplastyDevices-live.png")
     assert path.stat().st_size > 10_000
+
+
+def test_a_calibrated_distortion_is_chosen_by_its_file_and_kept_with_the_scene(desktop, widget, tmp_path):
+    write_distortion(Distortion((64, 64), np.zeros((2, TERMS)), 1.0, 0.12, 345), tmp_path / "distortion.json")
+    assert "as they come" in widget.ui.distortionLabel.text
+    widget.ui.distortionPathLineEdit.currentPath = str(tmp_path / "distortion.json")
+    assert "345 beads" in widget.ui.distortionLabel.text and "0.12" in widget.ui.distortionLabel.text
+    widget.ui.distortionPathLineEdit.currentPath = str(tmp_path / "no.json")
+    assert widget.ui.statusLabel.text.startswith("✘") and "345 beads" in widget.ui.distortionLabel.text
+    widget.ui.distortionPathLineEdit.currentPath = ""
+    assert "as they come" in widget.ui.distortionLabel.text
 
 
 def test_an_alarm_is_seen_read_and_listed(desktop, widget, picture_folder):

@@ -15,7 +15,7 @@ from sacroplasty.devices.messages import Command, CommandReply, Image, String, T
 from sacroplasty.devices.pump import PumpRole
 from sacroplasty.devices.pump_protocol import PROTOCOL, Order, PumpState, parse_answer, parse_order, parse_state
 from sacroplasty.devices.tracker import TrackerRole
-from sacroplasty.errors import DeviceError
+from sacroplasty.errors import DeviceError, ImageError
 from sacroplasty.geometry import rigid, rotation_about
 from sacroplasty.simulation.pump import PumpMachine, Syringe
 from sacroplasty.simulation.world import PumpModel, Trocar
@@ -164,6 +164,23 @@ def test_a_frame_lives_for_two_periods_and_must_change():
     assert "without its geometry" in role.view("Image_Detector", 10.4).reason
     assert role.view("Image_Detector2", 10.4).frame is None
     assert [frame.timestamp_s for frame in role.take_frames()] == [1.0, 1.2, 1.4] and role.take_frames() == []
+
+
+def test_frames_are_corrected_and_one_that_cannot_be_has_no_geometry():
+    role = FluoroscopeRole(unconnected())
+    role.correct = lambda pixels: pixels[::-1]
+    pixels = RNG.integers(0, 9999, (1, 8, 8), dtype=np.uint16)
+    feed(role, frame_message(pixels, 1.0), 10.0)
+    assert np.array_equal(role.view("Image_Detector", 10.1).frame.pixels, pixels[0, ::-1])
+
+    def refuse(pixels):
+        raise ImageError("other proportions")
+
+    role.correct = refuse
+    feed(role, frame_message(pixels + np.uint16(1), 1.2), 10.2)
+    assert role.view("Image_Detector", 10.2).frame is None
+    assert "other proportions" in role.view("Image_Detector", 10.2).reason
+    assert [frame.geometry is None for frame in role.take_frames()] == [False, True]
 
 
 class Bench:

@@ -15,11 +15,12 @@ from sacroplasty.anatomy.landmarks import touchable
 from sacroplasty.devices.link import Server
 from sacroplasty.devices.messages import Image, Transform
 from sacroplasty.devices.session_file import read_session
-from sacroplasty.errors import DeviceError
+from sacroplasty.errors import DeviceError, DocumentError
 from sacroplasty.geometry import rigid, rotation_about
 from sacroplasty.scene import anatomy, devices, nodes, planning, sessions, simulators
 from sacroplasty.simulation.patient import write_patient_world
 from sacroplasty.simulation.world import CArmModel
+from sacroplasty.xray.distortion import TERMS, Distortion, write_distortion
 from sacroplasty.xray.geometry import CArm, XrayGeometry
 from scene.simple_case import make_anatomy, make_ct, make_plan
 
@@ -133,6 +134,26 @@ def test_a_frame_stands_where_its_detector_stands(scene, desk, server):
     volume = nodes.volume_of(nodes.first_node(scene, "vtkMRMLScalarVolumeNode", "Image_Detector"))
     assert np.array_equal(volume.voxels, pixels)
     assert np.allclose(volume.ras_of([[0, 3, 7]])[0], geometry.pixel_ras([7, 3]))
+
+
+def test_distortion_is_taken_out_of_the_frames_that_all_see_and_the_scene_keeps_it(scene, desk, server, tmp_path):
+    shift = np.zeros((2, TERMS))
+    shift[0, 0] = 2 / 16
+    write_distortion(Distortion((32, 32), shift, 1.0, 0.1, 100), tmp_path / "distortion.json")
+    desk.use_distortion(tmp_path / "distortion.json")
+    with pytest.raises(DocumentError):
+        desk.use_distortion(tmp_path / "none.json")
+    desk.connect({"Fluoroscope": f"127.0.0.1:{server.port}"})
+    turn_until(desk, server, lambda: server.peers)
+    pixels = np.arange(32 * 32, dtype=np.uint16).reshape(1, 32, 32)
+    server.send(Image("Image_Detector", timestamp_s=1.0, metadata={"Geometry": "{}"}, voxels=pixels))
+    frames = []
+    turn_until(desk, server, lambda: frames.extend(desk.take_frames()) or frames)
+    assert np.array_equal(frames[0].pixels[:, :-2], pixels[0, :, 2:])
+    again = devices.DeviceDesk(scene, "again")
+    assert again.distortion.beads == 100
+    again.use_distortion(None)
+    assert again.distortion is None
 
 
 def test_nothing_is_ok_before_it_speaks_and_stop_says_that_nobody_heard(desk):

@@ -37,6 +37,7 @@ from sacroplasty.image import read_volume
 from sacroplasty.planning.files import write_plan
 from sacroplasty.planning.model import Depot, Plan, Trajectory
 from sacroplasty.planning.needles import needle
+from sacroplasty.xray.distortion import TERMS, Distortion, write_distortion
 
 VIEWS = views(144)
 #: Straight behind the tip.
@@ -187,6 +188,22 @@ def test_a_dicom_run_is_watched_in_the_picture_alone(tmp_path):
     document = read_document(tmp_path / "events.json", "events")
     assert document["frames"][-1]["concentricity"] == pytest.approx(1.0, abs=0.06)
     assert any("whether and where cement leaks" in what for what in document["cannot_tell"])
+
+
+def test_distortion_is_taken_out_of_a_recording(tmp_path):
+    write_recording(record("ap"), tmp_path / "ap")
+    # Everything is seen 3 columns too far right.
+    shift = np.zeros((2, TERMS))
+    shift[0, 0] = 3 / 72
+    write_distortion(Distortion((144, 144), shift, 1.0, 0.1, 100), tmp_path / "distortion.json")
+    arguments = [str(tmp_path / "ap"), "--distortion", str(tmp_path / "distortion.json"), "--json"]
+    result = CliRunner().invoke(monitor_command.command, arguments, catch_exceptions=False)
+    assert any("distortion is taken out" in note for note in json.loads(result.stdout)["notes"])
+    corrected = monitor_command._undistorted(record("ap"), tmp_path / "distortion.json").frames
+    assert np.array_equal(corrected[..., :-3], record("ap").frames[..., 3:]) and not corrected[..., -2:].any()
+    write_distortion(Distortion((144, 100), shift, 1.0, 0.1, 100), tmp_path / "distortion.json")
+    with pytest.raises(ImageError, match="proportions"):
+        CliRunner().invoke(monitor_command.command, arguments, catch_exceptions=False)
 
 
 def test_dicom_frames_in_single_files_without_times(tmp_path):

@@ -20,6 +20,7 @@ _COMMANDS = {
     "segment": "segment",
     "plan": "plan",
     "xray": "xray",
+    "distortion": "distortion",
     "pivot": "pivot",
     "register": "register",
     "simulate": "simulate",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--reference-frames", type=int, help="Leading frames without cement.  [default: before the pump began]")
 @click.option("--tip-pixel", type=float, nargs=2, metavar="COLUMN ROW", help="Of the tip, where no geometry is known.")
 @click.option("--pixel-mm", type=float, help="Size of a pixel in the patient, where no geometry is known.")
+@click.option("--distortion", "distortion_path", type=click.Path(path_type=Path), help="Of `distortion`: taken out.")
 @click.option("--out", type=OUTPUT_FILE, help="Events document.  [default: RECORDING/events.json]")
 @json_option
 def command(
@@ -33,6 +34,7 @@ def command(
     reference_frames: int | None,
     tip_pixel: tuple[float, float] | None,
     pixel_mm: float | None,
+    distortion_path: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,6 +65,8 @@ def command(
         recordings = {
             view: replace(one, marks=_marks(recordings, tip_pixel, pixel_mm)) for view, one in recordings.items()
         }
+    if distortion_path is not None:
+        recordings = {view: _undistorted(one, distortion_path) for view, one in recordings.items()}
     anatomy = None if anatomy_folder is None else read_anatomy(anatomy_folder)
     planned = None
     if plan_path is not None:
@@ -116,6 +120,20 @@ def command(
         lines.append("leaks were not judged: that needs --anatomy, --plan and the C-arm's geometry")
     lines += [f"{event.time_s:8.2f} s  {event.level}: {event.route}" for event in events]
     report(as_json, summary, "\n".join([*lines, *(f"Written to {one}" for one in (path, *pictures))]))
+
+
+def _undistorted(recording: Recording, path: Path) -> Recording:
+    """The recording as the intensifier would show it without its distortion. Marks are of its pictures as they are."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from ..xray.distortion import Undistorter, read_distortion
+
+    undistorter = Undistorter(read_distortion(path))
+    note = f"distortion is taken out, as calibrated in {path}"
+    frames = np.stack([undistorter(frame) for frame in recording.frames])
+    return replace(recording, frames=frames, notes=(*recording.notes, note))
 
 
 def _planned(trajectories: tuple[Trajectory, ...], side: str | None, path: Path) -> Trajectory:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ImageError
 from .freshness import Freshness
 from .link import Client, Received
 from .messages import Command, CommandReply, Image
@@ -75,6 +77,7 @@ class _Plane:
     freshness: Freshness = field(default_factory=Freshness)
     frame: Frame | None = None
     changing: bool = True
+    problem: str = ""
 
 
 class FluoroscopeRole:
@@ -83,10 +86,15 @@ class FluoroscopeRole:
     Args:
         client: the link to the fluoroscope; `poll` polls it.
         frame_rate_hz: assumed when the fluoroscope does not announce its own.
+
+    Attributes:
+        correct: takes the distortion out of pixels (rows, columns); None for frames as they come. A frame that it
+            refuses with an `ImageError` has no geometry that could be relied upon.
     """
 
     def __init__(self, client: Client, frame_rate_hz: float = 5.0) -> None:
         self.client = client
+        self.correct: Callable[[NDArray], NDArray] | None = None
         self._frame_rate_hz = frame_rate_hz
         self._planes: dict[str, _Plane] = {}
         self._new: deque[Frame] = deque(maxlen=_KEPT_FRAMES)
@@ -131,7 +139,7 @@ class FluoroscopeRole:
         elif not state.changing:
             reason = f"{plane} is frozen: two frames are the same to the last bit"
         elif frame.geometry is None:
-            reason = f"{plane} comes without its geometry"
+            reason = state.problem or f"{plane} comes without its geometry"
         return View(None if reason else frame, age_s, state.changing, reason)
 
     def move(self, geometries: list[dict[str, Any]], frame_rate_hz: float, pixels: int, expose: bool) -> int | None:
@@ -160,11 +168,16 @@ class FluoroscopeRole:
         state = self._planes.setdefault(message.name, _Plane())
         if not state.freshness.observe(message.timestamp_s, received.received_s, received.delay_s):
             return
-        pixels = message.voxels[0]
+        pixels, geometry, state.problem = message.voxels[0], _geometry(message.metadata.get("Geometry")), ""
+        if self.correct is not None:
+            try:
+                pixels = self.correct(pixels)
+            except ImageError as error:
+                geometry, state.problem = None, f"{message.name}: {error}"
         frame = Frame(
             plane=message.name,
             pixels=pixels,
-            geometry=_geometry(message.metadata.get("Geometry")),
+            geometry=geometry,
             air_level=_positive(message.metadata.get("AirLevel")),
             frame_rate_hz=_positive(message.metadata.get("FrameRate")),
             number=_count(message.metadata.get("FrameNumber")),

@@ -28,11 +28,13 @@ from ..devices.tracker import TrackerRole
 from ..errors import DeviceError, GeometryError
 from ..geometry import FloatArray, invert_rigid
 from ..image import Volume
+from ..xray.distortion import Distortion, Undistorter, read_distortion
 from ..xray.geometry import CArm, XrayGeometry
 from .connector import ADDRESS as SCENE_ADDRESS
 from .connector import ATTRIBUTE as CONNECTOR_ATTRIBUTE
 from .connector import SceneLink
 from .nodes import add_text, add_transform, add_volume, first_node, matrix_of, set_transform, set_volume
+from .records import read_record, write_record
 
 TRACKER, FLUOROSCOPE, PUMP = ROLES = ("Tracker", "Fluoroscope", "Pump")
 #: Tools are shown in the frame of the reference that is fixed to the patient.
@@ -49,6 +51,8 @@ _C_ARM = "CArmToTracker"
 DETECTOR_TO_C_ARM = "DetectorToCArm"
 #: On the node of an X-ray: its geometry record, as JSON.
 GEOMETRY = "Sacroplasty.Geometry"
+#: What the scene calls the calibrated distortion of the intensifier.
+DISTORTION_NAME = "Sacroplasty intensifier distortion"
 _RATE_WINDOW_S = 1.0
 _TELL_AGAIN_S = 10.0
 _FIGURES = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
@@ -214,6 +218,29 @@ class DeviceDesk:
         for name, role in self._roles().items():
             self._follow(name, role)
 
+    def use_distortion(self, path: Path | None) -> None:
+        """Take a calibrated distortion out of all frames from now on, and keep that in the scene; None for none.
+
+        The views have to be learned anew: the pictures are others. A recorded session keeps frames as they came.
+
+        Raises:
+            DocumentError: for a file that is no calibration; nothing changes then.
+        """
+        record = {} if path is None else read_distortion(path).to_dict()
+        write_record(self._scene, DISTORTION_NAME, record)
+        self._correct_distortion()
+
+    @property
+    def distortion(self) -> Distortion | None:
+        """The calibration that the scene holds; None when frames are shown as they come."""
+        record = read_record(self._scene, DISTORTION_NAME)
+        return Distortion.from_dict(record) if record else None
+
+    def _correct_distortion(self) -> None:
+        distortion = self.distortion
+        if self.fluoroscope is not None:
+            self.fluoroscope.correct = None if distortion is None else Undistorter(distortion)
+
     def stop_recording(self) -> None:
         if self.recorder is not None:
             self.recorder.close()
@@ -312,6 +339,7 @@ class DeviceDesk:
     def _take(self, links: Mapping[str, Client]) -> None:
         self.tracker = TrackerRole(links[TRACKER]) if TRACKER in links else None
         self.fluoroscope = FluoroscopeRole(links[FLUOROSCOPE]) if FLUOROSCOPE in links else None
+        self._correct_distortion()
         self.pump = PumpRole(links[PUMP], self._session) if PUMP in links else None
         self._meters = {name: _Meter() for name in ROLES}
         self._watches = {name: LinkWatch() for name in ROLES}
