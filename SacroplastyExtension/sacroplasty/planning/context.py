@@ -13,6 +13,7 @@ from ..anatomy.model import Anatomy
 from ..errors import PlanError
 from ..geometry import FloatArray, transform_points
 from ..image import Volume
+from .close_look import SHAFT_STEP_MM, CloseLook
 from .model import Side, Technique
 from .needles import Needle
 from .structures import SacrumView, Structures, view_along_foramina
@@ -59,6 +60,7 @@ class PlanningContext:
         self._exact_labels = exact_labels
         self._views: dict[bool, SacrumView] = {}
         self._structures: dict[str | None, Structures] = {}
+        self._close_looks: dict[str | None, CloseLook] = {}
 
     def view(self, technique: Technique = "short-axis") -> SacrumView:
         """The sacrum along its foramina; wide enough for the ilia where the technique goes through one.
@@ -84,6 +86,21 @@ class PlanningContext:
             )
         return self._structures[through]
 
+    def shaft_distances_mm(
+        self, points_ras: FloatArray, side: Side, technique: Technique = "short-axis"
+    ) -> dict[str, FloatArray]:
+        """Distances (n,) of RAS points (n, 3) along an axis, 1 mm apart from the tip, from each structure.
+
+        Measured on the labels where something is near, by the fields elsewhere.
+        """
+        structures = self.structures(technique, side)
+        through = side if technique == "transiliac" else None
+        if through not in self._close_looks:
+            self._close_looks[through] = CloseLook(structures)
+        shaft = transform_points(structures.view.RASToView, points_ras)
+        by_fields = {name: structures.distance_mm(name, shaft) for name in structures.names}
+        return self._close_looks[through].distances_mm(shaft, by_fields)
+
     def clearance_mm(
         self, back_ras: ArrayLike, tip_ras: ArrayLike, needle: Needle, side: Side, technique: Technique = "short-axis"
     ) -> dict[str, float]:
@@ -91,12 +108,9 @@ class PlanningContext:
 
         Quick enough to follow the mouse. Structures that are not known on that side have minus infinity.
         """
-        structures = self.structures(technique, side)
-        points = transform_points(structures.view.RASToView, _points(back_ras, tip_ras)[1])
-        found = {
-            name: float(structures.distance_mm(name, points).min()) - needle.radius_mm for name in structures.names
-        }
-        found |= {name: float("-inf") for name in unknown_on(structures, side)}
+        distances = self.shaft_distances_mm(_points(back_ras, tip_ras, SHAFT_STEP_MM)[1], side, technique)
+        found = {name: float(values.min()) - needle.radius_mm for name, values in distances.items()}
+        found |= {name: float("-inf") for name in unknown_on(self.structures(technique, side), side)}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def profile(
@@ -104,7 +118,7 @@ class PlanningContext:
     ) -> ShaftProfile:
         """The clearance at each point of a shaft, to color it."""
         structures = self.structures(technique, side)
-        along, points = _points(back_ras, tip_ras)
+        along, points = _points(back_ras, tip_ras, STEP_MM)
         values = structures.everything(side).at_view(transform_points(structures.view.RASToView, points)).astype(float)
         if unknown_on(structures, side):
             values = np.full(len(values), -np.inf)
@@ -127,7 +141,7 @@ def unknown_on(structures: Structures, side: Side) -> tuple[str, ...]:
     return tuple(sorted(name for name in structures.unknown if not name.endswith(other)))
 
 
-def _points(back_ras: ArrayLike, tip_ras: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _points(back_ras: ArrayLike, tip_ras: ArrayLike, step_mm: float) -> tuple[FloatArray, FloatArray]:
     """Places along a shaft from its tip, and the points there.
 
     Raises:
@@ -137,5 +151,5 @@ def _points(back_ras: ArrayLike, tip_ras: ArrayLike) -> tuple[FloatArray, FloatA
     length = float(np.linalg.norm(back - tip))
     if not (np.isfinite(length) and length > 1.0):
         raise PlanError("entry and target must be two points at least 1 mm apart")
-    along = np.linspace(0, length, int(np.ceil(length / STEP_MM)) + 1)
+    along = np.linspace(0, length, int(np.ceil(length / step_mm)) + 1)
     return along, tip + along[:, None] * ((back - tip) / length)

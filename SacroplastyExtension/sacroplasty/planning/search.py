@@ -18,6 +18,7 @@ from ..errors import PlanError
 from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
 from .approaches import Candidates, Rules
 from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
+from .close_look import SHAFT_STEP_MM
 from .context import PlanningContext
 from .depots import room_mm, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
@@ -30,6 +31,8 @@ from .uncertainty import pose_uncertainty
 _BEST, _DISTINCT_MM = 5, 4.0
 #: Of each ranking so many different ones are measured in full until one is accepted.
 _TRIED = 24
+#: Pairs are compared with those chosen so many at a time.
+_COMPARED = 5000
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
 _REFUSED, _LOOKED_AT = 3, 4000
 #: The best pairs of the coarse search whose neighbours are tried, and how far those lie off [mm].
@@ -38,6 +41,9 @@ _REFINED, _NEIGHBOR_MM = 16, 1.25
 _NEIGHBORS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
 #: What it is worth that the entry keeps the rule: more than room (up to 1) and volume (up to 1.5) together.
 _RULED_SCORE = 3.0
+#: Where no path is accepted, so many are measured on the labels that the fields refuse by this at most [mm], and the
+#: ends of the best one moved by ever less [mm].
+_CLOSE, _FIELDS_SHORT_MM, _CLOSE_APART_MM, _CLOSE_STEPS_MM = 16, 0.6, 1.0, (0.7, 0.35)
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
@@ -251,6 +257,16 @@ class _Search:
         room = room_mm(self.structures, points).max(axis=1)
         return np.minimum(sphere_ml(room), self.options.limit_ml(self.sides))
 
+    def close_slack_mm(self, entry: FloatArray, target: FloatArray) -> float:
+        """What the shaft of a pair keeps beyond what it must, measured on the labels."""
+        length = float(np.linalg.norm(entry - target))
+        along = np.arange(0, length + _BEHIND_MM, SHAFT_STEP_MM)
+        points = target + along[:, None] * ((entry - target) / length)
+        points = transform_points(self.structures.view.ViewToRAS, points)
+        distances = self.context.shaft_distances_mm(points, self.side, self.options.technique)
+        nearest = np.minimum.reduce([distances[name] for name in self.structures.names_on(self.side)])
+        return float((nearest - self.needed_mm - self._extra_mm(along)).min())
+
     def measured(self, entry: FloatArray, target: FloatArray) -> Trajectory:
         """The full measurement of a pair in view coordinates."""
         ends = transform_points(self.structures.view.ViewToRAS, np.stack([entry, target]))
@@ -277,7 +293,7 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
     if ruled.any() and not ruled.all() and (coarse.slack >= 0).any() and not (coarse.slack[ruled] >= 0).any():
         parts.append(_finer(search, _subset(coarse, np.flatnonzero(ruled))))
     ranked = _joined(parts)
-    found = _chosen(search, ranked)
+    found = _chosen(search, ranked) or _closer(search, ranked)
     if found:
         return found
     alone = alone_in_the_way(search.structures, side, coarse.candidates, search.needed_mm, search.slack_mm)
@@ -301,6 +317,29 @@ def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
         tried = search.rules.neighbors(near.entry[best], near.target[best], reach * _NEIGHBORS)
         slack = search.exact_slack_mm(tried)
     return _ranked(search, tried)
+
+
+def _closer(search: _Search, ranked: _Ranked) -> list[Trajectory]:
+    """A path that the labels allow among those that the fields refuse or allow by little, or beside the best of them."""
+    likely = ranked.candidates.part(np.flatnonzero(ranked.slack >= -_FIELDS_SHORT_MM))
+    slack = search.exact_slack_mm(likely)
+    likely, slack = likely.part(np.flatnonzero(slack >= -_FIELDS_SHORT_MM)), slack[slack >= -_FIELDS_SHORT_MM]
+    best, best_slack = None, -np.inf
+    for index in _distinct(likely, np.argsort(-slack, kind="stable"), _CLOSE, _CLOSE_APART_MM):
+        pair = likely.part(np.array([index]))
+        if (kept := search.close_slack_mm(pair.entry[0], pair.target[0])) > best_slack:
+            best, best_slack = pair, kept
+    moves = np.concatenate([np.eye(5), -np.eye(5)])
+    for step in _CLOSE_STEPS_MM:
+        moved = best is not None
+        while moved and best_slack < 0:
+            moved = False
+            around = search.rules.neighbors(best.entry, best.target, step * moves)
+            for index in range(len(around.entry)):
+                if (kept := search.close_slack_mm(around.entry[index], around.target[index])) > best_slack:
+                    best, best_slack, moved = around.part(np.array([index])), kept, True
+    found = [] if best is None or best_slack < 0 else [search.measured(best.entry[0], best.target[0])]
+    return with_merits([item for item in found if item.accepted])
 
 
 def _ranked(search: _Search, candidates: Candidates) -> _Ranked:
@@ -406,17 +445,27 @@ def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     return sorted(measured, key=lambda item: SKIN_OUTSIDE in item.reasons)[:_REFUSED]
 
 
-def _distinct(candidates: Candidates, order: NDArray[np.int_], most: int) -> list[int]:
+def _distinct(
+    candidates: Candidates, order: NDArray[np.int_], most: int, apart_mm: float = _DISTINCT_MM
+) -> list[int]:
     """The first of the ranking that differ from each other at the entry or at the target."""
     chosen: list[int] = []
-    remaining = order
-    while len(remaining) and len(chosen) < most:
-        best = int(remaining[0])
-        chosen.append(best)
-        entries_apart = np.linalg.norm(candidates.entry[remaining] - candidates.entry[best], axis=1)
-        targets_apart = np.linalg.norm(candidates.target[remaining] - candidates.target[best], axis=1)
-        remaining = remaining[np.maximum(entries_apart, targets_apart) >= _DISTINCT_MM]
+    # Most often all are found among the first: the others need not be compared.
+    for start in range(0, len(order), _COMPARED):
+        remaining = order[start : start + _COMPARED]
+        for best in chosen:
+            remaining = remaining[_ends_apart_mm(candidates, remaining, best) >= apart_mm]
+        while len(remaining) and len(chosen) < most:
+            chosen.append(int(remaining[0]))
+            remaining = remaining[_ends_apart_mm(candidates, remaining, chosen[-1]) >= apart_mm]
+        if len(chosen) == most:
+            break
     return chosen
+
+
+def _ends_apart_mm(candidates: Candidates, others: NDArray[np.int_], one: int) -> FloatArray:
+    entries = np.linalg.norm(candidates.entry[others] - candidates.entry[one], axis=1)
+    return np.maximum(entries, np.linalg.norm(candidates.target[others] - candidates.target[one], axis=1))
 
 
 def _spread_evenly(count: int) -> FloatArray:
