@@ -13,7 +13,7 @@ from ..anatomy.frame import sample_mask
 from ..errors import PlanError
 from ..geometry import FloatArray, angle_between_deg, invert_rigid, transform_points, transform_vectors, unit
 from ..image import Volume
-from .close_look import SHAFT_STEP_MM
+from .close_look import REACH_MM, SHAFT_STEP_MM
 from .context import PlanningContext, unknown_on
 from .depots import CEMENT_MARGIN_MM, POROSITY, plan_depots, volume_cautions
 from .model import Balloon, Biopsy, Depot, Side, Source, Technique, Trajectory
@@ -134,7 +134,8 @@ class _Measured:
         self.clearance_mm: dict[str, float] = {}
         self.breach_probability: dict[str, float] = {}
         refused: list[tuple[float, str]] = []
-        for name, axis_mm in context.shaft_distances_mm(shaft, side, options.technique).items():
+        reach = max(REACH_MM, options.margin_mm + options.needle.radius_mm + float(extra.max()))
+        for name, axis_mm in context.shaft_distances_mm(shaft, side, options.technique, reach).items():
             distance = axis_mm - options.needle.radius_mm
             least = float(distance.min())
             self.clearance_mm[name] = least

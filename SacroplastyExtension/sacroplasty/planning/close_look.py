@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,32 @@ from .structures import PRESACRAL, STEP_MM, Structures, sacral_level, surely_fac
 SHAFT_STEP_MM = 1.0
 #: Surfaces are looked for on rays from these points, at these distances, so many around each, and around the tip every
 #: so many degrees: less than a millimetre apart at the distance that counts.
-_RADII_MM = np.arange(1.5, 7.51, 0.5)
-_AROUND, _TIP_STEP_DEG = 40, 9.0
-#: Farther than this by the fields nothing is near enough to be measured again [mm].
-_LOOKED_MM = 6.0
+_NEAREST_MM, _RADIUS_STEP_MM, _AROUND, _TIP_STEP_DEG = 1.5, 0.5, 40, 9.0
+#: The most that a label leaves open of its surface [mm]: so much farther than it counts a surface may be.
+_LARGEST_DOUBT_MM = 1.75
+#: Farther than this by the fields nothing is measured again, if no more is asked for [mm].
+REACH_MM = 6.0
 #: The fields put the end of a joint too far in by so much at most: they have the two bones so much too far away [mm].
 _JOINT_END_MM = 0.25
 #: Beside the wall, up to some 1 mm from it: where the smoothed level of the sacrum is at least this.
 _BESIDE_WALL = 0.13
+
+
+@dataclass(frozen=True)
+class SurfacePoints:
+    """Where rays from a shaft first meet something.
+
+    Attributes:
+        place: (n,) index of the point of the shaft that the ray starts from.
+        away_mm: (n,) along the ray, less the doubt; infinity where nothing is met.
+        points: (n, 3) in view coordinates.
+        doubt_mm: (n,)
+    """
+
+    place: NDArray[np.int_]
+    away_mm: FloatArray
+    points: FloatArray
+    doubt_mm: FloatArray
 
 
 class CloseLook:
@@ -35,33 +54,47 @@ class CloseLook:
     def __init__(self, structures: Structures) -> None:
         self._structures, self._view = structures, structures.view
 
-    def distances_mm(self, shaft: FloatArray, by_fields: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    def distances_mm(
+        self, shaft: FloatArray, by_fields: Mapping[str, FloatArray], reach_mm: float = REACH_MM
+    ) -> dict[str, FloatArray]:
         """Distances of the points of a shaft, less the doubt.
 
         Args:
             shaft: (n, 3) view points of the axis from the tip backwards, 1 mm apart.
             by_fields: (n,) the same by the fields, by name of the structure; those near enough are measured again.
+            reach_mm: what is farther by the fields is not.
         """
-        near = {name: values for name, values in by_fields.items() if values.min() < _LOOKED_MM}
+        result = dict(by_fields)
+        for name, met in self.surfaces(shaft, by_fields, reach_mm).items():
+            least = np.full(len(shaft), np.inf)
+            np.minimum.at(least, met.place, met.away_mm)
+            # Inside of a structure, or next to it, the field knows how deep; where no ray was sent, it is far enough.
+            field = by_fields[name]
+            looked = np.bincount(met.place, minlength=len(shaft)) > 0
+            result[name] = np.where(looked & (field > _NEAREST_MM), np.minimum(least, field + STEP_MM), field)
+        return result
+
+    def surfaces(
+        self, shaft: FloatArray, by_fields: Mapping[str, FloatArray], reach_mm: float = REACH_MM
+    ) -> dict[str, SurfacePoints]:
+        """What rays across a shaft meet of each structure that is near it by the fields."""
+        near = {name: values for name, values in by_fields.items() if values.min() < reach_mm}
         if self._structures.through_ilium is not None:
             # Where the ilium may be passed, only the field knows what of the pelvis counts.
             near.pop(PRESACRAL, None)
         if not near:
-            return dict(by_fields)
-        looked = np.minimum.reduce(list(near.values())) < _LOOKED_MM
-        place, ways = _rays(shaft, np.flatnonzero(looked))
-        points = shaft[place][:, None] + _RADII_MM[:, None] * ways[:, None]
-        levels = self._levels(points.reshape(-1, 3), list(near))
+            return {}
+        place, ways = _rays(shaft, np.flatnonzero(np.minimum.reduce(list(near.values())) < reach_mm))
+        radii = np.arange(_NEAREST_MM, reach_mm + _LARGEST_DOUBT_MM, _RADIUS_STEP_MM)
+        points = shaft[place][:, None] + radii[:, None] * ways[:, None]
         doubt = self._structures.doubt.along_mm(list(ways.T.astype(np.float32)), np.ones(len(ways), np.float32))
-        result = dict(by_fields)
-        for name, level in levels.items():
-            reached = _first_surface_mm(level.reshape(len(ways), -1)) - doubt
-            least = np.full(len(shaft), np.inf)
-            np.minimum.at(least, place, reached)
-            # Inside of a structure, or next to it, the field knows how deep.
-            far = near[name] > _RADII_MM[0]
-            result[name] = np.where(looked & far, np.minimum(least, near[name] + STEP_MM), near[name])
-        return result
+        doubt = np.broadcast_to(doubt, len(ways)).astype(float)
+        found = {}
+        for name, level in self._levels(points.reshape(-1, 3), list(near)).items():
+            met_mm = _first_surface_mm(level.reshape(len(ways), -1), radii)
+            meets = np.where(np.isfinite(met_mm), met_mm, 0.0)
+            found[name] = SurfacePoints(place, met_mm - doubt, shaft[place] + meets[:, None] * ways, doubt)
+        return found
 
     def _levels(self, points: FloatArray, names: list[str]) -> dict[str, NDArray[np.float32]]:
         """Level of each of the structures at view points (n, 3)."""
@@ -118,7 +151,7 @@ def _rays(shaft: FloatArray, places: NDArray[np.int_]) -> tuple[NDArray[np.int_]
     return np.concatenate([place, np.zeros(len(cap), int)]), np.concatenate([ways, cap])
 
 
-def _first_surface_mm(level: NDArray) -> FloatArray:
+def _first_surface_mm(level: NDArray, radii: FloatArray) -> FloatArray:
     """Along each ray (n, m) where the level first reaches one half; infinity where it does not."""
     inside = level >= 0.5
     first = np.argmax(inside, axis=1)
@@ -126,5 +159,5 @@ def _first_surface_mm(level: NDArray) -> FloatArray:
     rows = np.arange(len(level))
     low, high = level[rows, before], level[rows, first]
     share = np.where(first > 0, (0.5 - low) / np.maximum(high - low, 1e-6), 0.0)
-    found = _RADII_MM[before] + share * (_RADII_MM[first] - _RADII_MM[before])
+    found = radii[before] + share * (radii[first] - radii[before])
     return np.where(inside.any(axis=1), found, np.inf)

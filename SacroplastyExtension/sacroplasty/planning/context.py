@@ -13,7 +13,7 @@ from ..anatomy.model import Anatomy
 from ..errors import PlanError
 from ..geometry import FloatArray, transform_points
 from ..image import Volume
-from .close_look import SHAFT_STEP_MM, CloseLook
+from .close_look import REACH_MM, SHAFT_STEP_MM, CloseLook
 from .model import Side, Technique
 from .needles import Needle
 from .structures import SacrumView, Structures, view_along_foramina
@@ -60,7 +60,6 @@ class PlanningContext:
         self._exact_labels = exact_labels
         self._views: dict[bool, SacrumView] = {}
         self._structures: dict[str | None, Structures] = {}
-        self._close_looks: dict[str | None, CloseLook] = {}
 
     def view(self, technique: Technique = "short-axis") -> SacrumView:
         """The sacrum along its foramina; wide enough for the ilia where the technique goes through one.
@@ -87,19 +86,17 @@ class PlanningContext:
         return self._structures[through]
 
     def shaft_distances_mm(
-        self, points_ras: FloatArray, side: Side, technique: Technique = "short-axis"
+        self, points_ras: FloatArray, side: Side, technique: Technique = "short-axis", reach_mm: float = REACH_MM
     ) -> dict[str, FloatArray]:
         """Distances (n,) of RAS points (n, 3) along an axis, 1 mm apart from the tip, from each structure.
 
-        Measured on the labels where something is near, by the fields elsewhere.
+        Args:
+            reach_mm: up to which they are measured on the labels; what is farther is so by the fields.
         """
         structures = self.structures(technique, side)
-        through = side if technique == "transiliac" else None
-        if through not in self._close_looks:
-            self._close_looks[through] = CloseLook(structures)
         shaft = transform_points(structures.view.RASToView, points_ras)
         by_fields = {name: structures.distance_mm(name, shaft) for name in structures.names}
-        return self._close_looks[through].distances_mm(shaft, by_fields)
+        return CloseLook(structures).distances_mm(shaft, by_fields, reach_mm)
 
     def clearance_mm(
         self, back_ras: ArrayLike, tip_ras: ArrayLike, needle: Needle, side: Side, technique: Technique = "short-axis"

@@ -18,7 +18,7 @@ from ..errors import PlanError
 from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
 from .approaches import Candidates, Rules
 from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
-from .close_look import SHAFT_STEP_MM
+from .close_look import SHAFT_STEP_MM, CloseLook
 from .context import PlanningContext
 from .depots import room_mm, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
@@ -41,9 +41,9 @@ _REFINED, _NEIGHBOR_MM = 16, 1.25
 _NEIGHBORS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
 #: What it is worth that the entry keeps the rule: more than room (up to 1) and volume (up to 1.5) together.
 _RULED_SCORE = 3.0
-#: Where no path is accepted, so many are measured on the labels that the fields refuse by this at most [mm], and the
-#: ends of the best one moved by ever less [mm].
-_CLOSE, _FIELDS_SHORT_MM, _CLOSE_APART_MM, _CLOSE_STEPS_MM = 16, 0.6, 1.0, (0.7, 0.35)
+#: Where no path is accepted, so many are measured on the labels that the fields refuse by this at most [mm], each with
+#: so many looks, after which its ends are moved in so many ways by this at most [mm].
+_CLOSE, _FIELDS_SHORT_MM, _CLOSE_LOOKS, _CLOSE_MOVES, _CLOSE_REACH_MM = 6, 0.6, 6, 512, 1.0
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
@@ -257,15 +257,33 @@ class _Search:
         room = room_mm(self.structures, points).max(axis=1)
         return np.minimum(sphere_ml(room), self.options.limit_ml(self.sides))
 
-    def close_slack_mm(self, entry: FloatArray, target: FloatArray) -> float:
-        """What the shaft of a pair keeps beyond what it must, measured on the labels."""
+    def surfaces_near(self, entry: FloatArray, target: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """What the shaft of a pair keeps beyond what it must, and the points (n, 3) around it that tell, with doubts.
+
+        Measured on the labels; surfaces that no shaft nearby comes close to are left out.
+        """
         length = float(np.linalg.norm(entry - target))
         along = np.arange(0, length + _BEHIND_MM, SHAFT_STEP_MM)
-        points = target + along[:, None] * ((entry - target) / length)
-        points = transform_points(self.structures.view.ViewToRAS, points)
-        distances = self.context.shaft_distances_mm(points, self.side, self.options.technique)
-        nearest = np.minimum.reduce([distances[name] for name in self.structures.names_on(self.side)])
-        return float((nearest - self.needed_mm - self._extra_mm(along)).min())
+        shaft = target + along[:, None] * ((entry - target) / length)
+        by_fields = {name: self.structures.distance_mm(name, shaft) for name in self.structures.names_on(self.side)}
+        reach = self.needed_mm + _CLOSE_REACH_MM
+        look = CloseLook(self.structures)
+        met = list(look.surfaces(shaft, by_fields, reach).values())
+        nearest = np.minimum.reduce(list(look.distances_mm(shaft, by_fields, reach).values()))
+        points = np.concatenate([item.points[item.away_mm < reach] for item in met])
+        doubt = np.concatenate([item.doubt_mm[item.away_mm < reach] for item in met])
+        return float((nearest - self.needed_mm - self._extra_mm(along)).min()), points, doubt
+
+    def slack_from_points_mm(self, candidates: Candidates, points: FloatArray, doubt_mm: FloatArray) -> FloatArray:
+        """What each shaft keeps at most from points (n, 3) of surfaces."""
+        direction = candidates.entry - candidates.target
+        direction = direction / np.linalg.norm(direction, axis=1)[:, None]
+        projected = points @ direction.T - np.einsum("kc,kc->k", candidates.target, direction)
+        along = np.maximum(projected, 0)
+        squared = np.square(points).sum(axis=1)[:, None] - 2 * points @ candidates.target.T
+        squared += np.square(candidates.target).sum(axis=1) - 2 * along * projected + np.square(along)
+        away = np.sqrt(np.maximum(squared, 0)) - doubt_mm[:, None]
+        return (away - self.needed_mm - self._extra_mm(along)).min(axis=0)
 
     def measured(self, entry: FloatArray, target: FloatArray) -> Trajectory:
         """The full measurement of a pair in view coordinates."""
@@ -320,26 +338,29 @@ def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
 
 
 def _closer(search: _Search, ranked: _Ranked) -> list[Trajectory]:
-    """A path that the labels allow among those that the fields refuse or allow by little, or beside the best of them."""
-    likely = ranked.candidates.part(np.flatnonzero(ranked.slack >= -_FIELDS_SHORT_MM))
-    slack = search.exact_slack_mm(likely)
-    likely, slack = likely.part(np.flatnonzero(slack >= -_FIELDS_SHORT_MM)), slack[slack >= -_FIELDS_SHORT_MM]
-    best, best_slack = None, -np.inf
-    for index in _distinct(likely, np.argsort(-slack, kind="stable"), _CLOSE, _CLOSE_APART_MM):
-        pair = likely.part(np.array([index]))
-        if (kept := search.close_slack_mm(pair.entry[0], pair.target[0])) > best_slack:
-            best, best_slack = pair, kept
-    moves = np.concatenate([np.eye(5), -np.eye(5)])
-    for step in _CLOSE_STEPS_MM:
-        moved = best is not None
-        while moved and best_slack < 0:
-            moved = False
-            around = search.rules.neighbors(best.entry, best.target, step * moves)
-            for index in range(len(around.entry)):
-                if (kept := search.close_slack_mm(around.entry[index], around.target[index])) > best_slack:
-                    best, best_slack, moved = around.part(np.array([index])), kept, True
-    found = [] if best is None or best_slack < 0 else [search.measured(best.entry[0], best.target[0])]
-    return with_merits([item for item in found if item.accepted])
+    """A path that the labels allow beside those that the fields allow by little or nearly.
+
+    From each of the best, surfaces around it are measured on the labels, and its ends go where they keep the most from
+    all that was measured so far, which is never less than what they really keep: once nothing around fits, none does.
+    """
+    slack = search.exact_slack_mm(ranked.candidates)
+    likely = np.flatnonzero(slack >= -_FIELDS_SHORT_MM)
+    order = likely[np.argsort(-slack[likely], kind="stable")]
+    moves = _spread_evenly(_CLOSE_MOVES) * _CLOSE_REACH_MM
+    for index in _distinct(ranked.candidates, order, _CLOSE, _CLOSE_REACH_MM):
+        entry, target = ranked.candidates.entry[index], ranked.candidates.target[index]
+        points, doubt = np.zeros((0, 3)), np.zeros(0)
+        for _ in range(_CLOSE_LOOKS):
+            kept, more, more_doubt = search.surfaces_near(entry, target)
+            if kept >= 0 and (found := search.measured(entry, target)).accepted:
+                return with_merits([found])
+            points, doubt = np.concatenate([points, more]), np.concatenate([doubt, more_doubt])
+            around = search.rules.neighbors(entry[None], target[None], moves)
+            most = search.slack_from_points_mm(around, points, doubt)
+            if not len(most) or most.max() < 0:
+                break
+            entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
+    return []
 
 
 def _ranked(search: _Search, candidates: Candidates) -> _Ranked:
