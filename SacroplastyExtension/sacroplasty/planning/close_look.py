@@ -23,6 +23,7 @@ _LARGEST_DOUBT_MM = 1.75
 REACH_MM = 6.0
 #: The fields put the end of a joint too far in by so much at most: they have the two bones so much too far away [mm].
 _JOINT_END_MM = 0.25
+_WITHOUT_DENTS = 1.1
 #: Beside the wall, up to some 1 mm from it: where the smoothed level of the sacrum is at least this.
 _BESIDE_WALL = 0.13
 
@@ -100,9 +101,9 @@ class CloseLook:
         """Level of each of the structures at view points (n, 3)."""
         ras = transform_points(self._view.ViewToRAS, points)
         view, structures = self._view, self._structures
-        sacrum = sacral_level(
-            sample_mask(view.bone, ras), sample_mask(view.hollow, ras), view.interpolated(view.filled, points)
-        )
+        # What is filled ends at grid points, between which it would have dents.
+        filled = np.minimum(_WITHOUT_DENTS * view.interpolated(view.filled, points), 1)
+        sacrum = sacral_level(sample_mask(view.bone, ras), sample_mask(view.hollow, ras), filled)
         levels = {name: sample_mask(structures.masks[name], ras) for name in names if name in structures.masks}
         for name, unclaimed in structures.unclaimed.items():
             if name in levels:

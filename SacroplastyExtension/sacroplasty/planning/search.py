@@ -42,8 +42,10 @@ _NEIGHBORS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 5, indexing="ij"), axis=
 #: What it is worth that the entry keeps the rule: more than room (up to 1) and volume (up to 1.5) together.
 _RULED_SCORE = 3.0
 #: Where no path is accepted, so many are measured on the labels that the fields refuse by this at most [mm], each with
-#: so many looks, after which its ends are moved in so many ways by this at most [mm].
-_CLOSE, _FIELDS_SHORT_MM, _CLOSE_LOOKS, _CLOSE_MOVES, _CLOSE_REACH_MM = 6, 0.6, 6, 512, 1.0
+#: so many looks, after which its ends are moved in so many ways by this at most [mm]; between those tried is one that
+#: keeps a little more [mm].
+_CLOSE, _FIELDS_SHORT_MM, _CLOSE_LOOKS = 8, 1.0, 6
+_CLOSE_MOVES, _CLOSE_REACH_MM, _CLOSE_TO_FIT_MM = 1024, 1.0, 0.1
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
@@ -341,23 +343,24 @@ def _closer(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     """A path that the labels allow beside those that the fields allow by little or nearly.
 
     From each of the best, surfaces around it are measured on the labels, and its ends go where they keep the most from
-    all that was measured so far, which is never less than what they really keep: once nothing around fits, none does.
+    all that was measured so far, ever less far. That is never less than what they really keep: once nothing around
+    comes near to fitting, nothing does.
     """
     slack = search.exact_slack_mm(ranked.candidates)
     likely = np.flatnonzero(slack >= -_FIELDS_SHORT_MM)
     order = likely[np.argsort(-slack[likely], kind="stable")]
-    moves = _spread_evenly(_CLOSE_MOVES) * _CLOSE_REACH_MM
+    moves = _spread_evenly(_CLOSE_MOVES)
     for index in _distinct(ranked.candidates, order, _CLOSE, _CLOSE_REACH_MM):
         entry, target = ranked.candidates.entry[index], ranked.candidates.target[index]
         points, doubt = np.zeros((0, 3)), np.zeros(0)
-        for _ in range(_CLOSE_LOOKS):
+        for look in range(_CLOSE_LOOKS):
             kept, more, more_doubt = search.surfaces_near(entry, target)
             if kept >= 0 and (found := search.measured(entry, target)).accepted:
                 return with_merits([found])
             points, doubt = np.concatenate([points, more]), np.concatenate([doubt, more_doubt])
-            around = search.rules.neighbors(entry[None], target[None], moves)
+            around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
             most = search.slack_from_points_mm(around, points, doubt)
-            if not len(most) or most.max() < 0:
+            if not len(most) or most.max() < -_CLOSE_TO_FIT_MM:
                 break
             entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
     return []
