@@ -55,30 +55,16 @@ class CloseLook:
     def __init__(self, structures: Structures) -> None:
         self._structures, self._view = structures, structures.view
 
-    def distances_mm(
-        self, shaft: FloatArray, by_fields: Mapping[str, FloatArray], reach_mm: float = REACH_MM
-    ) -> dict[str, FloatArray]:
-        """Distances of the points of a shaft, less the doubt.
-
-        Args:
-            shaft: (n, 3) view points of the axis from the tip backwards, 1 mm apart.
-            by_fields: (n,) the same by the fields, by name of the structure; those near enough are measured again.
-            reach_mm: what is farther by the fields is not.
-        """
-        result = dict(by_fields)
-        for name, met in self.surfaces(shaft, by_fields, reach_mm).items():
-            least = np.full(len(shaft), np.inf)
-            np.minimum.at(least, met.place, met.away_mm)
-            # Inside of a structure, or next to it, the field knows how deep; where no ray was sent, it is far enough.
-            field = by_fields[name]
-            looked = np.bincount(met.place, minlength=len(shaft)) > 0
-            result[name] = np.where(looked & (field > _NEAREST_MM), np.minimum(least, field + STEP_MM), field)
-        return result
-
     def surfaces(
         self, shaft: FloatArray, by_fields: Mapping[str, FloatArray], reach_mm: float = REACH_MM
     ) -> dict[str, SurfacePoints]:
-        """What rays across a shaft meet of each structure that is near it by the fields."""
+        """What rays across a shaft meet of each structure that is near it by the fields.
+
+        Args:
+            shaft: (n, 3) view points of the axis from the tip backwards, 1 mm apart.
+            by_fields: (n,) their distances by the fields, by name of the structure.
+            reach_mm: what is farther by the fields is not near.
+        """
         near = {name: values for name, values in by_fields.items() if values.min() < reach_mm}
         if self._structures.through_ilium is not None:
             # Where the ilium may be passed, only the field knows what of the pelvis counts.
@@ -136,6 +122,19 @@ class CloseLook:
         wall[beside] = ~surely_faces_back(slope, self._structures.doubt)
         counts[open_yet] = wall
         return np.where(counts, 1 - sacrum, np.float32(0))
+
+
+def distances_mm(by_fields: Mapping[str, FloatArray], surfaces: Mapping[str, SurfacePoints]) -> dict[str, FloatArray]:
+    """Distances (n,) of the points of a shaft: those by the fields, and where surfaces were looked for, from those."""
+    result = dict(by_fields)
+    for name, met in surfaces.items():
+        field = by_fields[name]
+        least = np.full(len(field), np.inf)
+        np.minimum.at(least, met.place, met.away_mm)
+        # Inside of a structure, or next to it, the field knows how deep; where no ray was sent, it is far enough.
+        looked = np.bincount(met.place, minlength=len(field)) > 0
+        result[name] = np.where(looked & (field > _NEAREST_MM), np.minimum(least, field + STEP_MM), field)
+    return result
 
 
 def _rays(shaft: FloatArray, places: NDArray[np.int_]) -> tuple[NDArray[np.int_], FloatArray]:

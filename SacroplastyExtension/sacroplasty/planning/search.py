@@ -18,7 +18,7 @@ from ..errors import PlanError
 from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
 from .approaches import Candidates, Rules
 from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
-from .close_look import SHAFT_STEP_MM, CloseLook
+from .close_look import SHAFT_STEP_MM, CloseLook, distances_mm
 from .context import PlanningContext
 from .depots import room_mm, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
@@ -56,6 +56,8 @@ _WITHDRAWAL_MM = 10.0
 _REACHED_MM = 16.0
 #: Two trocars at a time: shafts and hubs (handles) of this size must not touch [mm]; dimensions chosen, not measured.
 _SHAFT_GAP_MM, _HUB_GAP_MM = 10.0, 40.0
+#: What is as far decides nothing [mm].
+_FAR_MM = 20.0
 #: One-sided 95 % of a normal distribution.
 _SD_95 = 1.645
 
@@ -269,11 +271,10 @@ class _Search:
         shaft = target + along[:, None] * ((entry - target) / length)
         by_fields = {name: self.structures.distance_mm(name, shaft) for name in self.structures.names_on(self.side)}
         reach = self.needed_mm + _CLOSE_REACH_MM
-        look = CloseLook(self.structures)
-        met = list(look.surfaces(shaft, by_fields, reach).values())
-        nearest = np.minimum.reduce(list(look.distances_mm(shaft, by_fields, reach).values()))
-        points = np.concatenate([item.points[item.away_mm < reach] for item in met])
-        doubt = np.concatenate([item.doubt_mm[item.away_mm < reach] for item in met])
+        surfaces = CloseLook(self.structures).surfaces(shaft, by_fields, reach)
+        nearest = np.minimum.reduce(list(distances_mm(by_fields, surfaces).values()))
+        points = np.concatenate([np.zeros((0, 3)), *(met.points[met.away_mm < reach] for met in surfaces.values())])
+        doubt = np.concatenate([np.zeros(0), *(met.doubt_mm[met.away_mm < reach] for met in surfaces.values())])
         return float((nearest - self.needed_mm - self._extra_mm(along)).min()), points, doubt
 
     def slack_from_points_mm(self, candidates: Candidates, points: FloatArray, doubt_mm: FloatArray) -> FloatArray:
@@ -285,7 +286,7 @@ class _Search:
         squared = np.square(points).sum(axis=1)[:, None] - 2 * points @ candidates.target.T
         squared += np.square(candidates.target).sum(axis=1) - 2 * along * projected + np.square(along)
         away = np.sqrt(np.maximum(squared, 0)) - doubt_mm[:, None]
-        return (away - self.needed_mm - self._extra_mm(along)).min(axis=0)
+        return (away - self.needed_mm - self._extra_mm(along)).min(axis=0, initial=_FAR_MM)
 
     def measured(self, entry: FloatArray, target: FloatArray) -> Trajectory:
         """The full measurement of a pair in view coordinates."""
@@ -355,12 +356,14 @@ def _closer(search: _Search, ranked: _Ranked) -> list[Trajectory]:
         points, doubt = np.zeros((0, 3)), np.zeros(0)
         for look in range(_CLOSE_LOOKS):
             kept, more, more_doubt = search.surfaces_near(entry, target)
-            if kept >= 0 and (found := search.measured(entry, target)).accepted:
-                return with_merits([found])
+            if kept >= 0:
+                if (found := search.measured(entry, target)).accepted:
+                    return with_merits([found])
+                break  # refused for something else
             points, doubt = np.concatenate([points, more]), np.concatenate([doubt, more_doubt])
             around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
             most = search.slack_from_points_mm(around, points, doubt)
-            if not len(most) or most.max() < -_CLOSE_TO_FIT_MM:
+            if not most.size or most.max() < -_CLOSE_TO_FIT_MM:
                 break
             entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
     return []

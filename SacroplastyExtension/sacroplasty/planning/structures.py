@@ -102,7 +102,7 @@ class SacrumView:
     @cached_property
     def smoothed(self) -> NDArray[np.float32]:
         """The level of the sacrum as its normals are taken from."""
-        return _smoothed(self.sacrum)
+        return smoothed(self.sacrum)
 
     def interpolated(self, values: Level, points_mm: FloatArray) -> NDArray[np.float32]:
         """Values of the grid at view points (n, 3), beyond the grid those at its border."""
@@ -512,7 +512,7 @@ def sacral_level(bone: Level, hollow: Level, filled: Level) -> Level:
     return np.minimum(np.maximum(bone + hollow, filled), 1 - hollow).astype(np.float32)
 
 
-def _smoothed(sacrum: Level) -> NDArray[np.float32]:
+def smoothed(sacrum: Level) -> NDArray[np.float32]:
     from scipy.ndimage import gaussian_filter
 
     smooth = np.zeros(sacrum.shape, np.float32)
