@@ -5,7 +5,7 @@ Synthetic patients with bones of the built-in method, or with --sacra CTs painte
 (seeds are then numbers of the atlas). Short axis, 11G. Judged by the exhaustive search of
 planning_reference.py: it gives the widest clearance W that any path of a side has. Each side is planned with the usual
 margin of 3 mm, and, since most sides are easy with that, with a margin 0.3 mm below W, where hardly any path is left,
-and 1 mm above it, where none is. The same for paths that keep the entry rule. About a minute for each side.
+and 0.5 mm above it, where none is. The same for paths that keep the entry rule. About a minute for each side.
 """
 
 from __future__ import annotations
@@ -40,14 +40,13 @@ SEEDS = (
 SACRA = (1, 4, 7, 10, 13, 16, 19, 22, 25, 28)
 MARGIN_MM = PlanOptions().margin_mm
 #: So much below the widest clearance there is a path, and so much above it there is none.
-_BELOW_MM, _ABOVE_MM = 0.3, 1.0
+_BELOW_MM, _ABOVE_MM = 0.3, 0.5
 #: The reference looks for paths that keep as much, for ever less [mm].
 _LEAST_MM = (6.0, 4.5, 3.0, 2.0, 1.0, 0.2)
 #: With a margin below this the error of an ordinary system refuses what distances allow.
 _LEAST_MARGIN_MM = 1.5
-#: Where a structure ends by a rule and not at a surface (a wall that faces the back, the joint), the planner's grid of
-#: 1 mm has its end right to half a diagonal of the grid [mm].
-_SAME_MM = 0.87
+#: The reference's distances are right to this on its grid of 0.5 mm [mm].
+_SAME_MM = 0.2
 
 
 @dataclass
@@ -198,7 +197,7 @@ def main() -> None:
     asked = parser.parse_args()
     tally = Tally()
     print(
-        "| side | W mm | margin 3 mm | 0.3 mm below W | 1 mm above W | W of the rule | rule, 3 mm | rule, just |\n"
+        "| side | W mm | margin 3 mm | 0.3 mm below W | 0.5 mm above W | W of the rule | rule, 3 mm | rule, just |\n"
         + "|---" * 8
         + "|"
     )

@@ -76,7 +76,8 @@ def test_the_shaft_keeps_its_distances_from_everything(clearance: ShaftClearance
 
 def test_going_on_through_the_front_is_seen(clearance: ShaftClearance) -> None:
     depths = [clearance.distances_mm([-36, tip, 20], [-36, -60, 20], 3.0)["anterior_cortex"] for tip in (-12, -6, 0, 6)]
-    assert (np.diff(depths) < -4).all()
+    # Outside of a structure distances keep the guard, inside they do not.
+    assert (np.diff(depths) < -3.5).all()
     assert depths[2] == pytest.approx(-1.5, abs=1.0)
     nearest = clearance.assess([-36, 6, 20], [-36, -60, 20], 3.0).nearest
     assert nearest.structure == "anterior_cortex"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from planning_on_real_sacra import covered, sampled, wall_near
 
-from sacroplasty.planning.structures import Doubt, beside_wall
+from sacroplasty.planning.structures import Doubt, beside_wall, smoothed
 
 _BACK = np.array([0.0, 1.0, 0.0])
 _EXACT = Doubt(np.zeros((3, 3), np.float32))
@@ -29,7 +29,7 @@ def _share_of_wall(level: np.ndarray, doubt: Doubt) -> float:
     for axis in range(3):
         beside |= np.roll(solid, 1, axis) | np.roll(solid, -1, axis)
     beside &= ~solid
-    return float(beside_wall(level, doubt)[middle][beside[middle]].mean())
+    return float(beside_wall(level, smoothed(level), doubt)[middle][beside[middle]].mean())
 
 
 @pytest.mark.parametrize(("degrees", "share"), [(0, 0), (45, 0), (72, 0), (84, 1), (90, 1), (135, 1), (180, 1)])
@@ -46,7 +46,7 @@ def test_a_flank_is_wall_although_the_bone_around_it_faces_the_back() -> None:
     """A step of 5 mm in a flat back: over 5 mm the mean normal still faces the back."""
     left, back, _ = np.indices((40, 40, 40))
     bone = (back < np.where(left < 20, 22, 17)).astype(np.float32)
-    wall = beside_wall(bone, _USUAL)
+    wall = beside_wall(bone, smoothed(bone), _USUAL)
     assert wall[20, 18:21, 10:30].all()
     assert not wall[8:18, 22, 10:30].any() and not wall[24:32, 17, 10:30].any()
 

@@ -108,7 +108,7 @@ class StackedFields:
 
 
 class ShaftClearance:
-    """Distances from the protected structures of one patient: those of the plan, so that both give the same figures."""
+    """Distances from the protected structures of one patient: by the fields of the plan."""
 
     def __init__(self, names: Sequence[str], distances_of: DistancesOf, unknown: Iterable[str] = ()) -> None:
         """

@@ -13,6 +13,7 @@ from ..anatomy.frame import sample_mask
 from ..errors import PlanError
 from ..geometry import FloatArray, angle_between_deg, invert_rigid, transform_points, transform_vectors, unit
 from ..image import Volume
+from .close_look import REACH_MM, SHAFT_STEP_MM
 from .context import PlanningContext, unknown_on
 from .depots import CEMENT_MARGIN_MM, POROSITY, plan_depots, volume_cautions
 from .model import Balloon, Biopsy, Depot, Side, Source, Technique, Trajectory
@@ -23,7 +24,7 @@ from .uncertainty import breach_probability, pose_uncertainty
 SKIN_OUTSIDE = "the skin is outside the image: the path leaves the CT before it leaves the body"
 #: Air outside the body [HU], and how much of it in a row is no bowel gas or fold [mm].
 _AIR_HU, _AIR_RUN_MM = -300.0, 8
-#: The shaft is looked at every so much when its distances are asked for [mm].
+#: Density is looked at every so much along the shaft [mm].
 _STEP_MM = 0.5
 #: A structure so far away is not reached by any error that is allowed to be stated [mm].
 _FAR_MM = 15.0
@@ -124,9 +125,8 @@ class _Measured:
     ) -> None:
         structures = context.structures(options.technique, side)
         length = float(np.linalg.norm(skin - tip))
-        along = np.linspace(0, length, int(np.ceil(length / _STEP_MM)) + 1)
+        along = np.linspace(0, length, int(np.ceil(length / SHAFT_STEP_MM)) + 1)
         shaft = tip + along[:, None] * ((skin - tip) / length)
-        in_view = transform_points(structures.view.RASToView, shaft)
         uncertainty = pose_uncertainty(options.error_model, tip)
         extra = np.zeros(len(along))
         if options.accuracy is not None:
@@ -134,9 +134,9 @@ class _Measured:
         self.clearance_mm: dict[str, float] = {}
         self.breach_probability: dict[str, float] = {}
         refused: list[tuple[float, str]] = []
-        coarse = shaft[::3]
-        for name in structures.names:
-            distance = structures.distance_mm(name, in_view) - options.needle.radius_mm
+        reach = max(REACH_MM, options.margin_mm + options.needle.radius_mm + float(extra.max()))
+        for name, axis_mm in context.shaft_distances_mm(shaft, side, options.technique, reach).items():
+            distance = axis_mm - options.needle.radius_mm
             least = float(distance.min())
             self.clearance_mm[name] = least
             worst = int(np.argmin(distance - extra))
@@ -147,7 +147,7 @@ class _Measured:
             probability = 0.0
             if least < _FAR_MM:
                 probability = breach_probability(
-                    context.distance_of(name, options.technique, side), coarse, options.needle.radius_mm, uncertainty
+                    context.distance_of(name, options.technique, side), shaft, options.needle.radius_mm, uncertainty
                 )
             self.breach_probability[name] = round(probability, 6)
             if probability > LARGEST_BREACH_PROBABILITY:

@@ -13,12 +13,10 @@ from ..anatomy.model import Anatomy
 from ..errors import PlanError
 from ..geometry import FloatArray, transform_points
 from ..image import Volume
+from .close_look import REACH_MM, SHAFT_STEP_MM, CloseLook, distances_mm
 from .model import Side, Technique
 from .needles import Needle
 from .structures import SacrumView, Structures, view_along_foramina
-
-#: Steps along the shaft; the true minimum is smaller by less than a hundredth of this [mm].
-STEP_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,19 @@ class PlanningContext:
             )
         return self._structures[through]
 
+    def shaft_distances_mm(
+        self, points_ras: FloatArray, side: Side, technique: Technique = "short-axis", reach_mm: float = REACH_MM
+    ) -> dict[str, FloatArray]:
+        """Distances (n,) of RAS points (n, 3) along an axis, 1 mm apart from the tip, from each structure.
+
+        Args:
+            reach_mm: up to which they are measured on the labels; what is farther is so by the fields.
+        """
+        structures = self.structures(technique, side)
+        shaft = transform_points(structures.view.RASToView, points_ras)
+        by_fields = {name: structures.distance_mm(name, shaft) for name in structures.names}
+        return distances_mm(by_fields, CloseLook(structures).surfaces(shaft, by_fields, reach_mm))
+
     def clearance_mm(
         self, back_ras: ArrayLike, tip_ras: ArrayLike, needle: Needle, side: Side, technique: Technique = "short-axis"
     ) -> dict[str, float]:
@@ -91,12 +102,9 @@ class PlanningContext:
 
         Quick enough to follow the mouse. Structures that are not known on that side have minus infinity.
         """
-        structures = self.structures(technique, side)
-        points = transform_points(structures.view.RASToView, _points(back_ras, tip_ras)[1])
-        found = {
-            name: float(structures.distance_mm(name, points).min()) - needle.radius_mm for name in structures.names
-        }
-        found |= {name: float("-inf") for name in unknown_on(structures, side)}
+        distances = self.shaft_distances_mm(_points(back_ras, tip_ras)[1], side, technique)
+        found = {name: float(values.min()) - needle.radius_mm for name, values in distances.items()}
+        found |= {name: float("-inf") for name in unknown_on(self.structures(technique, side), side)}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def profile(
@@ -105,7 +113,7 @@ class PlanningContext:
         """The clearance at each point of a shaft, to color it."""
         structures = self.structures(technique, side)
         along, points = _points(back_ras, tip_ras)
-        values = structures.everything(side).at_view(transform_points(structures.view.RASToView, points)).astype(float)
+        values = np.minimum.reduce(list(self.shaft_distances_mm(points, side, technique).values()))
         if unknown_on(structures, side):
             values = np.full(len(values), -np.inf)
         return ShaftProfile(along, points, values - needle.radius_mm)
@@ -137,5 +145,5 @@ def _points(back_ras: ArrayLike, tip_ras: ArrayLike) -> tuple[FloatArray, FloatA
     length = float(np.linalg.norm(back - tip))
     if not (np.isfinite(length) and length > 1.0):
         raise PlanError("entry and target must be two points at least 1 mm apart")
-    along = np.linspace(0, length, int(np.ceil(length / STEP_MM)) + 1)
+    along = np.linspace(0, length, int(np.ceil(length / SHAFT_STEP_MM)) + 1)
     return along, tip + along[:, None] * ((back - tip) / length)

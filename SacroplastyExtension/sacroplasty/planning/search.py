@@ -18,6 +18,7 @@ from ..errors import PlanError
 from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
 from .approaches import Candidates, Rules
 from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
+from .close_look import SHAFT_STEP_MM, CloseLook, distances_mm
 from .context import PlanningContext
 from .depots import room_mm, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
@@ -30,6 +31,8 @@ from .uncertainty import pose_uncertainty
 _BEST, _DISTINCT_MM = 5, 4.0
 #: Of each ranking so many different ones are measured in full until one is accepted.
 _TRIED = 24
+#: Pairs are compared with those chosen so many at a time.
+_COMPARED = 5000
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
 _REFUSED, _LOOKED_AT = 3, 4000
 #: The best pairs of the coarse search whose neighbours are tried, and how far those lie off [mm].
@@ -38,6 +41,11 @@ _REFINED, _NEIGHBOR_MM = 16, 1.25
 _NEIGHBORS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
 #: What it is worth that the entry keeps the rule: more than room (up to 1) and volume (up to 1.5) together.
 _RULED_SCORE = 3.0
+#: Where no path is accepted, so many are measured on the labels that the fields refuse by this at most [mm], each with
+#: so many looks, after which its ends are moved in so many ways by this at most [mm]; between those tried is one that
+#: keeps a little more [mm].
+_CLOSE, _FIELDS_SHORT_MM, _CLOSE_LOOKS = 8, 1.0, 6
+_CLOSE_MOVES, _CLOSE_REACH_MM, _CLOSE_TO_FIT_MM = 1024, 1.0, 0.1
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
@@ -48,6 +56,8 @@ _WITHDRAWAL_MM = 10.0
 _REACHED_MM = 16.0
 #: Two trocars at a time: shafts and hubs (handles) of this size must not touch [mm]; dimensions chosen, not measured.
 _SHAFT_GAP_MM, _HUB_GAP_MM = 10.0, 40.0
+#: What is as far decides nothing [mm].
+_FAR_MM = 20.0
 #: One-sided 95 % of a normal distribution.
 _SD_95 = 1.645
 
@@ -251,6 +261,33 @@ class _Search:
         room = room_mm(self.structures, points).max(axis=1)
         return np.minimum(sphere_ml(room), self.options.limit_ml(self.sides))
 
+    def surfaces_near(self, entry: FloatArray, target: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """What the shaft of a pair keeps beyond what it must, and the points (n, 3) around it that tell, with doubts.
+
+        Measured on the labels; surfaces that no shaft nearby comes close to are left out.
+        """
+        length = float(np.linalg.norm(entry - target))
+        along = np.arange(0, length + _BEHIND_MM, SHAFT_STEP_MM)
+        shaft = target + along[:, None] * ((entry - target) / length)
+        by_fields = {name: self.structures.distance_mm(name, shaft) for name in self.structures.names_on(self.side)}
+        reach = self.needed_mm + _CLOSE_REACH_MM
+        surfaces = CloseLook(self.structures).surfaces(shaft, by_fields, reach)
+        nearest = np.minimum.reduce(list(distances_mm(by_fields, surfaces).values()))
+        points = np.concatenate([np.zeros((0, 3)), *(met.points[met.away_mm < reach] for met in surfaces.values())])
+        doubt = np.concatenate([np.zeros(0), *(met.doubt_mm[met.away_mm < reach] for met in surfaces.values())])
+        return float((nearest - self.needed_mm - self._extra_mm(along)).min()), points, doubt
+
+    def slack_from_points_mm(self, candidates: Candidates, points: FloatArray, doubt_mm: FloatArray) -> FloatArray:
+        """What each shaft keeps at most from points (n, 3) of surfaces."""
+        direction = candidates.entry - candidates.target
+        direction = direction / np.linalg.norm(direction, axis=1)[:, None]
+        projected = points @ direction.T - np.einsum("kc,kc->k", candidates.target, direction)
+        along = np.maximum(projected, 0)
+        squared = np.square(points).sum(axis=1)[:, None] - 2 * points @ candidates.target.T
+        squared += np.square(candidates.target).sum(axis=1) - 2 * along * projected + np.square(along)
+        away = np.sqrt(np.maximum(squared, 0)) - doubt_mm[:, None]
+        return (away - self.needed_mm - self._extra_mm(along)).min(axis=0, initial=_FAR_MM)
+
     def measured(self, entry: FloatArray, target: FloatArray) -> Trajectory:
         """The full measurement of a pair in view coordinates."""
         ends = transform_points(self.structures.view.ViewToRAS, np.stack([entry, target]))
@@ -277,7 +314,7 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
     if ruled.any() and not ruled.all() and (coarse.slack >= 0).any() and not (coarse.slack[ruled] >= 0).any():
         parts.append(_finer(search, _subset(coarse, np.flatnonzero(ruled))))
     ranked = _joined(parts)
-    found = _chosen(search, ranked)
+    found = _chosen(search, ranked) or _closer(search, ranked)
     if found:
         return found
     alone = alone_in_the_way(search.structures, side, coarse.candidates, search.needed_mm, search.slack_mm)
@@ -301,6 +338,35 @@ def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
         tried = search.rules.neighbors(near.entry[best], near.target[best], reach * _NEIGHBORS)
         slack = search.exact_slack_mm(tried)
     return _ranked(search, tried)
+
+
+def _closer(search: _Search, ranked: _Ranked) -> list[Trajectory]:
+    """A path that the labels allow beside those that the fields allow by little or nearly.
+
+    From each of the best, surfaces around it are measured on the labels, and its ends go where they keep the most from
+    all that was measured so far, ever less far. That is never less than what they really keep: once nothing around
+    comes near to fitting, nothing does.
+    """
+    slack = search.exact_slack_mm(ranked.candidates)
+    likely = np.flatnonzero(slack >= -_FIELDS_SHORT_MM)
+    order = likely[np.argsort(-slack[likely], kind="stable")]
+    moves = _spread_evenly(_CLOSE_MOVES)
+    for index in _distinct(ranked.candidates, order, _CLOSE, _CLOSE_REACH_MM):
+        entry, target = ranked.candidates.entry[index], ranked.candidates.target[index]
+        points, doubt = np.zeros((0, 3)), np.zeros(0)
+        for look in range(_CLOSE_LOOKS):
+            kept, more, more_doubt = search.surfaces_near(entry, target)
+            if kept >= 0:
+                if (found := search.measured(entry, target)).accepted:
+                    return with_merits([found])
+                break  # refused for something else
+            points, doubt = np.concatenate([points, more]), np.concatenate([doubt, more_doubt])
+            around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
+            most = search.slack_from_points_mm(around, points, doubt)
+            if not most.size or most.max() < -_CLOSE_TO_FIT_MM:
+                break
+            entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
+    return []
 
 
 def _ranked(search: _Search, candidates: Candidates) -> _Ranked:
@@ -406,17 +472,27 @@ def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     return sorted(measured, key=lambda item: SKIN_OUTSIDE in item.reasons)[:_REFUSED]
 
 
-def _distinct(candidates: Candidates, order: NDArray[np.int_], most: int) -> list[int]:
+def _distinct(
+    candidates: Candidates, order: NDArray[np.int_], most: int, apart_mm: float = _DISTINCT_MM
+) -> list[int]:
     """The first of the ranking that differ from each other at the entry or at the target."""
     chosen: list[int] = []
-    remaining = order
-    while len(remaining) and len(chosen) < most:
-        best = int(remaining[0])
-        chosen.append(best)
-        entries_apart = np.linalg.norm(candidates.entry[remaining] - candidates.entry[best], axis=1)
-        targets_apart = np.linalg.norm(candidates.target[remaining] - candidates.target[best], axis=1)
-        remaining = remaining[np.maximum(entries_apart, targets_apart) >= _DISTINCT_MM]
+    # Most often all are found among the first: the others need not be compared.
+    for start in range(0, len(order), _COMPARED):
+        remaining = order[start : start + _COMPARED]
+        for best in chosen:
+            remaining = remaining[_ends_apart_mm(candidates, remaining, best) >= apart_mm]
+        while len(remaining) and len(chosen) < most:
+            chosen.append(int(remaining[0]))
+            remaining = remaining[_ends_apart_mm(candidates, remaining, chosen[-1]) >= apart_mm]
+        if len(chosen) == most:
+            break
     return chosen
+
+
+def _ends_apart_mm(candidates: Candidates, others: NDArray[np.int_], one: int) -> FloatArray:
+    entries = np.linalg.norm(candidates.entry[others] - candidates.entry[one], axis=1)
+    return np.maximum(entries, np.linalg.norm(candidates.target[others] - candidates.target[one], axis=1))
 
 
 def _spread_evenly(count: int) -> FloatArray:

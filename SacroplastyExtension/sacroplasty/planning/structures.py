@@ -13,7 +13,7 @@ from ..anatomy.cortex import within_cortex
 from ..anatomy.labels import LEVELS, REGION_LABEL, SIDES, VESSELS
 from ..anatomy.model import Anatomy
 from ..anatomy.regions import border_joined
-from ..anatomy.surroundings import joint_space
+from ..anatomy.surroundings import JOINT_REACH_MM, joint_space
 from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, rigid, transform_points, unit
 from ..image import Volume, box_around, crop
@@ -37,8 +37,11 @@ REACH_MM = 20.0
 _FACES_BACK = 0.2
 #: Normals are those of the label smoothed by this; over the width of a trocar its surface is off by the doubt [mm].
 _NORMAL_MM, _PATCH_MM = 1.0, 3.0
-#: What the grid of 1 mm adds to a distance at most, see `Doubt` [mm].
-_GRID_DOUBT_MM = 0.11
+#: What a shaft of 3 mm and interpolation add to a distance at most, see `Doubt` [mm].
+_SHAFT_DOUBT_MM = 0.11
+#: Grid points inside of a structure miss what lies between them: distances from them are too large by as much on
+#: average, by up to 0.8 at corners of labels [mm]. `CloseLook` measures without them.
+_GRID_DOUBT_MM = 0.3
 #: Standard deviation of the point spread of a CT with a usual kernel [mm], half a voxel of 1.2 mm.
 _POINT_SPREAD_MM = 0.6
 #: Bone that no label claims counts as hip: from this density [HU], so far lateral [mm], in pieces of this size [mm3].
@@ -63,6 +66,8 @@ class SacrumView:
         left_mm, back_mm, up_mm: coordinates of the grid.
         sacrum: level of the sacrum without holes in its label; canal and foramina are no part of it.
         front_surface_mm, back_surface_mm: [left, up] first and last sacral bone along y; NaN beside it.
+        bone, hollow: masks of the sacrum up to its cortex, and of canal and foramina, on the grid of the labels.
+        filled: level of what was filled in.
     """
 
     ViewToRAS: FloatArray
@@ -72,6 +77,9 @@ class SacrumView:
     sacrum: Level
     front_surface_mm: FloatArray
     back_surface_mm: FloatArray
+    bone: Volume
+    hollow: Volume
+    filled: Level
 
     @property
     def origin_mm(self) -> FloatArray:
@@ -91,6 +99,25 @@ class SacrumView:
         nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
         return self.back_surface_mm[tuple(nearest)]
 
+    @cached_property
+    def smoothed(self) -> NDArray[np.float32]:
+        """The level of the sacrum as its normals are taken from."""
+        return smoothed(self.sacrum)
+
+    def interpolated(self, values: Level, points_mm: FloatArray) -> NDArray[np.float32]:
+        """Values of the grid at view points (n, 3), beyond the grid those at its border."""
+        from scipy.ndimage import map_coordinates
+
+        return map_coordinates(values, ((points_mm - self.origin_mm) / STEP_MM).T, order=1, mode="nearest")
+
+    def ahead_of_back(self, points_mm: FloatArray) -> Mask:
+        """Whether view points (n, 3) lie in front of the continued back surface, by more than a step where bone is."""
+        from scipy.ndimage import map_coordinates
+
+        place = ((points_mm - self.origin_mm) / STEP_MM)[:, [0, 2]]
+        limit = np.where(np.isfinite(self.back_surface_mm), self.back_surface_mm - STEP_MM, self.back_continued_mm)
+        return points_mm[:, 1] < map_coordinates(limit, place.T, order=1, mode="nearest")
+
     def sampled(self, mask: Volume) -> Level:
         """The level of a mask at the grid points, interpolated linearly between voxel centres, 0 outside."""
         return _on_grid(mask, self.ViewToRAS, [self.left_mm, self.back_mm, self.up_mm])
@@ -100,9 +127,9 @@ class SacrumView:
 class Doubt:
     """How far a measured distance may be above the real one.
 
-    Of the grid: the point of a surface that is nearest lies up to half a face's diagonal beside the grid point that its
-    distance is read from, which at a clearance of 3 mm and a trocar of 3 mm adds 0.5 / (2 x 4.5) mm, and interpolation
-    in a field that bends as that of a rod adds as much again. Of the label: along each axis of the image the border
+    Of the points that are looked at: the point of a surface that is nearest lies up to half a face's diagonal beside the
+    one that its distance is read from, which at a clearance of 3 mm and a trocar of 3 mm adds 0.5 / (2 x 4.5) mm, and
+    interpolation in a field that bends as that of a rod adds as much again. Of the label: along each axis of the image the border
     between two voxels is off by up to half of one, and the scanner's point spread leaves it open as well; a surface is
     off by the part of both that lies along its normal.
 
@@ -123,7 +150,7 @@ class Doubt:
         """The doubt about surfaces whose normals point along the three parts of a way of a length."""
         sizes = np.linalg.norm(self.half_voxels_mm, axis=1)
         if sizes.max() <= _CUBE * sizes.min():
-            return np.full(1, _GRID_DOUBT_MM + sizes.max(), np.float32)
+            return np.full(1, _SHAFT_DOUBT_MM + sizes.max(), np.float32)
         most = np.zeros(length.shape, np.float32)
         for axis in self.half_voxels_mm:
             along = way[0] * axis[0]
@@ -131,7 +158,7 @@ class Doubt:
             along += way[2] * axis[2]
             np.maximum(most, np.abs(along, out=along), out=most)
         most /= np.maximum(length, 1)
-        return most + np.float32(_GRID_DOUBT_MM)
+        return most + np.float32(_SHAFT_DOUBT_MM)
 
 
 class ViewField:
@@ -194,6 +221,10 @@ class Structures:
             `hip_left` ..., and `iliac_vessels` where the label map had them.
         unknown: names that `NEEDED` asks for and the anatomy does not have.
         doubt: what the distances are short of those measured, so that the real ones are not smaller.
+        through_ilium: side whose hip and joint may be passed, or None.
+        masks: of canal, foramina, hips and vessels, on the grid of the labels.
+        unclaimed: by hip, the level of bone that no label claims.
+        joints_within_mm: by joint, how far within its reach of both bones each grid point lies, negative beyond.
     """
 
     def __init__(
@@ -216,8 +247,11 @@ class Structures:
         anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if through_ilium else _BEHIND_MM)
         self.view = view
         self.doubt = Doubt(np.zeros((3, 3), np.float32)) if exact_labels else Doubt.of(anatomy, view)
-        self._through = through_ilium
-        self._levels = _levels(anatomy, view)
+        self.through_ilium = through_ilium
+        self.masks = label_masks(anatomy)
+        self._levels = {name: view.sampled(mask) for name, mask in self.masks.items()}
+        self.unclaimed: dict[str, Level] = {}
+        self.joints_within_mm: dict[str, NDArray[np.float32]] = {}
         if not any(name in NERVES for name in self._levels):
             raise PlanError(
                 "the anatomy has neither canal nor foramina; nothing can be planned without them: segment again"
@@ -338,7 +372,8 @@ class Structures:
             large = (sizes * STEP_MM**3 >= _UNCLAIMED_MM3)[parts]
             # Back to the label's surface, from which it was kept away.
             reached = _grown(large, 2) & (density >= _UNCLAIMED_HU) & ~(view.sacrum >= 0.5)
-            self._levels[name] = np.maximum(self._levels[name], reached.astype(np.float32))
+            self.unclaimed[name] = reached.astype(np.float32)
+            self._levels[name] = np.maximum(self._levels[name], self.unclaimed[name])
 
     def _joint(self, side: str) -> Level:
         hip, sacrum = self._levels[f"hip_{side}"], self.view.sacrum
@@ -355,7 +390,10 @@ class Structures:
             # Either bone may be half a voxel nearer than its label.
             half = np.linalg.norm(self.doubt.half_voxels_mm, axis=1).max()
             away = [_distances(level[box]) for level in (sacrum, hip)]
-            space = joint_space(*(np.where(far > 0, np.maximum(far - half, 1e-3), far) for far in away))
+            away = [np.where(far > 0, np.maximum(far - half, 1e-3), far) for far in away]
+            space = joint_space(*away)
+            within = self.joints_within_mm[f"si_joint_{side}"] = np.full(hip.shape, -REACH_MM, np.float32)
+            within[box] = JOINT_REACH_MM - np.maximum(*away)
             joint[box] = np.where(space, 1 - np.maximum(sacrum[box], hip[box]), 0)
             # Within the space it is joint, however narrow.
             joint[box] = np.where(space, np.maximum(joint[box], 0.5), joint[box])
@@ -369,41 +407,42 @@ class Structures:
         """
         view = self.view
         ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
-        counts = ahead | beside_wall(view.sacrum, self.doubt)
+        counts = ahead | beside_wall(view.sacrum, view.smoothed, self.doubt)
         # What is named by another structure is that structure.
         for level in self._levels.values():
             counts &= level < 0.5
-        if self._through is not None and f"hip_{self._through}" in self._levels:
-            hip = self._levels[f"hip_{self._through}"] >= 0.5
-            outward = hip if self._through == "left" else hip[::-1]
+        if self.through_ilium is not None and f"hip_{self.through_ilium}" in self._levels:
+            hip = self._levels[f"hip_{self.through_ilium}"] >= 0.5
+            outward = hip if self.through_ilium == "left" else hip[::-1]
             lateral = np.logical_or.accumulate(outward, axis=0)
-            counts &= ~(lateral if self._through == "left" else lateral[::-1])
+            counts &= ~(lateral if self.through_ilium == "left" else lateral[::-1])
         return np.where(counts, 1 - view.sacrum, np.float32(0))
 
 
-def beside_wall(sacrum: Level, doubt: Doubt) -> Mask:
-    """Next to bone whose surface does not surely face the back, so that no trocar may pass there: see `_FACES_BACK`.
+def beside_wall(sacrum: Level, smoothed: NDArray[np.float32], doubt: Doubt) -> Mask:
+    """Next to bone whose surface does not surely face the back, so that no trocar may pass there.
 
     Args:
-        sacrum: on the grid of a view, [left, back, up].
-        doubt: about its surface; the angle that it makes over the width of a trocar counts against the surface.
+        sacrum, smoothed: on the grid of a view, [left, back, up].
+        doubt: about its surface.
     """
-    from scipy.ndimage import gaussian_filter
-
     solid = sacrum >= 0.5
     near = _grown(solid, 1) & ~solid
-    box = box_around(solid, 5)
-    if box is None:
-        return near
-    smooth = np.zeros(solid.shape, np.float32)
-    smooth[box] = gaussian_filter(sacrum[box], _NORMAL_MM / STEP_MM)
     place = np.nonzero(near)
-    slope = [_neighbor(smooth, place, axis, -1) - _neighbor(smooth, place, axis, 1) for axis in range(3)]
+    slope = [_neighbor(smoothed, place, axis, -1) - _neighbor(smoothed, place, axis, 1) for axis in range(3)]
+    near[place] = ~surely_faces_back(slope, doubt)
+    return near
+
+
+def surely_faces_back(slope: list[NDArray[np.float32]], doubt: Doubt) -> Mask:
+    """Whether surfaces may be passed whose outward normals have three parts (n,) of any length: see `_FACES_BACK`.
+
+    The angle that the doubt makes over the width of a trocar counts against a surface.
+    """
     length = np.maximum(np.sqrt(sum(np.square(part) for part in slope)), np.float32(1e-6))
     normal = [part / length for part in slope]
     tilt = np.arctan(doubt.along_mm(normal, np.ones_like(length)) / _PATCH_MM)
-    near[place] = np.arccos(np.clip(normal[1], -1, 1)) + tilt > np.arccos(_FACES_BACK)
-    return near
+    return np.arccos(np.clip(normal[1], -1, 1)) + tilt <= np.arccos(_FACES_BACK)
 
 
 def near_sacrum(anatomy: Anatomy, margin_mm: float) -> Anatomy:
@@ -456,17 +495,31 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None 
     lower = np.maximum(view.min(axis=0), [-np.inf, -np.inf, lowest - _BELOW_S4_MM]) - [side, _RIM_MM, _RIM_MM]
     upper = view.max(axis=0) + np.array([side, _BEHIND_MM, _RIM_MM])
     axis = [np.arange(low, high, STEP_MM) for low, high in zip(lower, upper, strict=True)]
-    bone = _on_grid(sacrum, ViewToRAS, axis)
-    hollow = _on_grid(anatomy.regions.like(anatomy.canal_and_foramina()), ViewToRAS, axis)
-    filled = _filled(bone >= 0.5, hollow >= 0.5)
-    # What was filled is bone; the surface keeps the place that the label gives it.
-    whole = np.where(_enclosed(filled), 1, np.maximum(bone + hollow, np.where(filled, np.float32(0.5), 0)))
-    level = np.minimum(whole, 1 - hollow).astype(np.float32)
+    nerves = anatomy.regions.like(anatomy.canal_and_foramina())
+    bone, hollow = _on_grid(sacrum, ViewToRAS, axis), _on_grid(nerves, ViewToRAS, axis)
+    solid = _filled(bone >= 0.5, hollow >= 0.5)
+    filled = np.where(_enclosed(solid), np.float32(1), np.where(solid, np.float32(0.5), np.float32(0)))
+    level = sacral_level(bone, hollow, filled)
     solid = level >= 0.5
     hit = solid.any(axis=1)
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
-    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear)
+    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear, sacrum, nerves, filled)
+
+
+def sacral_level(bone: Level, hollow: Level, filled: Level) -> Level:
+    """What was filled is bone; the surface keeps the place that the label gives it."""
+    return np.minimum(np.maximum(bone + hollow, filled), 1 - hollow).astype(np.float32)
+
+
+def smoothed(sacrum: Level) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter
+
+    smooth = np.zeros(sacrum.shape, np.float32)
+    box = box_around(sacrum >= 0.5, 5)
+    if box is not None:
+        smooth[box] = gaussian_filter(sacrum[box], _NORMAL_MM / STEP_MM)
+    return smooth
 
 
 def _column_ends(mask: Mask) -> NDArray[np.int_]:
@@ -512,8 +565,8 @@ def _enclosed(mask: Mask) -> Mask:
     return ~_grown(~mask, 1)
 
 
-def _levels(anatomy: Anatomy, view: SacrumView) -> dict[str, Level]:
-    """Canal, foramina, hips and vessels on the grid; what may be nerve or bone counts as the nerve beside it."""
+def label_masks(anatomy: Anatomy) -> dict[str, Volume]:
+    """Masks of canal, foramina, hips and vessels; what may be nerve or bone counts as the nerve beside it."""
     nerves = border_joined(anatomy.regions)
     wanted: list[tuple[str, Volume, Mask]] = [
         (name, nerves, nerves.voxels == REGION_LABEL[name]) for name in NERVES if name in anatomy.confidence
@@ -525,7 +578,7 @@ def _levels(anatomy: Anatomy, view: SacrumView) -> dict[str, Level]:
         for side in SIDES
         if f"hip_{side}" in anatomy.confidence
     ]
-    return {name: view.sampled(grid.like(mask)) for name, grid, mask in wanted if mask.any()}
+    return {name: grid.like(mask) for name, grid, mask in wanted if mask.any()}
 
 
 def _distances(level: Level, doubt: Doubt | None = None) -> NDArray[np.float32]:
@@ -550,7 +603,7 @@ def _distances(level: Level, doubt: Doubt | None = None) -> NDArray[np.float32]:
         flat += nearest[axis]
     steps = np.sqrt(squared)
     distance = steps * np.float32(STEP_MM) - _surface_mm(level, mask).ravel()[flat]
-    return distance if doubt is None else distance - doubt.along_mm(way, steps)
+    return distance if doubt is None else distance - doubt.along_mm(way, steps) - np.float32(_GRID_DOUBT_MM)
 
 
 def _surface_mm(level: Level, mask: Mask) -> NDArray[np.float32]:
