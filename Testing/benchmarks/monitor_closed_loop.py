@@ -44,7 +44,7 @@ from sacroplasty.cement.line import cannula_line
 from sacroplasty.cement.monitor import MonitorReading, SpreadEvent
 from sacroplasty.cement.zones import make_zones
 from sacroplasty.devices.pump import PumpRole
-from sacroplasty.errors import PlanError
+from sacroplasty.errors import ImageError, PlanError
 from sacroplasty.phantom.make import Phantom, make_phantom
 from sacroplasty.procedure.injection_session import InjectionSession, Surroundings, Wish
 from sacroplasty.procedure.journal import Journal
@@ -65,6 +65,8 @@ GRAVE = ("warning", "leak", "blind")
 #: Something was to see so long ago at most [s].
 QUIET_S = 2.0
 PERSON_DECIDES_S = 3.0
+#: A reference that is refused is taken again, so often in all; a procedure without one is not done with the monitor.
+REFERENCES_TRIED = 3
 AFTER_FLOW_S = 20.0
 #: Cement that was given and is not seen: by how many standard deviations, and mL.
 MISSING_SIGMA, MISSING_ML = 2.0, 0.3
@@ -116,11 +118,16 @@ class Watch:
     def __init__(self, scene: Scene, bone: LeakyBone, every_frame: bool) -> None:
         self._camera, self._monitor, self._bone = Fluoroscope(scene), scene.monitor, bone
         self._every_frame = every_frame
-        before = [
-            self._camera.frames(None, FRAME_S * (number - REFERENCE_FRAMES)) for number in range(REFERENCE_FRAMES)
-        ]
-        for view in VIEWS:
-            self._monitor.set_reference(view, [frames[view] for frames in before])
+        for left in reversed(range(REFERENCES_TRIED)):
+            first = -(left + 1) * REFERENCE_FRAMES
+            before = [self._camera.frames(None, FRAME_S * (first + number)) for number in range(REFERENCE_FRAMES)]
+            try:
+                for view in VIEWS:
+                    self._monitor.set_reference(view, [frames[view] for frames in before])
+                break
+            except ImageError:
+                if not left:
+                    raise
         self._reading: MonitorReading | None = None
         self._number, self._made = 0, -math.inf
         self._seen_ml, self._eventful_s = 0.0, -math.inf
@@ -304,7 +311,11 @@ def patient(seed: int, pixels: int, every_frame: bool, done: set[tuple[int, str,
                 print(f"seed {seed} {side}: {error}", file=sys.stderr)
                 continue
             for watched in arms:
-                watch = Watch(scene, bone, every_frame) if watched else None
+                try:
+                    watch = Watch(scene, bone, every_frame) if watched else None
+                except ImageError as error:
+                    print(f"seed {seed} {side}: {error}", file=sys.stderr)
+                    continue
                 found.append(Procedure(scene, bone, watch, Path(folder)).play())
     return found
 
@@ -329,7 +340,8 @@ def print_tables(outcomes: Iterable[Outcome]) -> None:
         print("no procedure was done both with and without the monitor")
         return
     without, watched = ([both[arm] for both in pairs] for arm in (False, True))
-    print(f"{len(pairs)} procedures, {len({one.seed for one in watched})} patients\n")
+    print(f"{len(pairs)} procedures, {len({one.seed for one in watched})} patients")
+    print(f"not done with the monitor, since it refused three references: {len(found) - len(pairs)}\n")
     print("| | without | with the monitor |\n| --- | --- | --- |")
     routes = sorted({name for one in [*without, *watched] for name in one.routes})
     rows: list[tuple[str, Callable[[list[Outcome]], str]]] = [
