@@ -132,7 +132,9 @@ class Background:
             return region
         padded = np.pad(region, _TOOL_HALF_PIXELS)
         closed = ~widened(~widened(padded, _TOOL_HALF_PIXELS), _TOOL_HALF_PIXELS)
-        return region | (closed[_TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS, _TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS] & self.tools)
+        return region | (
+            closed[_TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS, _TOOL_HALF_PIXELS:-_TOOL_HALF_PIXELS] & self.tools
+        )
 
 
 def background_of(
