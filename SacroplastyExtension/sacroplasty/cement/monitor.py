@@ -551,7 +551,7 @@ class SpreadMonitor:
         assert view.seen is not None
         region, to_ml = self._cement_region(view, center_ras)
         calibrated = view.calibrated
-        share = np.broadcast_to(view.share if calibrated else np.zeros((1, 1)), region.shape)[region]
+        share = np.broadcast_to(view.share if calibrated else np.zeros((1, 1), np.float32), region.shape)[region]
         path = unveiled(view.seen.sharp[region], share)
         to_ml *= view.scale if calibrated else 1.0
         volume = max(float((path * view.cosine[region]).sum()) * to_ml, 0.0)

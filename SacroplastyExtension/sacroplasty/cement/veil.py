@@ -64,13 +64,14 @@ def find_scale_and_veil(samples: Sequence[Sample]) -> tuple[float, float]:
     starts = np.cumsum([0, *(len(one.attenuation) for one in samples[:-1])])
     largest = _largest_veil(attenuation, log_signal)
     best, found = np.inf, (1.0, 0.0)
-    for scale in _SCALES:
-        veil = _find_veil(attenuation, log_signal, float(expected.sum()) / scale, largest)
-        beam = unveiled(attenuation, veil_share(log_signal, veil))
-        error = np.log(np.maximum(scale * np.add.reduceat(beam, starts), 1e-6) / expected)
-        misfit = float(((error / _SUM_SD) ** 2).sum()) + float(np.log(scale) / _SCALE_SD) ** 2
+    for tried in _SCALES:
+        veil = _find_veil(attenuation, log_signal, float(expected.sum()) / tried, largest)
+        beam = np.maximum(np.add.reduceat(unveiled(attenuation, veil_share(log_signal, veil)), starts), 1e-6)
+        # Not what was tried where no veil, or only a darker one, would make it so.
+        scale = float(expected.sum() / beam.sum())
+        misfit = float(((np.log(scale * beam / expected) / _SUM_SD) ** 2).sum()) + (np.log(scale) / _SCALE_SD) ** 2
         if misfit < best:
-            best, found = misfit, (float(expected.sum() / beam.sum()), veil)
+            best, found = misfit, (scale, veil)
     return found
 
 
