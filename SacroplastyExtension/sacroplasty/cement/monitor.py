@@ -35,7 +35,7 @@ from .measures import SECTORS, Nearness, SpreadMeasures, measure_view
 from .pieces import widened
 from .reference import learn_background
 from .unplaced_view import PictureMarks, stand_in_geometry, stray_cement
-from .veil import find_veil, unveiled, veil_share
+from .veil import Sample, find_scale_and_veil, most_of, unveiled, veil_share
 from .zones import Zones
 
 Level = Literal["watch", "warning", "leak", "blind"]
@@ -45,9 +45,11 @@ Level = Literal["watch", "warning", "leak", "blind"]
 _CALIBRATED_SD, _UNCALIBRATED_SD = 0.05, 0.5
 #: The same for a scale that was marked in the picture: 5 % of a length are 10 % of an area.
 _MARKED_SD = 0.1
-#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much. What a
-#: warning kept from it is made up for until the last volume.
-_CALIBRATION_ML, _LATEST_CALIBRATION_ML = (0.3, 1.0), 2.0
+#: Volumes by the pump between which the views are calibrated [mL]: enough to be seen well, and not yet much. By the
+#: second a view is calibrated or too dark; what a warning kept from it is made up for until the last volume.
+_CALIBRATION_ML, _CALIBRATED_ML, _LATEST_CALIBRATION_ML = (0.3, 1.5), 1.0, 2.0
+#: A frame tells more than the one before when its cement has grown by this factor.
+_SAMPLES_APART = 1.15
 #: A view that shows less than this share of the pump's volume is not calibrated by it.
 _LEAST_SEEN = 0.8
 #: So many frames have to be tried before a view is called calibrated or too dark.
@@ -164,10 +166,12 @@ class _View:
     tip_ras: FloatArray | None
     marks: PictureMarks | None = None
     calibrations: int = 0
-    veils: list[float] = field(default_factory=list)
-    gains: list[float] = field(default_factory=list)
-    #: Share (rows, columns) of each pixel's signal that is scatter and glare, as far as known.
-    share: NDArray[np.float32] | float = 0.0
+    showing: int = 0
+    samples: list[Sample] = field(default_factory=list)
+    #: Attenuation of the cement over what the greys show of it beside scatter, and the share (rows, columns) of each
+    #: pixel's signal that is scatter and glare, as far as known.
+    scale: float = 1.0
+    share: NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, 1), np.float32))
     last: Frame | None = None
     seen: CementMap | None = None
     fault: str = "no frame yet"
@@ -191,51 +195,51 @@ class _View:
     @property
     def calibrated(self) -> bool:
         """Whether the pump told how much of the signal is scatter, in most of the frames that were tried."""
-        return len(self.veils) > self.calibrations / 2
+        return self.showing > self.calibrations / 2
 
     @property
     def dark(self) -> bool:
         """Whether the pump told that most of the cement is not to be seen."""
         return self.calibrations >= _FEWEST_CALIBRATIONS and not self.calibrated
 
-    @property
-    def gain(self) -> float:
-        """Attenuation of the cement over what the greys show of it beside scatter, as far as known."""
-        return float(np.median(self.gains)) if self.calibrated else 1.0
-
     def calibrate(self, layer: float, region: NDArray[np.bool_]) -> None:
-        """Learn from the pump's volume how much of the signal is scatter.
+        """Learn from the pump's volume what the greys tell of cement.
 
         Args:
             layer: sum over the region of the attenuation that its cement has along the detector's normal.
         """
         assert self.seen is not None
         self.calibrations += 1
-        log_signal, seen = self.background.log_signal.values, self.seen.sharp[region]
-        expected = layer / float(self.cosine[region].mean()) if region.any() else math.inf
-        veil = find_veil(seen, log_signal[region], expected) if region.any() else 0.0
+        if not region.any():
+            return
+        log_signal = self.background.log_signal.values
+        sample = Sample(self.seen.sharp[region], log_signal[region], layer / float(self.cosine[region].mean()))
         # Too dark to show most of the cement, whatever the veil: this view's figures are not to be trusted.
-        if float(unveiled(seen, veil_share(log_signal[region], veil)).sum()) >= _LEAST_SEEN * expected:
-            self.veils.append(veil)
-            # Contrast beyond what the cement has comes from the beam, or from a curve of greys.
-            self.gains.append(float(np.clip(expected / max(float(seen.sum()), 1e-6), _LEAST_GAIN, 1.0)))
-        self.share = veil_share(log_signal, float(np.median(self.veils))) if self.calibrated else 0.0
+        if most_of(sample) < _LEAST_SEEN * sample.expected_sum:
+            return
+        self.showing += 1
+        if self.samples and sample.expected_sum < self.samples[-1].expected_sum * _SAMPLES_APART:
+            return
+        self.samples.append(sample)
+        self.scale, veil = find_scale_and_veil(self.samples)
+        self.share = veil_share(log_signal, veil)
 
     def unveiled(self) -> CementMap:
         """The cement of the last frame as the beam alone would show it."""
         assert self.seen is not None
         if not self.calibrated:
             return self.seen
-        gain = np.float32(self.gain)
-        attenuation = gain * unveiled(self.seen.attenuation, self.share).astype(np.float32)
-        return replace(self.seen, attenuation=attenuation, sigma=gain * self.seen.sigma / (1 - self.share))
+        scale = np.float32(self.scale)
+        attenuation = scale * unveiled(self.seen.attenuation, self.share).astype(np.float32)
+        return replace(self.seen, attenuation=attenuation, sigma=scale * self.seen.sigma / (1 - self.share))
 
     def for_growth(self) -> ViewCement:
         """The cement of the last frame as the picture shows it, the patient's movement taken out."""
         seen = self.seen
         assert seen is not None and seen.alignment is not None
         attenuation = settled(seen.attenuation, seen.alignment)
-        return ViewCement(attenuation, seen.sigma, self.share, self.gain, seen.alignment.shift_pixels)
+        share, scale = (self.share, self.scale) if self.calibrated else (0.0, 1.0)
+        return ViewCement(attenuation, seen.sigma, share, scale, seen.alignment.shift_pixels)
 
 
 class SpreadMonitor:
@@ -566,8 +570,9 @@ class SpreadMonitor:
         return tuple(new.values())
 
     def _calibrate(self, fresh: Mapping[str, Frame], center_ras: FloatArray | None, pump_volume_ml: float) -> None:
-        """Learn from the pump's volume how much of each view's signal is scatter."""
-        if pump_volume_ml < _CALIBRATION_ML[0] or self._ends_calibration(pump_volume_ml):
+        """Learn from the pump's volume what the greys of each view tell of cement."""
+        last_ml = _CALIBRATION_ML[1] if self._is_tried else _LATEST_CALIBRATION_ML
+        if not _CALIBRATION_ML[0] <= pump_volume_ml <= last_ml:
             return
         for name in fresh:
             view = self._views[name]
@@ -577,9 +582,12 @@ class SpreadMonitor:
             view.calibrate(pump_volume_ml / to_ml, region)
 
     def _ends_calibration(self, pump_volume_ml: float) -> bool:
-        """Whether the pump has given too much for the views to be calibrated any more."""
-        tried = all(view.calibrations >= _FEWEST_CALIBRATIONS for view in self._views.values() if view.scaled)
-        return pump_volume_ml > (_CALIBRATION_ML[1] if tried else _LATEST_CALIBRATION_ML)
+        """Whether the pump has given enough for the views to be calibrated, or never to be."""
+        return pump_volume_ml > (_CALIBRATED_ML if self._is_tried else _LATEST_CALIBRATION_ML)
+
+    @property
+    def _is_tried(self) -> bool:
+        return all(view.calibrations >= _FEWEST_CALIBRATIONS for view in self._views.values() if view.scaled)
 
     def _seen_ml(self, center_ras: FloatArray | None) -> tuple[float, float, dict[str, float]]:
         """Volume of all views, its standard deviation, and each view's; NaN without a view that has a scale."""
@@ -604,9 +612,10 @@ class SpreadMonitor:
         """Volume in mL and its standard deviation by noise: path length times pixel area in the cement's plane."""
         assert view.seen is not None
         region, to_ml = self._cement_region(view, center_ras)
-        share = np.broadcast_to(view.share, region.shape)[region]
+        calibrated = view.calibrated
+        share = np.broadcast_to(view.share if calibrated else np.zeros((1, 1), np.float32), region.shape)[region]
         path = unveiled(view.seen.sharp[region], share)
-        to_ml *= view.gain
+        to_ml *= view.scale if calibrated else 1.0
         volume = max(float((path * view.cosine[region]).sum()) * to_ml, 0.0)
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
         noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml

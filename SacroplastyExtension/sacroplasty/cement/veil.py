@@ -7,6 +7,9 @@ that would be left behind an opaque thing. It is found from cement whose volume 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +18,11 @@ from .background import Image
 #: More than this share of a pixel's signal cannot be told from no beam at all.
 _LARGEST_SHARE = 0.95
 #: Halvings of the interval in which the veil lies.
-_ROUNDS = 18
+_ROUNDS = 14
+#: Scales that are tried, how far from one they usually lie (the logarithm's standard deviation: other cements, beams
+#: and curves of greys), and how well a frame's sum is known.
+_SCALES = np.exp(np.linspace(-0.9, 0.9, 19))
+_SCALE_SD, _SUM_SD = 0.4, 0.06
 
 
 def veil_share(log_signal: Image, veil: float) -> Image:
@@ -29,22 +36,58 @@ def unveiled(attenuation: NDArray, share: NDArray | float) -> NDArray:
     return -np.log(np.maximum(np.exp(-attenuation) - share, 0.02 * (1 - share)) / (1 - share))
 
 
-def find_veil(attenuation: NDArray, log_signal: NDArray, expected_sum: float) -> float:
-    """The veil with which attenuations of cement pixels (n,) sum up to what the pump's volume gives.
+@dataclass(frozen=True)
+class Sample:
+    """Cement of one frame whose volume the pump tells: attenuations and logarithms of the signal before (n,), and the
+    expected sum of the beam's attenuation."""
 
-    Args:
-        log_signal: (n,) of the same pixels before the injection.
-        expected_sum: of the beam's attenuation over these pixels.
+    attenuation: NDArray
+    log_signal: NDArray
+    expected_sum: float
 
-    Returns:
-        0 where the picture shows more than expected, and at most as much as the darkest pixels allow.
+
+def most_of(sample: Sample) -> float:
+    """The largest sum of the beam's attenuation that any veil makes of a sample."""
+    largest = _largest_veil(sample.attenuation, sample.log_signal)
+    return float(unveiled(sample.attenuation, veil_share(sample.log_signal, largest)).sum())
+
+
+def find_scale_and_veil(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Scale of the cement's attenuation, and the veil.
+
+    Thin cement tells only their product. As it grows thicker a veil hides more and more of it, while another cement,
+    another beam or a curve of greys hides the same share; so the samples have to differ in volume.
     """
-    low, high = 0.0, _LARGEST_SHARE * float(np.exp(np.percentile(log_signal - attenuation, 5)))
+    attenuation = np.concatenate([one.attenuation for one in samples])
+    log_signal = np.concatenate([one.log_signal for one in samples])
+    expected = np.array([one.expected_sum for one in samples])
+    starts = np.cumsum([0, *(len(one.attenuation) for one in samples[:-1])])
+    largest = _largest_veil(attenuation, log_signal)
+    best, found = np.inf, (1.0, 0.0)
+    for tried in _SCALES:
+        veil = _find_veil(attenuation, log_signal, float(expected.sum()) / tried, largest)
+        beam = np.maximum(np.add.reduceat(unveiled(attenuation, veil_share(log_signal, veil)), starts), 1e-6)
+        # Not what was tried where no veil, or only a darker one, would make it so.
+        scale = float(expected.sum() / beam.sum())
+        misfit = float(((np.log(scale * beam / expected) / _SUM_SD) ** 2).sum()) + (np.log(scale) / _SCALE_SD) ** 2
+        if misfit < best:
+            best, found = misfit, (scale, veil)
+    return found
+
+
+def _find_veil(attenuation: NDArray, log_signal: NDArray, expected_sum: float, largest: float) -> float:
+    """The veil with which attenuations of cement pixels (n,) sum up to what is expected of the beam, from 0 where the
+    picture shows more to the largest."""
+    low, high = 0.0, largest
     for _ in range(_ROUNDS):
         middle = (low + high) / 2
-        share = np.minimum(middle * np.exp(-log_signal), _LARGEST_SHARE)
-        if float(unveiled(attenuation, share).sum()) < expected_sum:
+        if float(unveiled(attenuation, veil_share(log_signal, middle)).sum()) < expected_sum:
             low = middle
         else:
             high = middle
     return low
+
+
+def _largest_veil(attenuation: NDArray, log_signal: NDArray) -> float:
+    """As much as the darkest pixels allow."""
+    return _LARGEST_SHARE * float(np.exp(np.percentile(log_signal - attenuation, 5)))
