@@ -33,7 +33,7 @@ _STILL = 10.0
 #: By how much a picture turns and stretches at its borders, standard deviation [pixels].
 _WARP_SD = 0.1
 #: Median of the absolute value of a normal variable of standard deviation one.
-_MEDIAN_OF_NORMAL = 0.6745
+MEDIAN_OF_NORMAL = 0.6745
 #: A shift of more than half a pixel is followed by whole pixels, so often at most.
 _WHOLE, _DEEPEST = 0.6, 6
 #: Pixels of the picture in which whole shifts are searched, and how far [binned pixels].
@@ -212,7 +212,7 @@ def _robust(
     for _ in range(rounds):
         residual = values - system @ fitted
         score = np.abs(residual) / sigma
-        noise = float(np.median(score)) / _MEDIAN_OF_NORMAL
+        noise = float(np.median(score)) / MEDIAN_OF_NORMAL
         weight = np.minimum(1.0, _HUBER * max(noise, 1.0) / np.maximum(score, 1e-9)) / sigma**2
         weighted = weight[:, None] * system
         step = np.linalg.solve(system.T @ weighted + np.diag(prior + 1e-9), weighted.T @ residual - prior * fitted)

@@ -9,6 +9,7 @@ standard deviations of the noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
+from .alignment import MEDIAN_OF_NORMAL
 from .changes import Change, ViewCement, ViewHistory
 from .grid import grid_points
 from .rays import Rays
@@ -25,7 +27,7 @@ from .zones import Zones
 
 #: Growth over these times is looked at [s], and by how many standard deviations of the noise a place beside the plan
 #: has to explain it: over a longer time what errs in the plan's place adds up too.
-_WINDOWS = ((2.0, 4.2), (5.0, 6.5))
+_WINDOWS = ((2.0, 6.5), (5.0, 8.0))
 #: By so many has each view to show growth there by itself.
 _SHOWN = 3.0
 #: Every so many voxels of the zones' grid, each way, one is looked at.
@@ -36,6 +38,8 @@ _OUTSIDE_MM, _FARTHEST_MM = 0.5, 6.0
 #: Radius of what grows beside the plan, and of a spot, whose places explain nearly the same [mm].
 _BLOB_MM, _SPOT_MM = 4.6, 7.0
 _ROUNDS = 60
+#: Bins are not believed to be less noisy than this share of what is thought of them.
+_LEAST_NOISE = 0.4
 #: Keeps places that no view shows from dividing by zero.
 _LEAST_SCALE = 1e-9
 
@@ -81,6 +85,7 @@ class GrowthWatch:
         self._plan = {name: one.system(planned_places).tocsr() for name, one in rays.items()}
         blobs = self._make_blobs()
         self._beside = {name: (one.system(np.flatnonzero(beside)) @ blobs).tocsc() for name, one in rays.items()}
+        self._sees_beside = {name: np.diff(system.tocsr().indptr) > 0 for name, system in self._beside.items()}
         self._squares = {name: system.power(2) for name, system in self._beside.items()}
         longest_s = max(window_s for window_s, _ in _WINDOWS)
         self._history = {name: ViewHistory(one, cement_per_mm, longest_s) for name, one in rays.items()}
@@ -113,13 +118,14 @@ class GrowthWatch:
                 return []
             changes[name] = change
         unexplained = self._unexplained(changes)
+        noise = self._noise(changes, unexplained)
         spots: list[Spot] = []
         free = self._shown(changes)
         while True:
             gain, scale = self._matched(changes, unexplained)
-            evidence = gain / np.sqrt(scale)
+            evidence = gain / (noise * np.sqrt(scale))
             likely = np.flatnonzero(free & (evidence >= least))
-            evidence[likely] = gain[likely] / np.maximum(np.sqrt(scale[likely]), self._unrest(changes, likely))
+            evidence[likely] = gain[likely] / np.maximum(noise * np.sqrt(scale[likely]), self._unrest(changes, likely))
             likely = likely[evidence[likely] >= least]
             if not likely.size:
                 return spots
@@ -142,6 +148,14 @@ class GrowthWatch:
             gain, scale = system.T @ (squared * changes[name].grown), self._squares[name].T @ squared
             shown &= gain > _SHOWN * np.sqrt(scale)
         return shown
+
+    def _noise(self, changes: Mapping[str, Change], unexplained: Mapping[str, FloatArray]) -> float:
+        """How noisy bins truly are over what is thought of them, by the median of all that see a place beside the plan:
+        cement that leaks is in few of them."""
+        known = np.concatenate(
+            [unexplained[name][self._sees_beside[name] & (one.weight > 0)] for name, one in changes.items()]
+        )
+        return max(float(np.median(np.abs(known))) / MEDIAN_OF_NORMAL, _LEAST_NOISE) if known.size else math.inf
 
     def _matched(
         self, changes: Mapping[str, Change], unexplained: Mapping[str, FloatArray]

@@ -58,9 +58,6 @@ _FEWEST_CALIBRATIONS = 5
 #: Every view must show the cube of twice this size around the tip [mm].
 _AROUND_TIP_MM = 8.0
 
-#: More contrast than this is not that of cement [1 over].
-_LEAST_GAIN = 0.4
-
 #: Less cement has no shape yet [mL].
 _SMALLEST_SHAPE_ML = 0.15
 

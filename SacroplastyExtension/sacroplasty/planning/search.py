@@ -472,9 +472,7 @@ def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     return sorted(measured, key=lambda item: SKIN_OUTSIDE in item.reasons)[:_REFUSED]
 
 
-def _distinct(
-    candidates: Candidates, order: NDArray[np.int_], most: int, apart_mm: float = _DISTINCT_MM
-) -> list[int]:
+def _distinct(candidates: Candidates, order: NDArray[np.int_], most: int, apart_mm: float = _DISTINCT_MM) -> list[int]:
     """The first of the ranking that differ from each other at the entry or at the target."""
     chosen: list[int] = []
     # Most often all are found among the first: the others need not be compared.
