@@ -125,7 +125,7 @@ def main() -> None:
                 flush=True,
             )
     print(
-        f"\n{'pincushion':>10}{'S':>6}{'corrected':>11}{'volume: median |error|, worst':>31}{'place: median, worst':>24}"
+        f"\n{'pincushion':>10}{'S':>6}{'corrected':>11}{'volume, median (worst) error':>31}{'place, median (worst)':>24}"
     )
     geometry = pose(512)
     for pincushion, s_distortion_deg in DISTORTIONS:

@@ -2,8 +2,7 @@
 
 Two views of one simulated injection, frame by frame at 7.5 a second from 0.2 to 1.6 mL; made beforehand, so that only
 the monitor is timed. A turn takes one frame of each view that is watched, both or one; the time of a frame is its share
-of it. The peer is what a C-arm
-shows as subtraction: the difference of logarithms, without any compensation.
+of it. The peer is what a C-arm shows as subtraction: the difference of logarithms, without any compensation.
 
 Run: python Testing/benchmarks/monitor_compute.py [--seed N] [--pixels N] [--frames N]
 """
