@@ -2,8 +2,8 @@
 
 Each ala is another synthetic patient's under the C-arm of `monitor_scenes`, with all its errors of pose and tip, noise,
 scatter and breathing. The bone has ways out (`simulation.exits`), so that some of the cement lies beside it. Cement is
-given to 1, 2 and 4 mL; then it is estimated from both views and from each alone, with the pump's volume. A view that is
-too dark to show what the pump gave is left out; the monitor is blind then and stops the pump, and the estimate goes on.
+given to 1, 2 and 4 mL; then it is estimated from both views and from each alone, with the pump's volume. A view that
+the pump could not calibrate, as it is too dark or something leaked meanwhile, is left out; the monitor is blind then.
 
 Dice is of voxels of 1.5 mm that are filled for the most part; the front is the surface of these, and its error the mean
 distance between both surfaces, either way; the center is that of all cement.

@@ -124,9 +124,7 @@ def main() -> None:
                 f"{np.median(times):>10.1f}",
                 flush=True,
             )
-    print(
-        f"\n{'pincushion':>10}{'S':>6}{'corrected':>11}{'volume, median (worst) error':>31}{'place, median (worst)':>24}"
-    )
+    print(f"\n{'pincushion':>10}{'S':>6}{'corrected':>11}{'volume, median (worst)':>25}{'place, median (worst)':>24}")
     geometry = pose(512)
     for pincushion, s_distortion_deg in DISTORTIONS:
         chain = intensifier(geometry, pincushion, s_distortion_deg)
@@ -134,8 +132,8 @@ def main() -> None:
             found = np.abs(cement(geometry, chain, correct, options.places))
             print(
                 f"{pincushion:>10.2f}{s_distortion_deg:>4.0f} °{name:>11}"
-                f"{100 * np.median(found[:, 0]):>19.1f}, {100 * found[:, 0].max():>6.1f} %"
-                f"{np.median(found[:, 1]):>14.2f}, {found[:, 1].max():>5.2f} mm",
+                f"{100 * np.median(found[:, 0]):>13.1f} ({100 * found[:, 0].max():>4.1f}) %"
+                f"{np.median(found[:, 1]):>12.2f} ({found[:, 1].max():.2f}) mm",
                 flush=True,
             )
 
