@@ -83,11 +83,13 @@ def measure(take: Take, view: str, geometry: XrayGeometry, tip: FloatArray, cann
     pixel_mm = pixel_size_mm(background.geometry, tip)
 
     def seen(what: str | float, begin_s: float) -> list[CementMap]:
-        maps = [
-            map_cement(background, take(view, what, begin_s + own.FRAME_S * number), None, pixel_mm)
-            for number in range(LOOKS)
-        ]
-        return [one for one in maps if not one.fault]
+        maps: list[CementMap] = []
+        for number in range(LOOKS + 1):
+            known = maps[-1] if maps else None
+            seen_now = map_cement(background, take(view, what, begin_s + own.FRAME_S * number), known, pixel_mm)
+            maps += [seen_now] * (not seen_now.fault)
+        # The first one took what it did not know yet for quiet.
+        return maps[1:]
 
     along = cannula.along_mm(background.geometry)
     bore = (along > PART_MM[0]) & (along < PART_MM[1]) & background.usable
