@@ -147,7 +147,8 @@ def placeText(fromTip):
 def adviceText(readout, byHand):
     """Where it is, and what to do about it; on a leak see the documentation for the rules' source."""
     place = placeText(readout.from_tip_ras) + "\n" if readout.from_tip_ras is not None else ""
-    return place + whatToDo(readout, byHand)
+    likely = _("Predicted before as the likeliest way out: {way}.").format(way=readout.likely_way) + "\n"
+    return place + (likely if readout.likely_way else "") + whatToDo(readout, byHand)
 
 
 def whatToDo(readout, byHand):

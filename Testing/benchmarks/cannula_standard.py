@@ -3,10 +3,11 @@
 The reference is taken with the empty cannula in place. Then its bore is filled, as it is before any cement leaves the
 tip: 4.5 mm2 times the length that is seen. From what that darkens the veil of scatter is worked out (`cement.veil`),
 as the monitor does from the pump's first millilitre, and with that veil the volume of 1.5 mL in the ala. The steel
-around the bore is in the beam before and after. Both renderers, both views; standing still, and with breath and a
-cannula that trembles (the other renderer).
+around the bore is in the beam before and after. Both renderers, both views, a patient who breathes and a cannula that
+trembles (the other renderer). With `--still` nothing moves, and the bore is measured by the plain logarithm of mean
+pictures less what lies beside the cannula: the best that there could be.
 
-Run: python Testing/benchmarks/cannula_standard.py [--patients N] [--first SEED]
+Run: python Testing/benchmarks/cannula_standard.py [--patients N] [--first SEED] [--still]
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from other_renderer import UNITS, Video, see_cement, see_shaft
 
 from sacroplasty.cement.cannula import Cannula
 from sacroplasty.cement.cement_map import CementMap, map_cement
+from sacroplasty.cement.frames import binned
 from sacroplasty.cement.leaks import pixel_size_mm
 from sacroplasty.cement.pieces import widened
 from sacroplasty.cement.reference import learn_background
@@ -39,6 +41,7 @@ from sacroplasty.xray.project import CEMENT_PER_MM
 OUTER_MM, BORE_MM, LENGTH_MM = 3.05, 2.39, 110.0
 #: The part of the bore that is measured, from the tip [mm]: not the tip's own cement, and what all views show.
 PART_MM = (6.0, 45.0)
+BESIDE_MM = 12.0
 PUMP_ML, TOLD_ML = 0.8, 1.5
 REFERENCES, LOOKS = 30, 8
 
@@ -68,7 +71,7 @@ class Standard:
     gain: float
 
 
-def measure(take: Take, view: str, geometry: XrayGeometry, tip: FloatArray, cannula: Cannula) -> Errors:
+def measure(take: Take, view: str, geometry: XrayGeometry, tip: FloatArray, cannula: Cannula, still: bool) -> Errors:
     """One view, from its reference to both corrections."""
     before = [take(view, "", own.FRAME_S * (number - REFERENCES)) for number in range(REFERENCES)]
     try:
@@ -80,18 +83,24 @@ def measure(take: Take, view: str, geometry: XrayGeometry, tip: FloatArray, cann
     pixel_mm = pixel_size_mm(background.geometry, tip)
 
     def seen(what: str | float, begin_s: float) -> list[CementMap]:
-        maps = [
-            map_cement(background, take(view, what, begin_s + own.FRAME_S * number), None, pixel_mm)
-            for number in range(LOOKS)
-        ]
-        return [one for one in maps if not one.fault]
+        maps: list[CementMap] = []
+        for number in range(LOOKS + 1):
+            known = maps[-1] if maps else None
+            seen_now = map_cement(background, take(view, what, begin_s + own.FRAME_S * number), known, pixel_mm)
+            maps += [seen_now] * (not seen_now.fault)
+        # The first one took what it did not know yet for quiet.
+        return maps[1:]
 
     along = cannula.along_mm(background.geometry)
     bore = (along > PART_MM[0]) & (along < PART_MM[1]) & background.usable
     middle = cannula.tip_ras + np.mean(PART_MM) * cannula.towards_hub
     bore_ml = np.pi / 4 * BORE_MM**2 * _seen_length_mm(along, bore) / 1000
     expected = _expected(bore_ml, pixel_size_mm(background.geometry, middle))
-    shown = [one.sharp[bore] for one in seen("bore", 0.0)]
+    if still:
+        after = [take(view, "bore", own.FRAME_S * number) for number in range(REFERENCES)]
+        shown = [_darkened(before, after, background.binning, bore, _beside(cannula, background.geometry))]
+    else:
+        shown = [one.sharp[bore] for one in seen("bore", 0.0)]
     if not shown:
         return Errors(np.nan, np.nan, np.nan, np.nan)
     by_bore = _standard(np.mean(shown, axis=0), log_signal[bore], expected)
@@ -106,6 +115,21 @@ def measure(take: Take, view: str, geometry: XrayGeometry, tip: FloatArray, cann
     truth = _expected(TOLD_ML, pixel_mm)
     errors = [_sum(*found, standard) / truth - 1 for standard in (Standard(0.0, 1.0), by_bore, by_pump)]
     return Errors(float(np.mean([one.sum() for one in shown])) / expected, *errors)
+
+
+def _darkened(
+    before: list[NDArray], after: list[NDArray], binning: int, bore: NDArray[np.bool_], beside: NDArray[np.bool_]
+) -> NDArray:
+    """Attenuation that came into the bore, by mean pictures of something that stands still."""
+    means = [np.mean([binned(one, binning) for one in frames], axis=0) for frames in (before, after)]
+    change = np.log(np.maximum(means[0], 1.0)) - np.log(np.maximum(means[1], 1.0))
+    return np.asarray(change[bore] - np.median(change[beside]))
+
+
+def _beside(cannula: Cannula, geometry: XrayGeometry) -> NDArray[np.bool_]:
+    """Pixels beside the part that is measured."""
+    along = replace(cannula, outer_diameter_mm=cannula.outer_diameter_mm + BESIDE_MM).along_mm(geometry)
+    return (along > PART_MM[0]) & (along < PART_MM[1]) & ~cannula.shadow(geometry)
 
 
 def _seen_length_mm(along: NDArray, bore: NDArray[np.bool_]) -> float:
@@ -126,7 +150,7 @@ def _sum(seen: NDArray, log_signal: NDArray, standard: Standard) -> float:
     return standard.gain * float(unveiled(seen, veil_share(log_signal, standard.veil)).sum())
 
 
-def of_own_renderer(phantom: Phantom, seed: int, side: str) -> dict[str, Errors]:
+def of_own_renderer(phantom: Phantom, seed: int, side: str, still: bool) -> dict[str, Errors]:
     """Both views of one ala under this project's fluoroscope, which breathes; the cannula moves with the patient."""
     scene = own.make_scene(phantom, seed, side, 256)
     cannula = scene.monitor._cannula
@@ -137,6 +161,8 @@ def of_own_renderer(phantom: Phantom, seed: int, side: str) -> dict[str, Errors]
     empty = {v: one + object_line_integrals([steel], scene.true[v]) for v, one in scene.body.items()}
     filled = {v: one + object_line_integrals([filling], scene.true[v]) for v, one in empty.items()}
     camera = own.Fluoroscope(scene)
+    if still:
+        camera._amplitude = dict.fromkeys(own.VIEWS, np.zeros(2))
 
     def take(view: str, what: str | float, now_s: float) -> NDArray:
         scene.body = filled if what else empty
@@ -146,20 +172,23 @@ def of_own_renderer(phantom: Phantom, seed: int, side: str) -> dict[str, Errors]
             scene.body = empty
         return camera.frames(cement, now_s)[view].pixels
 
-    return {view: measure(take, view, scene.nominal[view], scene.tip, cannula) for view in own.VIEWS}
+    return {view: measure(take, view, scene.nominal[view], scene.tip, cannula, still) for view in own.VIEWS}
 
 
-def of_other_renderer(ala: other.Ala, make_number: int, seed: int) -> dict[str, Errors]:
+def of_other_renderer(ala: other.Ala, make_number: int, seed: int, still: bool) -> dict[str, Errors]:
     """Both views of one ala under another make of C-arm."""
     rng = np.random.default_rng([seed, 77, make_number])
     seen_tip = ala.tip + rng.normal(0, other.TIP_SD_MM, 3)
     cannula = Cannula(seen_tip, ala.shaft.towards_hub, OUTER_MM)
     videos = {view: Video(UNITS[make_number], ala.bodies[view], rng) for view in other.VIEWS}
+    for video in videos.values() if still else ():
+        video._breath, video._drift = np.zeros(4), np.zeros(2)
     steel = replace(ala.shaft, outer_mm=OUTER_MM, inner_mm=BORE_MM)
 
     def take(view: str, what: str | float, now_s: float) -> NDArray:
         pose = ala.true[view]
-        shaft = replace(steel, tip_ras=steel.tip_ras + rng.normal(0, other.TREMBLING_MM, 3))
+        trembling = rng.normal(0, 0.0 if still else other.TREMBLING_MM, 3)
+        shaft = replace(steel, tip_ras=steel.tip_ras + trembling)
         cement = None
         if isinstance(what, float):
             voxels = other._filled(ala.inside, what)
@@ -168,13 +197,14 @@ def of_other_renderer(ala: other.Ala, make_number: int, seed: int) -> dict[str, 
             cement = see_shaft(replace(shaft, outer_mm=BORE_MM, inner_mm=0.0), pose)
         return videos[view].frame(cement, see_shaft(shaft, pose), now_s)
 
-    return {view: measure(take, view, ala.nominal[view], ala.tip, cannula) for view in other.VIEWS}
+    return {view: measure(take, view, ala.nominal[view], ala.tip, cannula, still) for view in other.VIEWS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The cement in the cannula as a standard of volume.")
     parser.add_argument("--patients", type=int, default=2)
     parser.add_argument("--first", type=int, default=2001, help="seed of the first patient")
+    parser.add_argument("--still", action="store_true", help="nothing moves")
     options = parser.parse_args()
     found: dict[str, list[Errors]] = {}
     print(f"{'renderer':<22}{'ala':<12}{'view':<9}{'bore shows':>11}{'not corrected':>15}{'by bore':>9}{'by pump':>9}")
@@ -182,8 +212,12 @@ def main() -> None:
         phantom = make_phantom(seed, spacing_mm=(1.2, 1.2, 2.0))
         for side in ("left", "right"):
             ala = other.make_ala(phantom, seed, side, 256)
-            cases: dict[str, Callable[[], dict[str, Errors]]] = {"own": partial(of_own_renderer, phantom, seed, side)}
-            cases |= {make.name: partial(of_other_renderer, ala, n, seed) for n, make in enumerate(UNITS)}
+            cases: dict[str, Callable[[], dict[str, Errors]]] = {
+                "own": partial(of_own_renderer, phantom, seed, side, options.still)
+            }
+            cases |= {
+                make.name: partial(of_other_renderer, ala, n, seed, options.still) for n, make in enumerate(UNITS)
+            }
             for name, case in cases.items():
                 for view, one in case().items():
                     found.setdefault(name, []).append(one)

@@ -432,10 +432,15 @@ def test_a_prediction_is_told_only_for_the_tip_and_volume_that_it_was_made_for(s
         "risks": [],
     }
     write_record(scene, spread.RECORD_NAME, {"left": {"depots": [depot], **found}})
-    assert desk.readout(0.0).spread_text == "leak in 25% of 32 runs"
+    assert desk.readout(0.0).spread_text == "leak in 25% of 32 runs" and desk._likely_way() == ""
+    vein = {"route": "venous", "probability": 0.2, "interval": [0.1, 0.4], "earliest_ml": 1.0, "distance_mm": None}
+    found["risks"] = [vein | {"volume_at_risk_ml": None}]
+    write_record(scene, spread.RECORD_NAME, {"left": {"depots": [depot], **found}})
+    assert desk._likely_way() == "Venous (in 20% of 32 runs)"
     tip = planned.target + np.array([3.0, 0.0, 0.0])
     show_trocar(scene, "left", PlacedTrocar(tip, tip + np.array([0.0, -90.0, 0.0]), 3.0, 1.0, 1.0), planned)
     assert desk.readout(0.0).spread_text == "of another tip or volume: predict again"
+    assert desk._likely_way() == ""
 
 
 def test_by_hand_the_pump_is_never_spoken_to(desk, devices):

@@ -81,6 +81,14 @@ def test_what_cannot_be_told_is_said(page, watch):
     assert page.readout(4.0).unknown == ("not learned",)
 
 
+def test_where_cement_went_that_nobody_sees_is_what_was_predicted(scene, watch):
+    page = MonitorPage(scene, watch, 0.0, 1.7e9, lambda: "a vein (in 12% of 32 runs)")
+    for number, (route, way) in enumerate({"missing": "a vein (in 12% of 32 runs)", "bone": ""}.items(), start=1):
+        watch.say(number, "warning", event=SpreadEvent(number, "warning", route, None, False))
+        page.follow(number, 2.0)
+        assert page.readout(number).likely_way == way
+
+
 def test_a_leak_stands_with_its_place_until_it_is_acknowledged(scene, page, watch):
     watch.say(1.0, "leak", event=leak(1.0))
     page.follow(1.0, 1.0)

@@ -465,6 +465,7 @@ def test_a_view_too_dark_to_show_what_the_pump_gives_blinds_the_monitor_until_it
         frames = {"ap": bench.frame("ap", [(CENTER, given_ml)]), "lateral": bench.frame("lateral")}
         reading = bench.monitor.update(frames, bench.now_s, given_ml)
     assert reading.health == "too dark to show the cement that the pump gave (lateral)"
+    assert set(bench.monitor.shadows()) == {"ap"}, "an empty picture says nothing of where the cement lies"
     assert any(event.stop and event.level == "blind" for event in reading.events) or reading.level == "blind"
     for name in bench.names:
         bench.monitor.set_reference(name, [bench.frame(name, [(CENTER, given_ml)]) for _ in range(8)])

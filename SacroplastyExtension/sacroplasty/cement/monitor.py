@@ -447,10 +447,14 @@ class SpreadMonitor:
         return self._views[view].last
 
     def shadows(self) -> dict[str, Shadow]:
-        """Cement in the last frames, for an estimate in three dimensions: of views that see and whose pose is known."""
+        """Cement in the last frames, for an estimate in three dimensions: of views that see and whose pose is known.
+
+        Views that the pump could not calibrate are left out: what they do not show may be there.
+        """
         per_mm = np.float32(self.settings.cement_per_mm)
         seeing = {name: view for name, view in self._views.items() if view.placed and view.seen and not view.fault}
-        maps = {name: (view, view.unveiled()) for name, view in seeing.items()}
+        trusted = {name: view for name, view in seeing.items() if view.calibrated or not self._calibration_over}
+        maps = {name: (view, view.unveiled()) for name, view in trusted.items()}
         return {
             name: Shadow(
                 np.where(np.isfinite(seen.sigma), seen.attenuation / per_mm, np.nan),

@@ -137,7 +137,7 @@ class InjectionDesk:
         self._devices = devices
         limits = Limits()
         self.watch = SpreadWatch(scene, devices, limits)
-        self.page = MonitorPage(scene, self.watch, now_s, unix_s)
+        self.page = MonitorPage(scene, self.watch, now_s, unix_s, self._likely_way)
         self._evidence = LeakEvidence(scene, now_s, unix_s)
         self._estimate = LiveEstimate(scene)
         self.technique = Technique()
@@ -293,6 +293,14 @@ class InjectionDesk:
             return "of another tip or volume: predict again"
         text = f"leak in {found.any_leak:.0%} of {found.members} runs"
         return f"{text}, first {found.rows[0].route}" if found.rows and found.any_leak > 0 else text
+
+    def _likely_way(self) -> str:
+        """The way out by which the prediction for this tip and volume leaks most often; empty without one."""
+        found = spread.summary(self._scene, self.side)
+        first = next(iter(found.rows), None) if found is not None else None
+        if found is None or first is None or not spread.is_of(self._scene, self.side, self._depots()):
+            return ""
+        return f"{first.route} (in {first.probability:.0%} of {found.members} runs)" if first.probability > 0 else ""
 
     def enter_volume(self, volume_ml: float, now_s: float) -> None:
         """Count a syringe that was given by hand.

@@ -9,6 +9,7 @@ import math
 import time
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -66,6 +67,9 @@ _UNSURE_SHARE = 0.3
 _MOST_EVENTS = 200
 #: Of the ring around the place of an event, as its alarm.
 _MARK_COLORS: dict[str, Color] = {"leak": LEAK_COLOR, "warning": (255, 213, 0), "watch": (127, 223, 255)}
+
+#: Routes of what could not be placed.
+_UNKNOWN_PLACES = ("missing", "unknown")
 
 #: What the monitor cannot tell, and why.
 Unknown = Literal["not learned", "no zones", "no geometry", "one view", "unsure volume", "missing cement"]
@@ -125,6 +129,8 @@ class MonitorReadout:
     Attributes:
         level, text: the word of the watch.
         event: the gravest that stands, with its route and place; None when nothing was told.
+        likely_way: by which cement of unknown place most likely left the bone, by the prediction made before; empty
+            without one, or where the place is known.
         from_tip_ras: from the tip to the place of the event [mm]; None when either is not known.
         volume_ml, volume_sd_ml, concentricity: NaN when not known.
         measures: None when not known.
@@ -145,6 +151,7 @@ class MonitorReadout:
     level: BannerLevel
     text: str
     event: SpreadEvent | None
+    likely_way: str
     from_tip_ras: FloatArray | None
     volume_ml: float
     volume_sd_ml: float
@@ -201,11 +208,22 @@ class MonitorPage:
     """Pictures and figures of one case's monitor.
 
     `follow` is to be called after each turn of the watch.
+
+    Args:
+        likely_way: tells by which way out cement leaks most often in the prediction, in words; empty without one.
     """
 
-    def __init__(self, scene: vtkMRMLScene, watch: SpreadWatch, now_s: float, unix_s: float) -> None:
+    def __init__(
+        self,
+        scene: vtkMRMLScene,
+        watch: SpreadWatch,
+        now_s: float,
+        unix_s: float,
+        likely_way: Callable[[], str] = str,
+    ) -> None:
         self._scene = scene
         self._watch = watch
+        self._likely_way = likely_way
         self._unix_at_zero_s = unix_s - now_s
         self._fluoroscopy = FluoroscopyDesk(scene)
         self._planes: dict[str, _Plane] = {}
@@ -401,6 +419,7 @@ class MonitorPage:
             level=level,
             text=text,
             event=event,
+            likely_way=self._likely_way() if event is not None and event.route in _UNKNOWN_PLACES else "",
             from_tip_ras=from_tip,
             volume_ml=reading.volume_ml if reading else math.nan,
             volume_sd_ml=reading.volume_ml_sd if reading else math.nan,
