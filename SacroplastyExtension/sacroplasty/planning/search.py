@@ -20,7 +20,7 @@ from .approaches import Candidates, Rules
 from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
 from .close_look import SHAFT_STEP_MM, CloseLook, distances_mm
 from .context import PlanningContext
-from .depots import room_mm, sphere_ml
+from .depots import room_mm, second_trocar_ml, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
 from .obstacles import alone_in_the_way
 from .options import SMALLEST_USUAL_ML, PlanOptions
@@ -31,6 +31,8 @@ from .uncertainty import pose_uncertainty
 _BEST, _DISTINCT_MM = 5, 4.0
 #: Of each ranking so many different ones are measured in full until one is accepted.
 _TRIED = 24
+#: A second trocar in an ala is worth its hole from so much cement on [mL]; chosen, not measured.
+_WORTH_A_TROCAR_ML = 0.5
 #: Pairs are compared with those chosen so many at a time.
 _COMPARED = 5000
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
@@ -431,7 +433,20 @@ def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
         item = search.measured(ranked.candidates.entry[index], ranked.candidates.target[index])
         if item.accepted and all(_apart(item, other) for other in found):
             found.append(item)
-    return with_merits(_without_copies(found))[: 2 * _BEST if search.options.technique == "double-needle" else _BEST]
+    found = _with_second_trocar(_without_copies(found))
+    return with_merits(found)[: 2 * _BEST if search.options.technique == "double-needle" else _BEST]
+
+
+def _with_second_trocar(items: list[Trajectory]) -> list[Trajectory]:
+    """The trajectories, those with less cement than is usual with what a second trocar of the side would add."""
+    proposed = []
+    for item in items:
+        added = [second_trocar_ml(item.depots, other.depots) for other in items if item.depots and other.depots]
+        if item.planned_volume_ml < SMALLEST_USUAL_ML - 0.05 and max(added, default=0.0) >= _WORTH_A_TROCAR_ML:
+            text = f"a second trocar along another path of this side adds up to {max(added):.1f} mL"
+            item = replace(item, cautions=(*item.cautions, text))
+        proposed.append(item)
+    return proposed
 
 
 def with_merits(items: Sequence[Trajectory]) -> list[Trajectory]:
