@@ -974,7 +974,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         if found is None:
             if spread.summary(slicer.mrmlScene, row.trajectory.side) is None:
                 return _("Not predicted yet.")
-            return _("⚠ Outdated: the last prediction is of another tip or volume, or of other segments. Predict again.")
+            return _("⚠ Outdated: the last prediction is of another tip, volume or segmentation. Predict again.")
         leak = _("{symbol} {volume} mL: cement leaves the bone in {share} of {members} simulated bones")
         lines = [
             leak.format(

@@ -33,6 +33,8 @@ _BEST, _DISTINCT_MM = 5, 4.0
 _TRIED = 24
 #: A second trocar in an ala is worth its hole from so much cement on [mL]; chosen, not measured.
 _WORTH_A_TROCAR_ML = 0.5
+#: A structure alone is in the way if without it a path keeps so much more than with all of them [mm].
+_OPENED_MM = 0.2
 #: Pairs are compared with those chosen so many at a time.
 _COMPARED = 5000
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
@@ -319,9 +321,26 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
     found = _chosen(search, ranked) or _closer(search, ranked)
     if found:
         return found
-    alone = alone_in_the_way(search.structures, side, coarse.candidates, search.needed_mm, search.slack_mm)
+    alone = _alone_in_the_way(search, coarse.candidates, float(ranked.slack.max()))
     reasons = [f"no path on this side; there would be one without {', or without '.join(alone)}"] if alone else []
     return [refused(item, reasons) for item in _least_bad(search, ranked)]
+
+
+def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -> tuple[str, ...]:
+    """Structures without which, alone, there would be a path: one that keeps more than the best does with all of them.
+
+    Args:
+        best_mm: what the best keeps by the fields beyond what it must.
+    """
+    if best_mm >= _FIELDS_SHORT_MM:
+        # Structures leave a path, and something else refuses it.
+        return ()
+    least_mm = max(0.0, best_mm + _OPENED_MM)
+
+    def opened(paths: Candidates, name: str) -> FloatArray:
+        return search.slack_mm(paths, name) - least_mm
+
+    return alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened)
 
 
 def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
@@ -480,16 +499,16 @@ def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     # What was rejected at a first look may be worse than that look said.
     near = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
     order = np.argsort(-search.exact_slack_mm(near), kind="stable")
-    measured = [
-        search.measured(near.entry[index], near.target[index]) for index in _distinct(near, order, most=4 * _REFUSED)
-    ]
+    measured: list[Trajectory] = []
     # Those that the structures refuse say more than those that leave the image.
+    for index in _distinct(near, order, most=4 * _REFUSED):
+        if sum(SKIN_OUTSIDE not in item.reasons for item in measured) == _REFUSED:
+            break
+        measured.append(search.measured(near.entry[index], near.target[index]))
     return sorted(measured, key=lambda item: SKIN_OUTSIDE in item.reasons)[:_REFUSED]
 
 
-def _distinct(
-    candidates: Candidates, order: NDArray[np.int_], most: int, apart_mm: float = _DISTINCT_MM
-) -> list[int]:
+def _distinct(candidates: Candidates, order: NDArray[np.int_], most: int, apart_mm: float = _DISTINCT_MM) -> list[int]:
     """The first of the ranking that differ from each other at the entry or at the target."""
     chosen: list[int] = []
     # Most often all are found among the first: the others need not be compared.
