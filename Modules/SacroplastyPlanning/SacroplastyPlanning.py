@@ -580,7 +580,7 @@ class SacroplastyPlanningWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.do(predict)
 
     def showSpread(self):
-        """The prediction for the selected trajectory. One of another tip or volume is only said to be outdated."""
+        """The prediction for the selected trajectory. An outdated one is only said to be so."""
         row = self.selected()[1]
         found = self.logic.spread(row)
         self.logic.showSpread(row, self._parameterNode is not None and self._parameterNode.showSpread)
@@ -974,7 +974,7 @@ class SacroplastyPlanningLogic(ScriptedLoadableModuleLogic):
         if found is None:
             if spread.summary(slicer.mrmlScene, row.trajectory.side) is None:
                 return _("Not predicted yet.")
-            return _("⚠ Outdated: the last prediction is of another tip or volume. Predict again.")
+            return _("⚠ Outdated: the last prediction is of another tip, volume or segmentation. Predict again.")
         leak = _("{symbol} {volume} mL: cement leaves the bone in {share} of {members} simulated bones")
         lines = [
             leak.format(

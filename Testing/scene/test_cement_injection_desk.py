@@ -439,7 +439,7 @@ def test_a_prediction_is_told_only_for_the_tip_and_volume_that_it_was_made_for(s
     assert desk._likely_way() == "Venous (in 20% of 32 runs)"
     tip = planned.target + np.array([3.0, 0.0, 0.0])
     show_trocar(scene, "left", PlacedTrocar(tip, tip + np.array([0.0, -90.0, 0.0]), 3.0, 1.0, 1.0), planned)
-    assert desk.readout(0.0).spread_text == "of another tip or volume: predict again"
+    assert desk.readout(0.0).spread_text == "of another tip, volume or segmentation: predict again"
     assert desk._likely_way() == ""
 
 

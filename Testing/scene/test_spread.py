@@ -12,7 +12,7 @@ from sacroplasty.errors import AnatomyError
 from sacroplasty.planning.model import Depot
 from sacroplasty.scene import nodes
 from sacroplasty.scene import spread as scene_spread
-from sacroplasty.scene.anatomy import show_anatomy
+from sacroplasty.scene.anatomy import segmented_ct, show_anatomy
 from sacroplasty.scene.records import read_record
 from scene.simple_case import make_anatomy, make_ct
 
@@ -125,6 +125,24 @@ def test_a_prediction_of_another_tip_or_volume_is_told_from_this_one(case):
     assert not scene_spread.is_of(case, "left", [Depot(TIP, 3.0)])
     assert not scene_spread.is_of(case, "left", [Depot(TIP, 2.0)] * 2)
     assert not scene_spread.is_of(case, "right", [Depot(TIP, 2.0)])
+
+
+def test_a_prediction_from_before_a_correction_is_told_from_this_one(host, case, tmp_path):
+    predict(case, 2.0)
+    depots = [Depot(TIP, 2.0)]
+    host.save(tmp_path / "case.mrb")
+    case.Clear(False)
+    host.load(tmp_path / "case.mrb")
+    assert scene_spread.is_of(case, "left", depots), "a scene that was saved holds the same segments"
+    ct_node, segmentation = segmented_ct(case)
+    ct = nodes.volume_of(ct_node)
+    found = nodes.mask_of(segmentation, "sacrum", ct)
+    shorter = found.copy()
+    shorter[np.argwhere(found)[:, 0].max()] = False
+    nodes.set_segment(segmentation, "sacrum", shorter, ct)
+    assert not scene_spread.is_of(case, "left", depots)
+    nodes.set_segment(segmentation, "sacrum", found, ct)
+    assert scene_spread.is_of(case, "left", depots), "the correction was undone"
 
 
 def test_hiding_takes_everything_out(case):

@@ -18,10 +18,10 @@ from sacroplasty.geometry import distance_to_segment, invert_rigid, transform_po
 from sacroplasty.navigation.clearance import ShaftClearance
 from sacroplasty.planning.check import check_trajectory, mirrored
 from sacroplasty.planning.context import PlanningContext
-from sacroplasty.planning.depots import POROSITY, plan_depots, sphere_radius_mm
+from sacroplasty.planning.depots import POROSITY, plan_depots, second_trocar_ml, sphere_radius_mm
 from sacroplasty.planning.export import export_plan, read_lines
 from sacroplasty.planning.files import plan_from_record, plan_record, read_plan, write_plan
-from sacroplasty.planning.model import TECHNIQUES, Accuracy, Plan, VolumeOverride
+from sacroplasty.planning.model import TECHNIQUES, Accuracy, Depot, Plan, VolumeOverride
 from sacroplasty.planning.needles import needle
 from sacroplasty.planning.options import BalloonSize, PlanOptions
 from sacroplasty.planning.search import gaps_mm, nearest_accepted, plan_trajectories
@@ -275,6 +275,13 @@ def test_depots_keep_inside_the_bone_and_go_on_after_a_withdrawal(context: Plann
     (small,) = plan_depots(structures, entry, target, wanted_ml=0.8, limit_ml=8.0)
     assert small.volume_ml == 0.8 and small.note == ""
     assert sum(depot.volume_ml for depot in plan_depots(structures, entry, target, 8.0, 2.0)) <= 2.0
+
+
+def test_a_second_trocar_adds_what_the_first_leaves_free() -> None:
+    first = [Depot(np.zeros(3), 1.5), Depot(np.array([0.0, 6.0, 0.0]), 0.5)]
+    assert second_trocar_ml(first, [Depot(np.array([40.0, 0.0, 0.0]), 1.2)]) == pytest.approx(1.2)
+    assert second_trocar_ml(first, [Depot(np.zeros(3), 1.5), Depot(np.ones(3), 1.0)]) == pytest.approx(0.0, abs=1e-6)
+    assert 0.2 < second_trocar_ml(first, [Depot(np.array([8.0, 0.0, 0.0]), 1.5)]) < 1.5
 
 
 def test_a_balloon_and_a_biopsy_end_inside_the_bone(context: PlanningContext) -> None:

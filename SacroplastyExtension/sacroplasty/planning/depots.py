@@ -84,6 +84,19 @@ def ways_to_give(depots: Sequence[Depot]) -> dict[Way, tuple[Depot, ...]]:
     return ways
 
 
+def second_trocar_ml(first: Sequence[Depot], second: Sequence[Depot]) -> float:
+    """What the first depot of another trocar adds to the depots of one: the cement beyond the largest overlap."""
+    other = second[0]
+    return min(
+        _beyond_first_ml(
+            sphere_radius_mm(depot.volume_ml),
+            sphere_radius_mm(other.volume_ml),
+            float(np.linalg.norm(depot.position_ras - other.position_ras)),
+        )
+        for depot in first
+    )
+
+
 def volume_cautions(depots: Sequence[Depot], wanted_ml: float) -> tuple[str, ...]:
     """What to say when less fits than is usual."""
     total = sum(depot.volume_ml for depot in depots)

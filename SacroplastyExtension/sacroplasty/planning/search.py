@@ -20,7 +20,7 @@ from .approaches import Candidates, Rules
 from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
 from .close_look import SHAFT_STEP_MM, CloseLook, distances_mm
 from .context import PlanningContext
-from .depots import room_mm, sphere_ml
+from .depots import room_mm, second_trocar_ml, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
 from .obstacles import alone_in_the_way
 from .options import SMALLEST_USUAL_ML, PlanOptions
@@ -31,6 +31,10 @@ from .uncertainty import pose_uncertainty
 _BEST, _DISTINCT_MM = 5, 4.0
 #: Of each ranking so many different ones are measured in full until one is accepted.
 _TRIED = 24
+#: A second trocar in an ala is worth its hole from so much cement on [mL]; chosen, not measured.
+_WORTH_A_TROCAR_ML = 0.5
+#: A structure alone is in the way if without it a path keeps so much more than with all of them [mm].
+_OPENED_MM = 0.2
 #: Pairs are compared with those chosen so many at a time.
 _COMPARED = 5000
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
@@ -317,9 +321,26 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
     found = _chosen(search, ranked) or _closer(search, ranked)
     if found:
         return found
-    alone = alone_in_the_way(search.structures, side, coarse.candidates, search.needed_mm, search.slack_mm)
+    alone = _alone_in_the_way(search, coarse.candidates, float(ranked.slack.max()))
     reasons = [f"no path on this side; there would be one without {', or without '.join(alone)}"] if alone else []
     return [refused(item, reasons) for item in _least_bad(search, ranked)]
+
+
+def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -> tuple[str, ...]:
+    """Structures without which, alone, there would be a path: one that keeps more than the best does with all of them.
+
+    Args:
+        best_mm: what the best keeps by the fields beyond what it must.
+    """
+    if best_mm >= _FIELDS_SHORT_MM:
+        # Structures leave a path, and something else refuses it.
+        return ()
+    least_mm = max(0.0, best_mm + _OPENED_MM)
+
+    def opened(paths: Candidates, name: str) -> FloatArray:
+        return search.slack_mm(paths, name) - least_mm
+
+    return alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened)
 
 
 def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
@@ -431,7 +452,20 @@ def _chosen(search: _Search, ranked: _Ranked) -> list[Trajectory]:
         item = search.measured(ranked.candidates.entry[index], ranked.candidates.target[index])
         if item.accepted and all(_apart(item, other) for other in found):
             found.append(item)
-    return with_merits(_without_copies(found))[: 2 * _BEST if search.options.technique == "double-needle" else _BEST]
+    found = _with_second_trocar(_without_copies(found))
+    return with_merits(found)[: 2 * _BEST if search.options.technique == "double-needle" else _BEST]
+
+
+def _with_second_trocar(items: list[Trajectory]) -> list[Trajectory]:
+    """The trajectories, those with less cement than is usual with what a second trocar of the side would add."""
+    proposed = []
+    for item in items:
+        added = [second_trocar_ml(item.depots, other.depots) for other in items if item.depots and other.depots]
+        if item.planned_volume_ml < SMALLEST_USUAL_ML - 0.05 and max(added, default=0.0) >= _WORTH_A_TROCAR_ML:
+            text = f"a second trocar along another path of this side adds up to {max(added):.1f} mL"
+            item = replace(item, cautions=(*item.cautions, text))
+        proposed.append(item)
+    return proposed
 
 
 def with_merits(items: Sequence[Trajectory]) -> list[Trajectory]:
@@ -465,10 +499,12 @@ def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
     # What was rejected at a first look may be worse than that look said.
     near = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
     order = np.argsort(-search.exact_slack_mm(near), kind="stable")
-    measured = [
-        search.measured(near.entry[index], near.target[index]) for index in _distinct(near, order, most=4 * _REFUSED)
-    ]
+    measured: list[Trajectory] = []
     # Those that the structures refuse say more than those that leave the image.
+    for index in _distinct(near, order, most=4 * _REFUSED):
+        if sum(SKIN_OUTSIDE not in item.reasons for item in measured) == _REFUSED:
+            break
+        measured.append(search.measured(near.entry[index], near.target[index]))
     return sorted(measured, key=lambda item: SKIN_OUTSIDE in item.reasons)[:_REFUSED]
 
 

@@ -127,11 +127,11 @@ class SacrumView:
 class Doubt:
     """How far a measured distance may be above the real one.
 
-    Of the points that are looked at: the point of a surface that is nearest lies up to half a face's diagonal beside the
+    Of the points that are looked at: that of a surface which is nearest lies up to half a face's diagonal beside the
     one that its distance is read from, which at a clearance of 3 mm and a trocar of 3 mm adds 0.5 / (2 x 4.5) mm, and
-    interpolation in a field that bends as that of a rod adds as much again. Of the label: along each axis of the image the border
-    between two voxels is off by up to half of one, and the scanner's point spread leaves it open as well; a surface is
-    off by the part of both that lies along its normal.
+    interpolation in a field that bends as that of a rod adds as much again. Of the label: along each axis of the image
+    the border between two voxels is off by up to half of one, and the scanner's point spread leaves it open as well; a
+    surface is off by the part of both that lies along its normal.
 
     Attributes:
         half_voxels_mm: rows are the axes of the image in view coordinates, as long as the border is off along them.

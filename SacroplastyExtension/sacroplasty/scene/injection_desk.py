@@ -290,7 +290,7 @@ class InjectionDesk:
         if found is None:
             return ""
         if self._planned().get(self.side) is None or not spread.is_of(self._scene, self.side, self._depots()):
-            return "of another tip or volume: predict again"
+            return "of another tip, volume or segmentation: predict again"
         text = f"leak in {found.any_leak:.0%} of {found.members} runs"
         return f"{text}, first {found.rows[0].route}" if found.rows and found.any_leak > 0 else text
 

@@ -25,7 +25,8 @@ from ..planning.model import Depot, Side
 from ..planning.pose_uncertainty import PoseUncertainty
 from ..procedure.conduct import PRESSURE_LIMIT_KPA
 from .anatomy import anatomy_of, readable, segmented_ct
-from .nodes import add_model, add_volume, first_node, set_volume, volume_of
+from .nodes import add_model, add_volume, first_node, segment_names, set_volume, shape_digest, volume_of
+from .planning import clearance_key
 from .records import read_record, write_record
 
 RECORD_NAME = "Sacroplasty spread"
@@ -132,6 +133,7 @@ def predict(
         raise AnatomyError("the spread needs the segmented CT; run the segmentation first")
     anatomy, ct = anatomy_of(scene, segmentation, ct_node), volume_of(ct_node)
     ways: dict[Way, Sequence[Depot]] = {"planned": depots, **(others or {})}
+    segments = _shapes(scene)
     predictions: dict[Way, SpreadPrediction] = {}
     for number, (way, through) in enumerate(ways.items()):
         predictions[way] = predict_spread(
@@ -148,7 +150,7 @@ def predict(
             pose=pose,
             progress=_part_of(progress, number, len(ways)),
         )
-    show(scene, side, predictions.pop("planned"), predictions)
+    show(scene, side, predictions.pop("planned"), predictions, segments)
     found = summary(scene, side)
     assert found is not None
     return found
@@ -163,9 +165,14 @@ def show(
     scene: vtkMRMLScene,
     side: Side,
     prediction: SpreadPrediction,
-    others: Mapping[Way, SpreadPrediction] | None = None,
+    others: Mapping[Way, SpreadPrediction],
+    segments: Mapping[str, str],
 ) -> None:
-    """Show a prediction in place of an older one of the side; of other ways to give the cement, their leaks."""
+    """Show a prediction in place of an older one of the side; of other ways to give the cement, their leaks.
+
+    Args:
+        segments: digests of the shapes that it was made in.
+    """
     probability = _probability_node(scene, side)
     if probability is None:
         probability = add_volume(scene, prediction.probability, _volume_name(side))
@@ -190,8 +197,9 @@ def show(
         else:
             model.SetAndObservePolyData(mesh)
     record = read_record(scene, RECORD_NAME) or {}
-    ways = {way: _way_record(other) for way, other in (others or {}).items()}
-    write_record(scene, RECORD_NAME, record | {side: _record_of(prediction) | {"others": ways}})
+    ways = {way: _way_record(other) for way, other in others.items()}
+    one = _record_of(prediction) | {"others": ways, "segments": dict(segments)}
+    write_record(scene, RECORD_NAME, record | {side: one})
 
 
 def hide(scene: vtkMRMLScene, side: Side) -> None:
@@ -264,15 +272,35 @@ def summary(scene: vtkMRMLScene, side: Side) -> SpreadSummary | None:
 
 
 def is_of(scene: vtkMRMLScene, side: Side, depots: Sequence[Depot]) -> bool:
-    """Whether the prediction that is shown is of these depots; one of another tip must not be believed."""
+    """Whether the prediction that is shown is of these depots, in the segments as they are now.
+
+    One of another tip, or from before a segment was corrected, must not be believed.
+    """
     one = (read_record(scene, RECORD_NAME) or {}).get(side)
     if one is None or len(one["depots"]) != len(depots):
         return False
-    return all(
+    same = all(
         float(np.linalg.norm(np.asarray(shown["position_ras"]) - np.asarray(depot.position_ras, float))) <= _SAME_MM
         and abs(shown["volume_ml"] - depot.volume_ml) <= _SAME_ML
         for shown, depot in zip(one["depots"], depots, strict=True)
     )
+    return same and one.get("segments", {}) == _shapes(scene)
+
+
+#: The shapes that were asked for last: looking at all voxels takes longer than a page that counts volume has time.
+_last_shapes: tuple[tuple[object, ...], dict[str, str]] = ((), {})
+
+
+def _shapes(scene: vtkMRMLScene) -> dict[str, str]:
+    """Digests of the segments' shapes, by name."""
+    global _last_shapes
+    ct_node, segmentation = segmented_ct(scene)
+    if segmentation is None or ct_node is None:
+        return {}
+    names, key = segment_names(segmentation), clearance_key(segmentation, ct_node)
+    if _last_shapes[0] != key or list(_last_shapes[1]) != names:
+        _last_shapes = key, {name: shape_digest(segmentation, name) for name in names}
+    return _last_shapes[1]
 
 
 def _way_record(prediction: SpreadPrediction) -> dict[str, Any]:
