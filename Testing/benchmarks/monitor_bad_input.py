@@ -28,10 +28,6 @@ from sacroplasty.xray.geometry import XrayGeometry
 REFERENCES, WARMING_UP = 30, 4
 
 
-def negative(pixels: NDArray) -> NDArray:
-    return np.asarray(np.iinfo(pixels.dtype).max - pixels)
-
-
 def eight_bit(pixels: NDArray) -> NDArray:
     return np.rint(pixels * (255.0 / max(int(pixels.max()), 1))).astype(np.uint8)
 
@@ -62,20 +58,18 @@ def black(pixels: NDArray) -> NDArray:
     return np.zeros_like(pixels)
 
 
-#: What is done to each picture of a reference, and whether it must be learned; told with words of the refusal.
-REFERENCE_KINDS: dict[str, tuple[Callable[[NDArray], NDArray], str]] = {
-    "negative": (negative, "inverted"),
-    "8 bit": (eight_bit, ""),
-    "grey as three colors": (grey_as_color, ""),
-    "floating point": (floating, ""),
-    "colors": (colored, "color"),
-    "NaN": (with_nan, "NaN"),
-    "another size": (smaller, "pixels"),
-    "black": (black, "black"),
+#: What is done to each picture of a reference, and whether it must be learned.
+REFERENCE_KINDS: dict[str, tuple[Callable[[NDArray], NDArray], bool]] = {
+    "8 bit": (eight_bit, True),
+    "grey as three colors": (grey_as_color, True),
+    "floating point": (floating, True),
+    "colors": (colored, False),
+    "NaN": (with_nan, False),
+    "another size": (smaller, False),
+    "black": (black, False),
 }
-#: The same for single frames, which must make the monitor blind.
+#: The same for single frames, which must make the monitor blind, with a word of why.
 FRAME_KINDS: dict[str, tuple[Callable[[NDArray], NDArray], str]] = {
-    "negative": (negative, ""),
     "colors": (colored, "color"),
     "NaN": (with_nan, "NaN"),
     "another size": (smaller, "pixels"),
@@ -89,6 +83,7 @@ class Place:
     def __init__(self, ala: other.Ala, make: int, view: str, seed: int) -> None:
         self.rng = np.random.default_rng([seed, make, other.VIEWS.index(view), 41])
         self.ala, self.view = ala, view
+        self.white = 2 ** UNITS[make].bits - 1
         self.video = Video(UNITS[make], ala.bodies[view], self.rng)
         self.now_s = -REFERENCES * other.FRAME_S
         tip = ala.tip + self.rng.normal(0, other.TIP_SD_MM, 3)
@@ -110,6 +105,10 @@ class Place:
         monitor.set_reference(self.view, frames)
         return monitor
 
+    def negative(self, pixels: NDArray) -> NDArray:
+        """Bone bright, in the bits that this C-arm has."""
+        return np.asarray(self.white - np.minimum(pixels, self.white), pixels.dtype)
+
     def refusal(self, change: Callable[[NDArray], NDArray], told: bool = True) -> str:
         try:
             self.learned([replace(one, pixels=change(one.pixels)) for one in self.before], told)
@@ -126,10 +125,12 @@ def references(place: Place, tally: dict[str, Counter[str]]) -> SpreadMonitor | 
         tally["good reference"]["told to be inverted" if "inverted" in str(error) else "refused for movement"] += 1
         return None
     tally["good reference"]["as it should be"] += 1
-    for kind, (change, words) in REFERENCE_KINDS.items():
+    for kind, (change, good) in REFERENCE_KINDS.items():
         refusal = place.refusal(change)
-        right = words in refusal if words else not refusal
-        tally[f"reference: {kind}"]["as it should be" if right else f"not: {refusal or 'learned'}"] += 1
+        tally[f"reference: {kind}"]["as it should be" if good != bool(refusal) else f"not: {refusal or 'learned'}"] += 1
+    refusal = place.refusal(place.negative)
+    tally["reference: negative, refused"]["as it should be" if refusal else "not: learned"] += 1
+    tally["reference: negative, told as such"]["as it should be" if "inverted" in refusal else f"not: {refusal}"] += 1
     # Where nobody says where the cannula is, the greys cannot be judged: then nothing may be called inverted.
     wrong = "inverted" in place.refusal(lambda pixels: pixels, told=False)
     tally["reference: good, cannula not told"]["not: inverted" if wrong else "as it should be"] += 1
@@ -155,7 +156,7 @@ def single_frames(place: Place, monitor: SpreadMonitor, tally: dict[str, Counter
         tally["frame: good"]["as it should be" if health == "ok" else f"not: {health}"] += 1
 
     good()
-    for kind, (change, words) in FRAME_KINDS.items():
+    for kind, (change, words) in (("negative", (place.negative, "")), *FRAME_KINDS.items()):
         frame = place.frame()
         told(kind, replace(frame, pixels=change(frame.pixels)), words)
         good()
@@ -194,12 +195,16 @@ def main() -> None:
                 monitor = references(place, tally)
                 if monitor is not None:
                     single_frames(place, monitor, tally)
-        print(f"patient {seed} done", flush=True)
-    print(f"\n{'kind':<38}{'as it should be':>16}   otherwise")
+        print(f"up to patient {seed}:")
+        _print_table(tally)
+
+
+def _print_table(tally: dict[str, Counter[str]]) -> None:
+    print(f"{'kind':<38}{'as it should be':>16}   otherwise")
     for kind, counts in tally.items():
         right, all_counted = counts["as it should be"], sum(counts.values())
         otherwise = "; ".join(f"{count} {what}" for what, count in counts.items() if what != "as it should be")
-        print(f"{kind:<38}{right:>9} of {all_counted:<4}   {otherwise}")
+        print(f"{kind:<38}{right:>9} of {all_counted:<4}   {otherwise}", flush=True)
 
 
 if __name__ == "__main__":
