@@ -75,12 +75,12 @@ class CloseLook:
         radii = np.arange(_NEAREST_MM, reach_mm + _LARGEST_DOUBT_MM, _RADIUS_STEP_MM)
         points = shaft[place][:, None] + radii[:, None] * ways[:, None]
         doubt = self._structures.doubt.along_mm(list(ways.T.astype(np.float32)), np.ones(len(ways), np.float32))
-        doubt = np.broadcast_to(doubt, len(ways)).astype(float)
+        doubt_mm: FloatArray = np.broadcast_to(doubt, len(ways)).astype(float)
         found = {}
         for name, level in self._levels(points.reshape(-1, 3), list(near)).items():
             met_mm = _first_surface_mm(level.reshape(len(ways), -1), radii)
             meets = np.where(np.isfinite(met_mm), met_mm, 0.0)
-            found[name] = SurfacePoints(place, met_mm - doubt, shaft[place] + meets[:, None] * ways, doubt)
+            found[name] = SurfacePoints(place, met_mm - doubt_mm, shaft[place] + meets[:, None] * ways, doubt_mm)
         return found
 
     def _levels(self, points: FloatArray, names: list[str]) -> dict[str, NDArray[np.float32]]:

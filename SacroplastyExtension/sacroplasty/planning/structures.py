@@ -439,8 +439,8 @@ def surely_faces_back(slope: list[NDArray[np.float32]], doubt: Doubt) -> Mask:
 
     The angle that the doubt makes over the width of a trocar counts against a surface.
     """
-    length = np.maximum(np.sqrt(sum(np.square(part) for part in slope)), np.float32(1e-6))
-    normal = [part / length for part in slope]
+    length = np.maximum(np.linalg.norm(slope, axis=0), 1e-6).astype(np.float32)
+    normal = [(part / length).astype(np.float32) for part in slope]
     tilt = np.arctan(doubt.along_mm(normal, np.ones_like(length)) / _PATCH_MM)
     return np.arccos(np.clip(normal[1], -1, 1)) + tilt <= np.arccos(_FACES_BACK)
 
