@@ -17,11 +17,10 @@ from .background import Image
 
 #: More than this share of a pixel's signal cannot be told from no beam at all.
 _LARGEST_SHARE = 0.95
-#: Halvings of the interval in which the veil lies.
-_ROUNDS = 14
-#: Scales that are tried, how far from one they usually lie (the logarithm's standard deviation: other cements, beams
-#: and curves of greys), and how well a frame's sum is known.
-_SCALES = np.exp(np.linspace(-0.9, 0.9, 19))
+#: So many veils are tried, and as many again beside the best.
+_TRIED = 20
+#: How far from one the scale usually lies (the logarithm's standard deviation: other cements, beams and curves of
+#: greys), and how well a frame's sum is known.
 _SCALE_SD, _SUM_SD = 0.4, 0.06
 
 
@@ -62,30 +61,20 @@ def find_scale_and_veil(samples: Sequence[Sample]) -> tuple[float, float]:
     log_signal = np.concatenate([one.log_signal for one in samples])
     expected = np.array([one.expected_sum for one in samples])
     starts = np.cumsum([0, *(len(one.attenuation) for one in samples[:-1])])
-    largest = _largest_veil(attenuation, log_signal)
-    best, found = np.inf, (1.0, 0.0)
-    for tried in _SCALES:
-        veil = _find_veil(attenuation, log_signal, float(expected.sum()) / tried, largest)
+
+    def judged(veil: float) -> tuple[float, float, float]:
+        """How badly a veil fits, the scale that goes with it, and the veil."""
         beam = np.maximum(np.add.reduceat(unveiled(attenuation, veil_share(log_signal, veil)), starts), 1e-6)
-        # Not what was tried where no veil, or only a darker one, would make it so.
         scale = float(expected.sum() / beam.sum())
-        misfit = float(((np.log(scale * beam / expected) / _SUM_SD) ** 2).sum()) + (np.log(scale) / _SCALE_SD) ** 2
-        if misfit < best:
-            best, found = misfit, (scale, veil)
-    return found
+        misfit = float(((np.log(scale * beam / expected) / _SUM_SD) ** 2).sum())
+        return misfit + (np.log(scale) / _SCALE_SD) ** 2, scale, veil
 
-
-def _find_veil(attenuation: NDArray, log_signal: NDArray, expected_sum: float, largest: float) -> float:
-    """The veil with which attenuations of cement pixels (n,) sum up to what is expected of the beam, from 0 where the
-    picture shows more to the largest."""
-    low, high = 0.0, largest
-    for _ in range(_ROUNDS):
-        middle = (low + high) / 2
-        if float(unveiled(attenuation, veil_share(log_signal, middle)).sum()) < expected_sum:
-            low = middle
-        else:
-            high = middle
-    return low
+    largest = _largest_veil(attenuation, log_signal)
+    step = largest / _TRIED
+    best = min(judged(float(veil)) for veil in step * np.arange(_TRIED + 1))
+    around = best[2] + step * np.linspace(-1, 1, _TRIED + 1)
+    _, scale, veil = min(best, *(judged(float(veil)) for veil in np.clip(around, 0, largest)))
+    return scale, veil
 
 
 def _largest_veil(attenuation: NDArray, log_signal: NDArray) -> float:
