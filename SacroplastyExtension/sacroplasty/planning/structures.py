@@ -507,11 +507,11 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None 
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
     if cut_off is not None:
-        rear = np.fmax(rear, _hanging_mm(solid, _on_grid(cut_off, ViewToRAS, axis) >= 0.5, axis[1]))
+        rear = np.fmax(rear, hanging_mm(solid, _on_grid(cut_off, ViewToRAS, axis) >= 0.5, axis[1]))
     return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear, sacrum, nerves, filled)
 
 
-def _hanging_mm(solid: Mask, cut_off: Mask, back_mm: FloatArray) -> FloatArray:
+def hanging_mm(solid: Mask, cut_off: Mask, back_mm: FloatArray) -> FloatArray:
     """[left, up] how far back bone hangs free behind the sacrum that was cut off: thin plates, too faint for a cortex.
 
     NaN where there is none, or where what was cut off lies on the bone.
