@@ -100,7 +100,8 @@ class PlanningContext:
     ) -> dict[str, float]:
         """What a shaft's surface keeps at least from each structure, nearest first; negative inside it.
 
-        By the fields, quick enough to follow the mouse: `check_trajectory` measures closer. Structures that are not known on that side have minus infinity.
+        By the fields, quick enough to follow the mouse: `check_trajectory` measures closer. Structures that are not
+        known on that side have minus infinity.
         """
         structures = self.structures(technique, side)
         points = transform_points(structures.view.RASToView, _points(back_ras, tip_ras)[1])
