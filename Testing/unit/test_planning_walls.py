@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from planning_on_real_sacra import covered, sampled, wall_near
 
-from sacroplasty.planning.structures import Doubt, beside_wall, smoothed
+from sacroplasty.planning.structures import Doubt, beside_wall, hanging_mm, smoothed
 
 _BACK = np.array([0.0, 1.0, 0.0])
 _EXACT = Doubt(np.zeros((3, 3), np.float32))
@@ -93,3 +93,16 @@ def test_a_flank_beside_the_entry_is_wall_on_triangles_too() -> None:
     assert near == pytest.approx(3.0, abs=0.1)
     # Up to the very rim, beside the hole.
     assert wall[np.abs(wall[:, 0] - 3) < 0.01, 1].max() == pytest.approx(0.0, abs=0.01)
+
+
+def test_a_plate_that_hangs_behind_the_bone_is_where_the_back_ends() -> None:
+    back_mm = np.arange(0.0, 20.0)
+    bone, cut_off = np.zeros((2, 3, 20, 1), bool)
+    bone[:, 2:8] = True
+    # Cut off right on the bone, hanging 4 mm behind it, and beside the bone where there is none.
+    cut_off[0, 8:10] = True
+    cut_off[1, 12:14] = True
+    bone[2] = False
+    cut_off[2, 12:14] = True
+    found = hanging_mm(bone, cut_off, back_mm)[:, 0]
+    assert np.isnan(found[0]) and found[1] == 13.0 and np.isnan(found[2])

@@ -100,11 +100,15 @@ class PlanningContext:
     ) -> dict[str, float]:
         """What a shaft's surface keeps at least from each structure, nearest first; negative inside it.
 
-        Quick enough to follow the mouse. Structures that are not known on that side have minus infinity.
+        By the fields, quick enough to follow the mouse: `check_trajectory` measures closer. Structures that are not
+        known on that side have minus infinity.
         """
-        distances = self.shaft_distances_mm(_points(back_ras, tip_ras)[1], side, technique)
-        found = {name: float(values.min()) - needle.radius_mm for name, values in distances.items()}
-        found |= {name: float("-inf") for name in unknown_on(self.structures(technique, side), side)}
+        structures = self.structures(technique, side)
+        points = transform_points(structures.view.RASToView, _points(back_ras, tip_ras)[1])
+        found = {
+            name: float(structures.distance_mm(name, points).min()) - needle.radius_mm for name in structures.names
+        }
+        found |= {name: float("-inf") for name in unknown_on(structures, side)}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def profile(
@@ -113,7 +117,7 @@ class PlanningContext:
         """The clearance at each point of a shaft, to color it."""
         structures = self.structures(technique, side)
         along, points = _points(back_ras, tip_ras)
-        values = np.minimum.reduce(list(self.shaft_distances_mm(points, side, technique).values()))
+        values = structures.everything(side).at_view(transform_points(structures.view.RASToView, points)).astype(float)
         if unknown_on(structures, side):
             values = np.full(len(values), -np.inf)
         return ShaftProfile(along, points, values - needle.radius_mm)

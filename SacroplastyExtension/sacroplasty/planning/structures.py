@@ -468,9 +468,11 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None 
     Raises:
         PlanError: when the anatomy has no pair of foramina to look along.
     """
+    cut_off = None
     if ct is not None:
         beyond = anatomy.bone("sacrum")
         beyond &= ~within_cortex(anatomy.bones.like(beyond), ct).voxels
+        cut_off = anatomy.bones.like(beyond)
         anatomy = replace(anatomy, bones=anatomy.bones.like(np.where(beyond, np.uint8(0), anatomy.bones.voxels)))
     anatomy = near_sacrum(anatomy, _WIDE_RIM_MM if wide else _BEHIND_MM)
     left = anatomy.SacrumToRAS[:3, 0]
@@ -504,7 +506,21 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None 
     hit = solid.any(axis=1)
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
+    if cut_off is not None:
+        rear = np.fmax(rear, hanging_mm(solid, _on_grid(cut_off, ViewToRAS, axis) >= 0.5, axis[1]))
     return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear, sacrum, nerves, filled)
+
+
+def hanging_mm(solid: Mask, cut_off: Mask, back_mm: FloatArray) -> FloatArray:
+    """[left, up] how far back bone hangs free behind the sacrum that was cut off: thin plates, too faint for a cortex.
+
+    NaN where there is none, or where what was cut off lies on the bone.
+    """
+    behind = np.logical_or.accumulate(solid, axis=1) & ~solid
+    free = np.logical_or.accumulate(behind & ~cut_off, axis=1)
+    hanging = cut_off & free
+    last = back_mm[::-1][np.argmax(hanging[:, ::-1], axis=1)]
+    return np.where(hanging.any(axis=1), last, np.nan)
 
 
 def sacral_level(bone: Level, hollow: Level, filled: Level) -> Level:
