@@ -34,7 +34,9 @@ from sacroplasty.xray.geometry import CArm, XrayGeometry
 
 VIEWS = ("outlet", "lateral")
 ROUTES = ("", "foramen_s1", "si_joint", "presacral", "posterior")
-FRAME_S, FLOW_ML_S, LARGEST_ML, LEAK_ML, LEAK_SHARE = 1 / 7.5, 0.05, 3.0, 0.3, 0.5
+FRAME_S, FLOW_ML_S, LARGEST_ML, LEAK_ML, LEAK_SHARE = 1 / 7.5, 0.1, 3.0, 0.3, 0.5
+#: Frames of the reference, which takes in a breath, and before them while the exposure settles.
+REFERENCE_FRAMES, SETTLING_FRAMES = 30, 4
 POSE_SD_MM, POSE_SD_DEG, TIP_SD_MM, TREMBLING_MM = 0.4, 0.2, 0.7, 0.15
 GRID_MM, HALF_MM = 1.0, 45.0
 
@@ -174,19 +176,20 @@ def run(ala: Ala, make: Unit, route: str, seed: int) -> Result:
     videos = {view: Video(make, ala.bodies[view], rng) for view in VIEWS}
     pictures = _Pictures(ala, videos, rng)
     onset_ml = float(rng.uniform(0.8, 1.6))
-    before = [pictures.take(0, route, 0, FRAME_S * (number - 16)) for number in range(16)][8:]
+    frames_before = SETTLING_FRAMES + REFERENCE_FRAMES
+    before = [pictures.take(0, route, 0, FRAME_S * (number - frames_before)) for number in range(frames_before)]
     blind, number, given, leaked = 0, 0, 0.0, 0.0
     errors: list[float] = []
     stop = None
     try:
         for view in VIEWS:
-            monitor.set_reference(view, [frames[view] for frames in before])
+            monitor.set_reference(view, [frames[view] for frames in before[SETTLING_FRAMES:]])
     except ImageError as error:
         return Result(seed, ala.side, make.name, route, str(error), "", "", 0.0, 0.0, (), 0, 0)
     while given < LARGEST_ML and stop is None and leaked < LEAK_ML:
         number += 1
         leaking = bool(route) and given >= onset_ml
-        step_ml = FLOW_ML_S * FRAME_S * (1 if leaking else 10)
+        step_ml = FLOW_ML_S * FRAME_S
         given += step_ml
         leaked += LEAK_SHARE * step_ml * leaking
         reading = monitor.update(
@@ -199,7 +202,7 @@ def run(ala: Ala, make: Unit, route: str, seed: int) -> Result:
             return Result(
                 seed,
                 ala.side,
-                unit.name,
+                make.name,
                 route,
                 "",
                 "blind",
