@@ -33,7 +33,7 @@ _LARGEST_MOVED_SHARE = 0.001
 #: So many pieces of a cannula of this length tell which way the greys run. Its shadow stands out more than twice as far
 #: as what surrounds it, to the dark side or in a negative to the bright one; where none is to be seen (simulated
 #: pictures), about half of the pieces are brighter and half darker.
-_FEWEST_PIECES, _PIECE_MM, _NEGATIVE, _NEGATIVE_SHARE = 10, 2.0, 1.8, 0.55
+_FEWEST_PIECES, _PIECE_MM, _NEGATIVE, _NEGATIVE_SHARE = 10, 2.0, 1.8, 0.6
 #: So much of what has to be seen must be usable.
 _USABLE = 0.8
 
