@@ -119,10 +119,12 @@ class GrowthWatch:
             changes[name] = change
         unexplained = self._unexplained(changes)
         noise = self._noise(changes, unexplained)
+        scales = {name: system.T @ changes[name].weight ** 2 for name, system in self._squares.items()}
+        scale = sum(scales.values()) + _LEAST_SCALE
         spots: list[Spot] = []
-        free = self._shown(changes)
+        free = self._shown(changes, scales)
         while True:
-            gain, scale = self._matched(changes, unexplained)
+            gain = self._matched(changes, unexplained)
             evidence = gain / (noise * np.sqrt(scale))
             likely = np.flatnonzero(free & (evidence >= least))
             evidence[likely] = gain[likely] / np.maximum(noise * np.sqrt(scale[likely]), self._unrest(changes, likely))
@@ -139,14 +141,13 @@ class GrowthWatch:
                 explained = system[:, [peak]].toarray()[:, 0] * filled
                 unexplained[name] = unexplained[name] - changes[name].weight * explained
 
-    def _shown(self, changes: Mapping[str, Change]) -> NDArray[np.bool_]:
+    def _shown(self, changes: Mapping[str, Change], scales: Mapping[str, FloatArray]) -> NDArray[np.bool_]:
         """Places beside the plan where each view by itself shows growth. Behind a cannula or text there would be room
         for whatever the other view shows too much."""
         shown = np.ones(len(self._points), bool)
         for name, system in self._beside.items():
-            squared = changes[name].weight ** 2
-            gain, scale = system.T @ (squared * changes[name].grown), self._squares[name].T @ squared
-            shown &= gain > _SHOWN * np.sqrt(scale)
+            gain = system.T @ (changes[name].weight ** 2 * changes[name].grown)
+            shown &= gain > _SHOWN * np.sqrt(scales[name])
         return shown
 
     def _noise(self, changes: Mapping[str, Change], unexplained: Mapping[str, FloatArray]) -> float:
@@ -157,16 +158,13 @@ class GrowthWatch:
         )
         return max(float(np.median(np.abs(known))) / MEDIAN_OF_NORMAL, _LEAST_NOISE) if known.size else math.inf
 
-    def _matched(
-        self, changes: Mapping[str, Change], unexplained: Mapping[str, FloatArray]
-    ) -> tuple[FloatArray, FloatArray]:
-        """How well cement at each place beside the plan matches what is left, and the variance of that by the noise of
-        bins; the first over the second is the share of its blob that is filled."""
-        gain, scale = np.zeros(len(self._points)), np.full(len(self._points), _LEAST_SCALE)
+    def _matched(self, changes: Mapping[str, Change], unexplained: Mapping[str, FloatArray]) -> FloatArray:
+        """How well cement at each place beside the plan matches what is left. Over the variance of that by the noise of
+        bins it is the share of its blob that is filled."""
+        gain = np.zeros(len(self._points))
         for name, system in self._beside.items():
             gain += system.T @ (changes[name].weight * unexplained[name])
-            scale += self._squares[name].T @ changes[name].weight ** 2
-        return gain, scale
+        return gain
 
     def _unrest(self, changes: Mapping[str, Change], places: NDArray[np.intp]) -> FloatArray:
         """Standard deviation of that match by what the breath before showed: bins that err together count as such."""

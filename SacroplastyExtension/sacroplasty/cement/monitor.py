@@ -230,13 +230,17 @@ class _View:
         attenuation = scale * unveiled(self.seen.attenuation, self.share).astype(np.float32)
         return replace(self.seen, attenuation=attenuation, sigma=scale * self.seen.sigma / (1 - self.share))
 
+    @property
+    def share_and_scale(self) -> tuple[NDArray[np.float32] | float, float]:
+        """Of scatter and of the cement, as far as the pump told them; none and one before."""
+        return (self.share, self.scale) if self.calibrated else (0.0, 1.0)
+
     def for_growth(self) -> ViewCement:
         """The cement of the last frame as the picture shows it, the patient's movement taken out."""
         seen = self.seen
         assert seen is not None and seen.alignment is not None
         attenuation = settled(seen.attenuation, seen.alignment)
-        share, scale = (self.share, self.scale) if self.calibrated else (0.0, 1.0)
-        return ViewCement(attenuation, seen.sigma, share, scale, seen.alignment.shift_pixels)
+        return ViewCement(attenuation, seen.sigma, *self.share_and_scale, seen.alignment.shift_pixels)
 
 
 class SpreadMonitor:
@@ -613,10 +617,10 @@ class SpreadMonitor:
         """Volume in mL and its standard deviation by noise: path length times pixel area in the cement's plane."""
         assert view.seen is not None
         region, to_ml = self._cement_region(view, center_ras)
-        calibrated = view.calibrated
-        share = np.broadcast_to(view.share if calibrated else np.zeros((1, 1), np.float32), region.shape)[region]
+        known_share, scale = view.share_and_scale
+        share = np.broadcast_to(known_share, region.shape)[region]
         path = unveiled(view.seen.sharp[region], share)
-        to_ml *= view.scale if calibrated else 1.0
+        to_ml *= scale
         volume = max(float((path * view.cosine[region]).sum()) * to_ml, 0.0)
         # Smoothing over 3 x 3 pixels lowered each sigma threefold, not that of a sum.
         noise = 3 * math.sqrt(float(((view.seen.sigma[region] / (1 - share)) ** 2).sum())) * to_ml
