@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from monitor_tips import deepest_tip, leaves_bone, way_out
 from numpy.typing import NDArray
 from other_renderer import UNITS, Body, Shaft, Unit, Video, see_body, see_cement, see_shaft
 from scipy import ndimage
@@ -28,7 +29,7 @@ from sacroplasty.cement.grid import local_grid, sample
 from sacroplasty.cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
 from sacroplasty.cement.zones import make_zones
 from sacroplasty.errors import ImageError
-from sacroplasty.geometry import FloatArray, rigid, rotation_about, transform_points, unit
+from sacroplasty.geometry import FloatArray, rigid, rotation_about, transform_points
 from sacroplasty.phantom.make import Phantom, make_phantom
 from sacroplasty.xray.geometry import CArm, XrayGeometry
 
@@ -69,10 +70,8 @@ def make_ala(phantom: Phantom, seed: int, side: str, pixels: int) -> Ala:
     anatomy = Anatomy(
         phantom.bones, phantom.regions, phantom.foramina, {}, phantom.SacrumToRAS, {}, (), "truth", "0" * 64
     )
-    depth = ndimage.distance_transform_edt(anatomy.region(f"ala_{side}"), sampling=phantom.ct.spacing_mm[::-1])
-    tip = phantom.ct.ras_of(np.argwhere(depth == depth.max()))[0] + rng.normal(0, 1.5, 3)
-    outwards = phantom.SacrumToRAS[:3, 1] + (0.35 if side == "left" else -0.35) * phantom.SacrumToRAS[:3, 0]
-    shaft = Shaft(tip, unit(outwards))
+    tip = deepest_tip(phantom, side) + rng.normal(0, 1.5, 3)
+    shaft = Shaft(tip, way_out(phantom, tip, side))
     grid = local_grid(tip, HALF_MM, GRID_MM)
     bones, regions = sample(phantom.bones, grid, nearest=True), sample(phantom.regions, grid, nearest=True)
     points = grid.ras_of(np.moveaxis(np.indices(grid.voxels.shape), 0, -1))
@@ -96,9 +95,8 @@ def make_ala(phantom: Phantom, seed: int, side: str, pixels: int) -> Ala:
             continue
         start = candidates[np.argmin(near)]
         if route == "posterior":
-            start = candidates[
-                np.argmin(np.linalg.norm(candidates - _where_shaft_leaves(shaft, bones, points), axis=1))
-            ]
+            entry = leaves_bone(phantom, tip, shaft.towards_hub)
+            start = candidates[np.argmin(np.linalg.norm(candidates - entry, axis=1))]
         leaks[route] = _order(place, np.linalg.norm(points - start, axis=-1))
     error = rigid(rotation_about(rng.normal(size=3), rng.normal(0, POSE_SD_DEG)), rng.normal(0, POSE_SD_MM, 3))
     error[:3, 3] += tip - error[:3, :3] @ tip
@@ -117,19 +115,13 @@ def _places(
     in_sacrum = transform_points(np.linalg.inv(phantom.SacrumToRAS), points)
     way = in_sacrum - in_sacrum[tuple(nearest)]
     soft = (bones == 0) & ~np.isin(regions, [*REGION_LABEL.values()])
-    leaves = _where_shaft_leaves(shaft, bones, points)
+    leaves = leaves_bone(phantom, shaft.tip_ras, shaft.towards_hub)
     return {
         "foramen_s1": regions == REGION_LABEL[f"foramen_s1_{side}"],
         "si_joint": soft & (from_sacrum <= 3.5) & (ndimage.distance_transform_edt(~hip) <= 3.5),
         "presacral": soft & (way[..., 1] < -np.abs(way[..., 2])) & (way[..., 1] < -np.abs(way[..., 0])),
         "posterior": soft & (np.linalg.norm(points - leaves, axis=-1) < 15) & (way[..., 1] > 0),
     }
-
-
-def _where_shaft_leaves(shaft: Shaft, bones: NDArray, points: FloatArray) -> FloatArray:
-    along = shaft.tip_ras + np.arange(0, HALF_MM - 1, 0.5)[:, None] * shaft.towards_hub
-    kji = np.rint((along - points[0, 0, 0])[:, ::-1] / GRID_MM).astype(int)
-    return along[np.flatnonzero(bones[tuple(kji.T)] == BONE_LABEL["sacrum"])[-1]]
 
 
 def _order(place: NDArray[np.bool_], cost: FloatArray) -> NDArray[np.intp]:
@@ -172,7 +164,8 @@ def run(ala: Ala, make: Unit, route: str, seed: int) -> Result:
     seen_tip = ala.tip + rng.normal(0, TIP_SD_MM, 3)
     settings = MonitorSettings(frame_period_s=FRAME_S)
     cannula = Cannula(seen_tip, ala.shaft.towards_hub, ala.shaft.outer_mm)
-    monitor = SpreadMonitor(make_zones(ala.anatomy, seen_tip, (ala.side,)), seen_tip, settings, cannula)
+    zones = make_zones(ala.anatomy, seen_tip, (ala.side,), cannula=cannula)
+    monitor = SpreadMonitor(zones, seen_tip, settings, cannula)
     videos = {view: Video(make, ala.bodies[view], rng) for view in VIEWS}
     pictures = _Pictures(ala, videos, rng)
     onset_ml = float(rng.uniform(0.8, 1.6))

@@ -1,8 +1,9 @@
 """Simulated scenes for the spread monitor: patients with cement in one ala, and what a C-arm shows of them.
 
-Each scene is one ala of another synthetic patient. Where cement is comes from the phantom's true labels, never from
-the monitor's zones. Frames pass a C-arm's imaging chain with scatter, blur, lag and automatic exposure; the patient
-breathes; the C-arm's pose, the segmentation's place and the tip are told wrongly by the usual errors.
+Each scene is one side of another synthetic patient, with the tip where a technique puts it. Where cement is comes from
+the phantom's true labels, never from the monitor's zones. Frames pass a C-arm's imaging chain with scatter, blur, lag
+and automatic exposure; the patient breathes; the C-arm's pose, the segmentation's place and the tip are told wrongly by
+the usual errors.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from monitor_tips import ALA, Aim, deepest_tip, leaves_bone, way_out
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -40,7 +42,7 @@ GRID_MM = 1.0
 
 @dataclass
 class Scene:
-    """One ala of one patient under a C-arm, and what the monitor is told of it."""
+    """One side of one patient under a C-arm, and what the monitor is told of it."""
 
     phantom: Phantom
     anatomy: Anatomy
@@ -86,15 +88,13 @@ class Fluoroscope:
         return taken
 
 
-def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
+def make_scene(phantom: Phantom, seed: int, side: str, pixels: int, aim: Aim = ALA) -> Scene:
     rng = np.random.default_rng([seed, 9, side == "left"])
     anatomy = Anatomy(
         phantom.bones, phantom.regions, phantom.foramina, {}, phantom.SacrumToRAS, {}, (), "truth", "0" * 64
     )
-    ala = anatomy.region(f"ala_{side}")
-    depth = ndimage.distance_transform_edt(np.pad(ala, 1), sampling=phantom.ct.spacing_mm[::-1])[1:-1, 1:-1, 1:-1]
-    tip = phantom.ct.ras_of(np.argwhere(depth == depth.max()))[0] + rng.normal(0, 1.5, 3)
-    outwards = phantom.SacrumToRAS[:3, 1] + (0.35 if side == "left" else -0.35) * phantom.SacrumToRAS[:3, 0]
+    tip = deepest_tip(phantom, side, aim) + rng.normal(0, 1.5, 3)
+    outwards = way_out(phantom, tip, side)
     region = cancellous_bone(anatomy, tip)
     resistance = region.like(
         resistance_from_hu(sample(phantom.ct, region)) * rng.uniform(0.7, 1.4, region.voxels.shape).astype(np.float32)
@@ -105,18 +105,18 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
     nominal = {view: CArm().view(view, phantom.SacrumToRAS).resampled(pixels) for view in VIEWS}
     true = {view: replace(pose, RASToDetector=pose.RASToDetector @ error) for view, pose in nominal.items()}
     seen_tip = tip + rng.normal(0, TIP_SD_MM, 3)
-    outwards = outwards / np.linalg.norm(outwards)
     # Told, though it does not stand in the pictures: what lies behind it has to stand out further.
     cannula = Cannula(seen_tip, outwards, outer_diameter_mm=3.05)
     settings = MonitorSettings(frame_period_s=FRAME_S)
-    monitor = SpreadMonitor(make_zones(anatomy, seen_tip, (side,)), seen_tip, settings, cannula)
+    zones = make_zones(anatomy, seen_tip, (side,), technique=aim.technique, cannula=cannula)
+    monitor = SpreadMonitor(zones, seen_tip, settings, cannula)
     return Scene(
         phantom=phantom,
         anatomy=anatomy,
         seed=seed,
         side=side,
         tip=tip,
-        entry=_entry(anatomy, tip, outwards),
+        entry=leaves_bone(phantom, tip, outwards),
         filling=fill_from(tip, region, resistance),
         monitor=monitor,
         nominal=nominal,
@@ -124,14 +124,6 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
         body={view: line_integrals(attenuation, pose) for view, pose in true.items()},
         rng=rng,
     )
-
-
-def _entry(anatomy: Anatomy, tip: NDArray, outwards: NDArray) -> NDArray:
-    """Where the trocar's axis leaves the bone."""
-    along = tip + np.arange(0, 80, 0.5)[:, None] * outwards
-    kji = np.rint(anatomy.bones.kji_of(along)).astype(int)
-    inside = anatomy.bones.voxels[tuple(np.clip(kji, 0, np.array(anatomy.bones.voxels.shape) - 1).T)] > 0
-    return along[np.flatnonzero(inside)[-1]]
 
 
 def leak_path(scene: Scene, route: str, onset_ml: float) -> NDArray | None:

@@ -1,8 +1,10 @@
 """Simulated study of the spread monitor: leaks of 0.02 to 0.5 mL on every route, and injections without one.
 
 Cement fills the bone from the tip; from some volume on a share of the flow goes out by one route until the leak has its
-size (see `monitor_scenes`). The monitor sees frames, nominal geometry, anatomy and the pump's volume, at 7.5 frames a
-second all the time. Results are added to a file line by line, so that a long run can be interrupted and gone on with.
+size (see `monitor_scenes`). The tip stands in the middle of the ala; for leaks into the S2 foramen at its level, for
+those into the canal in the body of S1 (see `monitor_tips`). The monitor sees frames, nominal geometry, anatomy and the
+pump's volume, at 7.5 frames a second all the time. Results are added to a file line by line, so that a long run can be
+interrupted and gone on with.
 
 Run: python Testing/benchmarks/monitor_study.py --results FILE [--patients N] [--first SEED] [--pixels N]
      python Testing/benchmarks/monitor_study.py --results FILE --patients 0     (tables alone)
@@ -28,6 +30,7 @@ from monitor_scenes import (
     leak_path,
     make_scene,
 )
+from monitor_tips import AIM_OF_ROUTE, ALA
 
 from sacroplasty.errors import PlanError
 from sacroplasty.phantom.make import make_phantom
@@ -157,7 +160,8 @@ def main() -> None:
                 if (seed, side, case.route) in done:
                     continue
                 try:
-                    result = run(make_scene(phantom, seed, side, options.pixels), case)
+                    aim = AIM_OF_ROUTE.get(case.route, ALA)
+                    result = run(make_scene(phantom, seed, side, options.pixels, aim), case)
                 except PlanError as error:
                     print(f"seed {seed} {side}: {error}")
                     break

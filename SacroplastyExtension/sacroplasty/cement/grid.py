@@ -19,6 +19,16 @@ def local_grid(center_ras: ArrayLike, half_size_mm: float, spacing_mm: float) ->
     return Volume(np.zeros((2 * steps + 1,) * 3, bool), IJKToRAS)
 
 
+def reaching(grid: Volume, point_ras: ArrayLike) -> Volume:
+    """An empty grid with the same voxels and as many more as reach a point."""
+    k, j, i = grid.kji_of(np.asarray(point_ras, float)[None])[0]
+    low = np.floor(np.minimum([k, j, i], 0)).astype(int)
+    high = np.ceil(np.maximum([k, j, i], np.array(grid.voxels.shape) - 1)).astype(int)
+    IJKToRAS = grid.IJKToRAS.copy()
+    IJKToRAS[:3, 3] = grid.ras_of(low[None])[0]
+    return Volume(np.zeros(high - low + 1, bool), IJKToRAS)
+
+
 def sample(volume: Volume, grid: Volume, outside: float = 0.0, nearest: bool = False) -> NDArray:
     """Values of `volume` at the voxel centres of `grid`, linearly interpolated (float32) or of the nearest voxel."""
     from scipy.ndimage import affine_transform

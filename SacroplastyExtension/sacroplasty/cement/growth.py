@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
 from .alignment import MEDIAN_OF_NORMAL
+from .cannula import Cannula
 from .changes import Change, ViewCement, ViewHistory
 from .grid import grid_points
 from .rays import Rays
-from .zones import Zones
+from .zones import ALONG_CANNULA_MM, Zones
 
 #: Growth over these times is looked at [s], and by how many standard deviations of the noise a place beside the plan
 #: has to explain it: over a longer time what errs in the plan's place adds up too.
@@ -62,10 +63,17 @@ class Spot:
 class GrowthWatch:
     """Remembers what two views showed and finds growth beside the plan."""
 
-    def __init__(self, zones: Zones, geometries: Mapping[str, XrayGeometry], cement_per_mm: float) -> None:
+    def __init__(
+        self,
+        zones: Zones,
+        geometries: Mapping[str, XrayGeometry],
+        cement_per_mm: float,
+        cannula: Cannula | None = None,
+    ) -> None:
         """
         Args:
             geometries: of the images that will be handed in.
+            cannula: along which cement may come back, however far from the plan.
         """
         from scipy.ndimage import distance_transform_edt
 
@@ -77,6 +85,9 @@ class GrowthWatch:
         points = grid_points(zones.labels)[every].reshape(-1, 3)
         labels = zones.labels.voxels[every].ravel()
         beside = (outside_mm > _OUTSIDE_MM) & (outside_mm <= _FARTHEST_MM)
+        if cannula is not None:
+            behind = labels == zones.names.index("posterior")
+            beside |= behind & (cannula.distance_mm(points) <= ALONG_CANNULA_MM)
         planned_places = np.flatnonzero(outside_mm <= _OUTSIDE_MM)
         self._points, self._labels, self._zones = points[beside], labels[beside], zones
         spacing = _STEP * float(zones.labels.spacing_mm[0])

@@ -40,7 +40,7 @@ _SPECK_ML = 0.02
 #: Cement that runs far in a thin streak is in a vein: so long at least, so thin at most [mm].
 VEIN, _STREAK_MM, _THIN_MM = "venous", 9.0, 4.0
 #: Where a streak is a vein: outside bone and nerves, or beyond the zones.
-_OPEN_ZONES = ("presacral", "posterior", "superior", "unknown")
+_OPEN_ZONES = ("presacral", "posterior", "unknown")
 
 #: Voxels of a route that all views show as cement although the planned ala explains it too.
 _FEWEST_TOUCHED_VOXELS = 6

@@ -401,7 +401,7 @@ class SpreadMonitor:
         if geometries and self.zones is not None and self.tip_ras is not None:
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras, self._cannula)
             self._nearness = Nearness(self.zones)
-            self._growth = GrowthWatch(self.zones, geometries, self.settings.cement_per_mm)
+            self._growth = GrowthWatch(self.zones, geometries, self.settings.cement_per_mm, self._cannula)
 
     def _misses(self, missing_ml: float, sd_ml: float, now_s: float) -> bool:
         """Whether much of what the pump gave shows nowhere. Before all views are calibrated scatter may hide it."""

@@ -12,10 +12,20 @@ from ..anatomy.model import Anatomy
 from ..errors import AnatomyError
 from ..geometry import FloatArray, invert_rigid, transform_points
 from ..image import Volume
-from .grid import local_grid, sample, sample_mask
+from ..planning.model import Technique, target_region
+from .cannula import Cannula
+from .grid import grid_points, local_grid, reaching, sample, sample_mask
 
-#: Cement in or so near to both bones of the sacroiliac joint has left the sacrum through it.
+#: Cement between both bones of the sacroiliac joint, no farther from either, has left the sacrum through it.
 _JOINT_REACH_MM = 5.0
+#: Between them one bone lies this way and the other that way, at least 60 degrees apart (cosine); in front of the joint
+#: both lie behind. The cleft behind the joint, between sacrum and ilium, is filled by its ligament and belongs to it.
+_BETWEEN = 0.5
+
+#: Outside the bones cement so near to the cannula's axis has come back along it.
+ALONG_CANNULA_MM = 5.0
+#: The zones reach so far up the cannula from where it leaves them [mm].
+_UP_CANNULA_MM = 20.0
 
 #: Canal and foramina are named from this share of the strongest zone's votes on.
 _NERVE_SHARE = 0.2
@@ -30,10 +40,10 @@ class Zones:
 
     Attributes:
         labels: uint8 on an isotropic RAS grid; an index into `names`.
-        names: `planned` (the ala with its margin), `bone` (the rest of the sacrum, outside the plan but no leak), and
-            the routes of leakage: `sacral_canal`, `foramen_s1_left` ..., `si_joint_left`, `presacral`, `posterior`,
-            `superior`.
-        anterior_third: voxels of the planned ala in the front third of its depth.
+        names: `planned` (what the technique fills, with its margin), `bone` (the rest of the sacrum, outside the plan
+            but no leak), and the routes of leakage: `sacral_canal`, `foramen_s1_left` ..., `si_joint_left`,
+            `presacral` (in front of the sacrum and above it, where L5's nerve crosses the ala), `posterior`.
+        anterior_third: voxels of the planned bone in the front third of its depth.
     """
 
     labels: Volume
@@ -62,54 +72,81 @@ def make_zones(
     half_size_mm: float = 40.5,
     spacing_mm: float = 1.5,
     margin_mm: float = 1.0,
+    technique: Technique = "short-axis",
+    cannula: Cannula | None = None,
 ) -> Zones:
     """Zones around a tip from the segmented sacrum.
 
     Args:
         center_ras: middle of the local grid, usually the tip.
-        sides: whose alae may hold cement, `left`, `right` or both.
-        margin_mm: bone this near to the ala counts as planned. Foramina and canal never do.
+        sides: that are filled, `left`, `right` or both.
+        margin_mm: bone this near to what is filled counts as planned. Foramina and canal never do.
+        technique: that tells whether ala or body may hold cement.
+        cannula: along which cement may come back.
 
     Raises:
         AnatomyError: when what decides between right and leak was not segmented.
     """
     from scipy.ndimage import distance_transform_edt
 
-    for name in ("sacral_canal", *(f"ala_{side}" for side in sides)):
+    filled = [target_region(technique, side) for side in sides]
+    for name in ("sacral_canal", *filled):
         if not anatomy.region(name).any():
             raise AnatomyError(f"the segmentation has no {name}; leaks cannot be told from good cement without it")
     grid = local_grid(center_ras, half_size_mm, spacing_mm)
+    leaves_mm = 0.0
+    if cannula is not None:
+        leaves_mm = _leaves_bone_mm(cannula, anatomy)
+        grid = reaching(grid, cannula.tip_ras + (leaves_mm + _UP_CANNULA_MM) * cannula.towards_hub)
     sampling = (spacing_mm,) * 3
     sacrum = sample_mask(anatomy.bones.like(anatomy.bone("sacrum")), grid)
     if not sacrum.any():
         raise AnatomyError("there is no sacrum within reach of the tip; does the segmentation belong to this patient?")
     bones = sample(anatomy.bones, grid, nearest=True)
     regions = sample(anatomy.regions, grid, nearest=True)
-    names = ["planned", "bone", "presacral", "posterior", "superior"]
+    names = ["planned", "bone", "presacral", "posterior"]
 
     outward, nearest = distance_transform_edt(~sacrum, sampling=sampling, return_indices=True)
-    # Which way cement left the sacrum, in the sacrum's own axes (left, posterior, superior).
-    way = (np.indices(sacrum.shape) - nearest)[::-1].reshape(3, -1)
-    _, posterior, superior = np.asarray(anatomy.SacrumToRAS, float)[:3, :3].T @ way
-    outside = np.where(posterior > 0, names.index("posterior"), names.index("presacral"))
-    outside[superior > np.abs(posterior)] = names.index("superior")
-    labels = np.where(sacrum, names.index("bone"), outside.reshape(sacrum.shape)).astype(np.uint8)
+    to_sacrum = nearest - np.indices(sacrum.shape)
+    # Which way cement left the sacrum, in the sacrum's own axes. Above an edge it counts as in front.
+    _, posterior, superior = np.tensordot(np.asarray(anatomy.SacrumToRAS, float)[:3, :3].T, -to_sacrum[::-1], axes=1)
+    behind = (posterior > 0) & (posterior >= superior)
+    labels = np.where(behind, names.index("posterior"), names.index("presacral")).astype(np.uint8)
+    labels[sacrum] = names.index("bone")
 
-    ala = np.isin(regions, [REGION_LABEL[f"ala_{side}"] for side in sides])
-    if ala.any():
-        labels[sacrum & (distance_transform_edt(~ala, sampling=sampling) <= margin_mm)] = names.index("planned")
+    fill = np.isin(regions, [REGION_LABEL[name] for name in filled])
+    if fill.any():
+        labels[sacrum & (distance_transform_edt(~fill, sampling=sampling) <= margin_mm)] = names.index("planned")
     for side in ("left", "right"):
         hip = bones == BONE_LABEL[f"hip_{side}"]
         if hip.any():
-            near_hip = distance_transform_edt(~hip, sampling=sampling) <= _JOINT_REACH_MM
-            labels[~sacrum & (hip | (near_hip & (outward <= _JOINT_REACH_MM)))] = len(names)
+            from_hip, nearest = distance_transform_edt(~hip, sampling=sampling, return_indices=True)
+            to_hip = nearest - np.indices(hip.shape)
+            apart = np.linalg.norm(to_sacrum, axis=0) * np.linalg.norm(to_hip, axis=0)
+            between = (to_sacrum * to_hip).sum(axis=0) < _BETWEEN * apart
+            joint = (between | behind) & (from_hip <= _JOINT_REACH_MM) & (outward <= _JOINT_REACH_MM)
+            labels[~sacrum & (hip | joint)] = len(names)
             names.append(f"si_joint_{side}")
+    if cannula is not None:
+        points = grid_points(grid)
+        beside = cannula.distance_mm(points.reshape(-1, 3)).reshape(sacrum.shape) <= ALONG_CANNULA_MM
+        out = (points - cannula.tip_ras) @ cannula.towards_hub > leaves_mm
+        labels[beside & out & ~sacrum] = names.index("posterior")
     for value, name in REGIONS.items():
         here = regions == value
         if (name == "sacral_canal" or name.startswith("foramen_")) and here.any():
             labels[here] = len(names)
             names.append(name)
     return Zones(grid.like(labels), tuple(names), _front_third(grid, labels == 0, anatomy.SacrumToRAS))
+
+
+def _leaves_bone_mm(cannula: Cannula, anatomy: Anatomy) -> float:
+    """How far up the cannula its axis is out of all bones."""
+    up_mm = np.arange(0.0, cannula.length_mm, float(anatomy.bones.spacing_mm.min()) / 2)
+    kji = np.rint(anatomy.bones.kji_of(cannula.tip_ras + up_mm[:, None] * cannula.towards_hub)).astype(int)
+    in_image = ((kji >= 0) & (kji < anatomy.bones.voxels.shape)).all(axis=1)
+    inside = anatomy.bones.voxels[tuple(kji[in_image].T)] > 0
+    return float(up_mm[in_image][inside].max(initial=0.0))
 
 
 def _front_third(grid: Volume, planned: NDArray[np.bool_], SacrumToRAS: ArrayLike) -> NDArray[np.bool_]:

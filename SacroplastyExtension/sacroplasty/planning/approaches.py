@@ -13,7 +13,7 @@ from ..errors import PlanError
 from ..geometry import FloatArray, invert_rigid, transform_points
 from .check import ENTRY_LATERAL_MM, surface_point
 from .context import PlanningContext
-from .model import Side, Technique
+from .model import Side, Technique, target_region
 from .structures import SacrumView
 
 #: Aims: the anterior third of the ala, at the height of the middle of the S1 body [mm below its endplate].
@@ -102,7 +102,7 @@ class Rules:
                 raise PlanError(
                     f"foramen_{level}_{side} is not known, and the entry is measured from it; segment again"
                 )
-        self._target_name = f"body_{technique[-2:]}" if technique.startswith("body") else f"ala_{side}"
+        self._target_name = target_region(technique, side)
         label = REGION_LABEL[self._target_name]
         self._target_region = self._anatomy.regions.like(self._anatomy.regions.voxels == label)
         self._ViewToSacrum = invert_rigid(self._anatomy.SacrumToRAS) @ self.view.ViewToRAS

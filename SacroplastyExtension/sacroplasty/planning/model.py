@@ -16,6 +16,11 @@ Merit = Literal["safest", "best-filling", "shortest"]
 Source = Literal["search", "manual", "imported"]
 
 
+def target_region(technique: Technique, side: str) -> str:
+    """The region of the anatomy that a technique fills on one side."""
+    return f"body_{technique[-2:]}" if technique.startswith("body") else f"ala_{side}"
+
+
 @dataclass(frozen=True)
 class Depot:
     """Cement that is to be placed from one position of the tip.
