@@ -117,9 +117,8 @@ def routeText(route):
         "venous": _("a vein"),
         "bone": _("bone outside the plan"),
         "missing": _("cement that no view shows"),
-        "presacral": _("in front of the sacrum"),
+        "presacral": _("in front of or above the sacrum"),
         "posterior": _("behind the sacrum, along the trocar"),
-        "superior": _("above the sacrum"),
     }.get(route) or readable(route)
 
 

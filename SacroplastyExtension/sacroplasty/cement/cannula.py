@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import FloatArray, transform_points
+from ..geometry import FloatArray, transform_points, unit
+from ..planning.model import Trajectory
 from ..xray.geometry import XrayGeometry
 
 #: How far beside its told place a cannula may stand: tip, pose of the C-arm and bending together [mm].
@@ -60,3 +61,9 @@ class Cannula:
         along = np.clip(along, 0, 1)
         apart = np.hypot(u - tip[0] - along * way[0], v - tip[1] - along * way[1])
         return np.where(apart <= at_tip + along * (at_hub - at_tip), along * self.length_mm, -1.0)
+
+
+def planned_cannula(trajectory: Trajectory) -> Cannula:
+    """The cannula where the plan puts it."""
+    towards_hub = unit(trajectory.entry_skin - trajectory.target)
+    return Cannula(trajectory.target, towards_hub, trajectory.outer_diameter_mm)

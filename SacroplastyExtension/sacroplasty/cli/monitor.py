@@ -49,14 +49,13 @@ def command(
     import numpy as np
 
     from ..anatomy.files import read_anatomy
-    from ..cement.cannula import Cannula
+    from ..cement.cannula import planned_cannula
     from ..cement.evidence import evidence_of, write_pictures
     from ..cement.monitor import MonitorReading, MonitorSettings, SpreadMonitor
     from ..cement.picture import RGB
     from ..cement.recording import events_content, find_views, read_recording, replay
     from ..cement.zones import make_zones
     from ..documents import write_document
-    from ..geometry import unit
     from ..planning.files import read_plan
 
     folders = find_views(recording)
@@ -72,12 +71,11 @@ def command(
     if plan_path is not None:
         planned = _planned(read_plan(plan_path, anatomy.image_hash if anatomy else None).trajectories, side, plan_path)
     tip = None if planned is None else planned.target
-    zones = None if anatomy is None or planned is None else make_zones(anatomy, planned.target, (planned.side,))
+    cannula = None if planned is None else planned_cannula(planned)
+    zones = None
+    if anatomy is not None and planned is not None:
+        zones = make_zones(anatomy, planned.target, (planned.side,), technique=planned.technique, cannula=cannula)
     slowest_hz = min(one.frame_rate_hz for one in recordings.values())
-    cannula = None
-    if planned is not None:
-        towards_hub = unit(planned.entry_skin - planned.target)
-        cannula = Cannula(planned.target, towards_hub, planned.needle.outer_diameter_mm)
     monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz), cannula)
     evidence: dict[str, RGB] = {}
 

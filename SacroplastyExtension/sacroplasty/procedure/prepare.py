@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..anatomy.confirmation import blocking_reasons
+from ..cement.cannula import planned_cannula
 from ..cement.zones import Zones, make_zones
 from ..errors import PlanError
 from ..navigation.clearance import ShaftClearance
@@ -39,6 +40,12 @@ def prepare(case: Case, progress: Callable[[float], None], exact_labels: bool = 
     clearance = ShaftClearance.of_anatomy(case.anatomy, lambda done: progress(0.7 * done), case.ct, exact_labels)
     zones: dict[Side, Zones] = {}
     for number, (side, trajectory) in enumerate(case.targets.items(), start=1):
-        zones[side] = make_zones(case.anatomy, trajectory.target, (side,))
+        zones[side] = make_zones(
+            case.anatomy,
+            trajectory.target,
+            (side,),
+            technique=trajectory.technique,
+            cannula=planned_cannula(trajectory),
+        )
         progress(0.7 + 0.3 * number / len(case.targets))
     return Preparation(clearance, zones)

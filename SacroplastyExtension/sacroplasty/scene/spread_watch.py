@@ -117,9 +117,15 @@ class SpreadWatch:
         trajectory = chosen(plan).get(side) if plan else None
         if trajectory is None:
             raise PlanError(f"no trajectory is accepted for the {side} ala, so no cement belongs there")
-        zones = make_zones(anatomy_of(self._scene, segmentation, ct_node), trajectory.target, (side,))
-        settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
         cannula = cannula_of(self._scene, side, withdrawn_mm)
+        zones = make_zones(
+            anatomy_of(self._scene, segmentation, ct_node),
+            trajectory.target,
+            (side,),
+            technique=trajectory.technique,
+            cannula=cannula,
+        )
+        settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
         self._outer_diameter_mm = cannula.outer_diameter_mm
         self._monitor = SpreadMonitor(zones, cannula.tip_ras, settings, cannula)
         self._view, self._waiting, self._reference, self.problem = None, {}, {}, ""
