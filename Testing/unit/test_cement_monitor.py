@@ -15,6 +15,7 @@ from sacroplasty.errors import AnatomyError, ImageError
 
 VIEWS = views(144)
 PERIOD_S = 0.2
+ABOVE_THE_ALA = [-35.0, 0.0, 46.0]
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +90,18 @@ def test_cement_in_the_planned_ala_is_no_leak(zones):
         assert [event for event in reading.events if event.level != "watch"] == []
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_leak_is_confirmed_by_the_second_frame_and_named(zones, place):
+@pytest.mark.parametrize(("route", "place"), [*PLACES.items(), ("presacral", ABOVE_THE_ALA)])
+def test_a_leak_is_confirmed_by_the_second_frame_and_named(zones, route, place):
     bench = Bench(zones)
     bench.update((CENTER, 1.0))
-    first = bench.update((CENTER, 1.0), (PLACES[place], 0.1))
+    first = bench.update((CENTER, 1.0), (place, 0.1))
     assert not first.leak
-    second = bench.update((CENTER, 1.0), (PLACES[place], 0.1))
+    second = bench.update((CENTER, 1.0), (place, 0.1))
     assert second.leak
     leaks = [event for event in second.events if event.level == "leak"]
-    assert {event.route for event in leaks} == {place}
+    assert {event.route for event in leaks} == {route}
     assert all(event.stop for event in leaks)
-    assert min(np.linalg.norm(event.position_ras - PLACES[place]) for event in leaks) < 6.0
+    assert min(np.linalg.norm(event.position_ras - place) for event in leaks) < 6.0
 
 
 def test_a_flicker_of_one_frame_is_no_leak(zones):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..geometry import FloatArray
+from ..geometry import FloatArray, unit
 from ..xray.geometry import XrayGeometry
 from .alignment import align, aligned, exposure_change, moved_back
 from .background import Background, Image, background_of, smoothed
@@ -34,6 +35,8 @@ _LARGEST_MOVED_SHARE = 0.001
 #: as what surrounds it, to the dark side or in a negative to the bright one; where none is to be seen (simulated
 #: pictures), about half of the pieces are brighter and half darker.
 _FEWEST_PIECES, _PIECE_MM, _NEGATIVE, _NEGATIVE_SHARE = 10, 2.0, 1.8, 0.6
+#: Beside a cannula, at this distance, nothing is half as bright as steel in a negative; bone may be [mm].
+_BESIDE_MM, _OUTSHINES = 12.0, 2.0
 #: So much of what has to be seen must be usable.
 _USABLE = 0.8
 
@@ -117,15 +120,26 @@ def _stilled(stack: list[Image], background: Background) -> tuple[list[Image], N
 
 def _looks_bright(cannula: Cannula, background: Background) -> bool:
     """Whether steel, the darkest of all, is bright: then the picture is a negative. Thin bone would tell no side."""
+    dark, bright = _stands_out(cannula, background)
+    if len(bright) < _FEWEST_PIECES:
+        return False
+    if not (np.median(bright) > _NEGATIVE * np.median(dark) and np.mean(bright > dark) > _NEGATIVE_SHARE):
+        return False
+    aside = unit(np.cross(cannula.towards_hub, background.geometry.source_ras - cannula.tip_ras))
+    for way_mm in (-_BESIDE_MM, _BESIDE_MM):
+        _, beside = _stands_out(replace(cannula, tip_ras=cannula.tip_ras + way_mm * aside), background)
+        if len(beside) and np.median(bright) < _OUTSHINES * np.median(beside):
+            return False
+    return True
+
+
+def _stands_out(cannula: Cannula, background: Background) -> FloatArray:
+    """How far each piece of a cannula's shadow stands out to the dark and to the bright side (2, pieces)."""
     along_mm = cannula.along_mm(background.geometry)
     here = background.usable & (along_mm >= 0)
     piece = (along_mm[here] / _PIECE_MM).astype(int)
-    pieces = np.unique(piece)
-    if len(pieces) < _FEWEST_PIECES:
-        return False
     values = background.log_detail.values[here]
-    dark, bright = np.array([[np.max(sign * values[piece == one]) for one in pieces] for sign in (-1, 1)])
-    return bool(np.median(bright) > _NEGATIVE * np.median(dark) and np.mean(bright > dark) > _NEGATIVE_SHARE)
+    return np.array([[np.max(sign * values[piece == one]) for one in np.unique(piece)] for sign in (-1, 1)])
 
 
 def _white_level(frame: NDArray) -> float:
