@@ -108,9 +108,14 @@ def make_zones(
 
     outward, nearest = distance_transform_edt(~sacrum, sampling=sampling, return_indices=True)
     to_sacrum = nearest - np.indices(sacrum.shape)
-    # Which way cement left the sacrum, in the sacrum's own axes. Above an edge it counts as in front.
-    _, posterior, superior = np.tensordot(np.asarray(anatomy.SacrumToRAS, float)[:3, :3].T, -to_sacrum[::-1], axes=1)
-    behind = (posterior > 0) & (posterior >= superior)
+    # Which way cement left the sacrum, in the sacrum's own axes (left, posterior, superior).
+    RASToSacrum = np.asarray(anatomy.SacrumToRAS, float)[:3, :3].T
+    _, posterior, superior = np.tensordot(RASToSacrum, -to_sacrum[::-1], axes=1)
+    # Above the bone is behind it only behind the canal: in front of that is the ala, with L5's nerve on it.
+    depth = np.tensordot(RASToSacrum[1], nearest[::-1], axes=1)
+    canal = depth[regions == REGION_LABEL["sacral_canal"]]
+    above = superior > np.abs(posterior)
+    behind = np.where(above, depth > (np.median(canal) if canal.size else np.inf), posterior > 0)
     labels = np.where(behind, names.index("posterior"), names.index("presacral")).astype(np.uint8)
     labels[sacrum] = names.index("bone")
 
