@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cement_scene import CENTER, block_anatomy, sphere_line_integrals, views
+from sacroplasty.cement.cannula import Cannula
 from sacroplasty.cement.changes import ViewCement
 from sacroplasty.cement.growth import GrowthWatch
 from sacroplasty.cement.zones import make_zones
@@ -48,9 +49,9 @@ def shown(images, sigma_mm=NOISE_MM / 3, shift_pixels=(0.0, 0.0), **scatter):
     }
 
 
-def spots_of(sequence):
+def spots_of(sequence, cannula=None):
     """Spots found in a sequence of what is shown, by frame."""
-    growth = GrowthWatch(ZONES, VIEWS, CEMENT_PER_MM)
+    growth = GrowthWatch(ZONES, VIEWS, CEMENT_PER_MM, cannula)
     return [growth.update(one, FRAME_S * number) for number, one in enumerate(sequence)]
 
 
@@ -75,6 +76,17 @@ def test_a_leak_beside_the_plan_is_found_before_a_tenth_of_a_millilitre_is_out(p
         # What is larger than a blob may leave a rest on the same rays in the bone, but names no other route.
         assert {spot.zone for spot in spots} - {"bone"} == {zone}
         assert min(np.linalg.norm(spot.position_ras - place) for spot in spots) < 4.0
+
+
+def test_a_leak_up_the_cannula_is_found_though_it_is_far_from_the_plan():
+    behind = CENTER + np.array([0.0, -34.0, 0.0])
+    sequence, leaked = injection(behind)
+    found = spots_of(sequence, Cannula(CENTER, np.array([0.0, -1.0, 0.0]), 3.05))
+    assert not any(found[:40])
+    first = next(number for number, spots in enumerate(found) if spots)
+    assert leaked[first] < 0.1
+    assert {spot.zone for spots in found[first:] for spot in spots} == {"posterior"}
+    assert not any(spots_of(sequence))
 
 
 def test_what_it_tells_of_a_leaks_volume_is_not_more_than_there_is():
