@@ -24,6 +24,8 @@ _BETWEEN = 0.5
 
 #: Outside the bones cement so near to the cannula's axis has come back along it.
 ALONG_CANNULA_MM = 5.0
+#: Around where it leaves them, what comes out spreads over the bone so far.
+_ROUND_EXIT_MM = 10.0
 #: The zones reach so far up the cannula from where it leaves them [mm].
 _UP_CANNULA_MM = 20.0
 
@@ -106,43 +108,59 @@ def make_zones(
     regions = sample(anatomy.regions, grid, nearest=True)
     names = ["planned", "bone", "presacral", "posterior"]
 
-    outward, nearest = distance_transform_edt(~sacrum, sampling=sampling, return_indices=True)
-    to_sacrum = nearest - np.indices(sacrum.shape)
-    # Which way cement left the sacrum, in the sacrum's own axes (left, posterior, superior).
-    RASToSacrum = np.asarray(anatomy.SacrumToRAS, float)[:3, :3].T
-    _, posterior, superior = np.tensordot(RASToSacrum, -to_sacrum[::-1], axes=1)
-    # Above the bone is behind it only behind the canal: in front of that is the ala, with L5's nerve on it.
-    depth = np.tensordot(RASToSacrum[1], nearest[::-1], axes=1)
-    canal = depth[regions == REGION_LABEL["sacral_canal"]]
-    above = superior > np.abs(posterior)
-    behind = np.where(above, depth > (np.median(canal) if canal.size else np.inf), posterior > 0)
+    nearest = distance_transform_edt(~sacrum, return_distances=False, return_indices=True)
+    to_sacrum_mm = (nearest - np.indices(sacrum.shape)) * spacing_mm
+    behind = _behind(to_sacrum_mm, nearest, regions == REGION_LABEL["sacral_canal"], anatomy.SacrumToRAS)
     labels = np.where(behind, names.index("posterior"), names.index("presacral")).astype(np.uint8)
     labels[sacrum] = names.index("bone")
 
     fill = np.isin(regions, [REGION_LABEL[name] for name in filled])
     if fill.any():
         labels[sacrum & (distance_transform_edt(~fill, sampling=sampling) <= margin_mm)] = names.index("planned")
+    up_cannula = np.zeros(sacrum.shape, bool) if cannula is None else _up_cannula(cannula, leaves_mm, grid, behind)
     for side in ("left", "right"):
         hip = bones == BONE_LABEL[f"hip_{side}"]
         if hip.any():
-            from_hip, nearest = distance_transform_edt(~hip, sampling=sampling, return_indices=True)
-            to_hip = nearest - np.indices(hip.shape)
-            apart = np.linalg.norm(to_sacrum, axis=0) * np.linalg.norm(to_hip, axis=0)
-            between = (to_sacrum * to_hip).sum(axis=0) < _BETWEEN * apart
-            joint = (between | behind) & (from_hip <= _JOINT_REACH_MM) & (outward <= _JOINT_REACH_MM)
-            labels[~sacrum & (hip | joint)] = len(names)
+            nearest = distance_transform_edt(~hip, return_distances=False, return_indices=True)
+            to_hip_mm = (nearest - np.indices(hip.shape)) * spacing_mm
+            labels[~sacrum & (hip | _in_joint(to_sacrum_mm, to_hip_mm, behind & ~up_cannula))] = len(names)
             names.append(f"si_joint_{side}")
-    if cannula is not None:
-        points = grid_points(grid)
-        beside = cannula.distance_mm(points.reshape(-1, 3)).reshape(sacrum.shape) <= ALONG_CANNULA_MM
-        out = (points - cannula.tip_ras) @ cannula.towards_hub > leaves_mm
-        labels[beside & out & ~sacrum] = names.index("posterior")
+    labels[up_cannula & ~sacrum] = names.index("posterior")
     for value, name in REGIONS.items():
         here = regions == value
         if (name == "sacral_canal" or name.startswith("foramen_")) and here.any():
             labels[here] = len(names)
             names.append(name)
     return Zones(grid.like(labels), tuple(names), _front_third(grid, labels == 0, anatomy.SacrumToRAS))
+
+
+def _behind(
+    to_sacrum_mm: FloatArray, nearest: NDArray, canal: NDArray[np.bool_], SacrumToRAS: ArrayLike
+) -> NDArray[np.bool_]:
+    """Which voxels lie behind the sacrum, by the way (k, j, i) to its nearest voxel; the others lie in front."""
+    RASToSacrum = np.asarray(SacrumToRAS, float)[:3, :3].T
+    _, posterior, superior = np.tensordot(RASToSacrum, -to_sacrum_mm[::-1], axes=1)
+    # Above the bone is behind it only behind the canal: in front of that is the ala, with L5's nerve on it.
+    depth = np.tensordot(RASToSacrum[1], nearest[::-1], axes=1)
+    canal_depth = np.median(depth[canal]) if canal.any() else np.inf
+    behind: NDArray[np.bool_] = np.where(superior > np.abs(posterior), depth > canal_depth, posterior > 0)
+    return behind
+
+
+def _in_joint(to_sacrum_mm: FloatArray, to_hip_mm: FloatArray, cleft: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels between sacrum and ilium, by the ways (k, j, i) to both; in the cleft whatever is near to both."""
+    from_sacrum_mm, from_hip_mm = np.linalg.norm(to_sacrum_mm, axis=0), np.linalg.norm(to_hip_mm, axis=0)
+    between = (to_sacrum_mm * to_hip_mm).sum(axis=0) < _BETWEEN * from_sacrum_mm * from_hip_mm
+    return (between | cleft) & (from_sacrum_mm <= _JOINT_REACH_MM) & (from_hip_mm <= _JOINT_REACH_MM)
+
+
+def _up_cannula(cannula: Cannula, leaves_mm: float, grid: Volume, behind: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels along the cannula from where it leaves the bones, and behind the bone around that place."""
+    points = grid_points(grid)
+    out = (points - cannula.tip_ras) @ cannula.towards_hub > leaves_mm
+    along = cannula.distance_mm(points.reshape(-1, 3)).reshape(out.shape) <= ALONG_CANNULA_MM
+    from_exit_mm = np.linalg.norm(points - cannula.tip_ras - leaves_mm * cannula.towards_hub, axis=-1)
+    return (out & along) | (behind & (from_exit_mm <= _ROUND_EXIT_MM))
 
 
 def _leaves_bone_mm(cannula: Cannula, anatomy: Anatomy) -> float:
