@@ -19,8 +19,10 @@ from .background import SMOOTHING, Image
 from .rays import Rays
 from .veil import unveiled
 
-#: A breath, and how many frames of it are needed; where frames come more slowly, older ones are taken [s].
+#: A breath [s], and how many frames of it are needed. Pictures tell nothing of the time between them: where they come
+#: more slowly than that, or not at all for a while, it counts as so much.
 BREATH_S, _LEAST_FRAMES = 4.0, 8
+_LONGEST_STEP_S = BREATH_S / _LEAST_FRAMES
 #: A bin changes with time and movement only as far as the breath tells so: weights against it, by the second and by the
 #: pixel of a shift in rows and columns.
 _SLOPE_PRIOR = (1e-6, 0.1, 0.1)
@@ -68,7 +70,7 @@ class Change(NamedTuple):
 
 
 class ViewHistory:
-    """The last seconds of a view.
+    """The last seconds of a view, from its reference on.
 
     Args:
         rays: that tell which pixels a bin has.
@@ -81,6 +83,7 @@ class ViewHistory:
         self._path_mass = rays.mass(np.ones(rays.pixels, np.float32)).ravel()
         self._per_mm = cement_per_mm
         self._frames: list[tuple[float, Image, FloatArray]] = []
+        self._watched_s, self._taken_s = 0.0, 0.0
         self._to_mass: NDArray = np.zeros(0)
         self._share: NDArray = np.zeros(0)
         self._pixel_variance: NDArray = np.zeros(0)
@@ -89,8 +92,11 @@ class ViewHistory:
         """Take in a frame, and what is known of scatter by now."""
         known = np.isfinite(shown.sigma)
         attenuation = self._rays.mass(np.where(known, shown.attenuation, 0.0)).ravel() / self._path_mass
-        self._frames.append((time_s, attenuation, shown.shift_pixels))
-        while len(self._frames) > 2 * _LEAST_FRAMES and self._frames[0][0] < time_s - self._kept_s:
+        if self._frames:
+            self._watched_s += min(max(time_s - self._taken_s, 0.0), _LONGEST_STEP_S)
+        self._taken_s = time_s
+        self._frames.append((self._watched_s, attenuation, shown.shift_pixels))
+        while self._frames[0][0] < self._watched_s - self._kept_s:
             self._frames.pop(0)
         self._share = self._rays.share(np.broadcast_to(shown.scatter_share, self._rays.pixels)).ravel()
         self._to_mass = shown.gain / self._per_mm * self._path_mass
@@ -99,14 +105,13 @@ class ViewHistory:
         variance[self._rays.share(known).ravel() < _KNOWN_SHARE] = np.inf
         self._pixel_variance = variance * (shown.gain / self._per_mm / (1 - self._share)) ** 2
 
-    def change(self, now_s: float, window_s: float) -> Change | None:
-        """From the middle of a breath that ended before the window until now; None when too little is known of it."""
+    def change(self, window_s: float) -> Change | None:
+        """From the middle of a breath that ended before the window until the last frame; None when too little is known
+        of it."""
         times = np.array([time_s for time_s, _, _ in self._frames])
-        earlier = np.flatnonzero(times <= now_s - window_s)
-        breath = earlier[times[earlier] >= now_s - window_s - BREATH_S]
-        if len(breath) < _LEAST_FRAMES:
-            breath = earlier[-_LEAST_FRAMES:]
-        if len(breath) < _LEAST_FRAMES or now_s - window_s - times[breath[0]] < _KNOWN_BREATH * BREATH_S:
+        ended_s = self._watched_s - window_s
+        breath = np.flatnonzero((times <= ended_s) & (times >= ended_s - BREATH_S))
+        if len(breath) < _LEAST_FRAMES or ended_s - times[breath[0]] < _KNOWN_BREATH * BREATH_S:
             return None
         frames = [self._frames[number] for number in breath] + self._frames[-_RECENT:]
         masses = self._to_mass * unveiled(np.stack([attenuation for _, attenuation, _ in frames]), self._share)

@@ -61,7 +61,11 @@ class Spot:
 
 
 class GrowthWatch:
-    """Remembers what two views showed and finds growth beside the plan."""
+    """Remembers what two views showed and finds growth beside the plan.
+
+    Attributes:
+        judges: whether the last look could have found growth.
+    """
 
     def __init__(
         self,
@@ -98,16 +102,21 @@ class GrowthWatch:
         self._beside = {name: (one.system(np.flatnonzero(beside)) @ blobs).tocsc() for name, one in rays.items()}
         self._sees_beside = {name: np.diff(system.tocsr().indptr) > 0 for name, system in self._beside.items()}
         self._squares = {name: system.power(2) for name, system in self._beside.items()}
+        self.judges = False
         longest_s = max(window_s for window_s, _ in _WINDOWS)
         self._history = {name: ViewHistory(one, cement_per_mm, longest_s) for name, one in rays.items()}
 
-    def update(self, shown: Mapping[str, ViewCement], now_s: float) -> list[Spot]:
-        """Take in a frame of all views and find spots; with one view there are none."""
-        for name, one in shown.items():
-            self._history[name].keep(now_s, one)
-        if len(shown) != 2:
+    def keep(self, view: str, time_s: float, shown: ViewCement) -> None:
+        """Take in a frame of a view, from those of its reference on."""
+        self._history[view].keep(time_s, shown)
+
+    def spots(self) -> list[Spot]:
+        """Where cement grew until the last frames; with one view there are none."""
+        if len(self._history) != 2:
             return []
-        return [spot for window_s, least in _WINDOWS for spot in self._spots(now_s, window_s, least)]
+        found = [self._spots(window_s, least) for window_s, least in _WINDOWS]
+        self.judges = any(spots is not None for spots in found)
+        return [spot for spots in found for spot in spots or ()]
 
     def _make_blobs(self) -> Any:
         """What may grow beside the plan (places, unknowns): a blob of one zone around each place."""
@@ -121,15 +130,18 @@ class GrowthWatch:
         blobs = csc_matrix((np.ones(len(rows)), (rows, columns)))
         return blobs.multiply(1 / blobs.sum(axis=0)).tocsc()
 
-    def _spots(self, now_s: float, window_s: float, least: float) -> list[Spot]:
+    def _spots(self, window_s: float, least: float) -> list[Spot] | None:
+        """None while too little is known of a breath, or nothing of what lies beside the plan."""
         changes = {}
         for name, history in self._history.items():
-            change = history.change(now_s, window_s)
+            change = history.change(window_s)
             if change is None:
-                return []
+                return None
             changes[name] = change
         unexplained = self._unexplained(changes)
         noise = self._noise(changes, unexplained)
+        if not math.isfinite(noise):
+            return None
         scales = {name: system.T @ changes[name].weight ** 2 for name, system in self._squares.items()}
         scale = sum(scales.values()) + _LEAST_SCALE
         spots: list[Spot] = []

@@ -33,7 +33,7 @@ from .growth import GrowthWatch
 from .leaks import Finding, LeakFinder, pixel_size_mm
 from .measures import SECTORS, Nearness, SpreadMeasures, measure_view
 from .pieces import widened
-from .reference import learn_background
+from .reference import learn_background, thinned
 from .unplaced_view import PictureMarks, stand_in_geometry, stray_cement
 from .veil import Sample, find_scale_and_veil, most_of, unveiled, veil_share
 from .zones import Zones
@@ -165,6 +165,8 @@ class _View:
     calibrations: int = 0
     showing: int = 0
     samples: list[Sample] = field(default_factory=list)
+    #: What the frames of the reference show beside their mean, with their times, until growth is watched.
+    before: list[tuple[float, ViewCement]] = field(default_factory=list)
     #: Attenuation of the cement over what the greys show of it beside scatter, and the share (rows, columns) of each
     #: pixel's signal that is scatter and glare, as far as known.
     scale: float = 1.0
@@ -237,10 +239,8 @@ class _View:
 
     def for_growth(self) -> ViewCement:
         """The cement of the last frame as the picture shows it, the patient's movement taken out."""
-        seen = self.seen
-        assert seen is not None and seen.alignment is not None
-        attenuation = settled(seen.attenuation, seen.alignment)
-        return ViewCement(attenuation, seen.sigma, *self.share_and_scale, seen.alignment.shift_pixels)
+        assert self.seen is not None
+        return _for_growth(self.seen, *self.share_and_scale)
 
 
 class SpreadMonitor:
@@ -313,7 +313,8 @@ class SpreadMonitor:
         signals = [grey_signal(frame.pixels) for frame in frames]
         if geometry is not None:
             background = learn_background(signals, geometry, _around(self.tip_ras), self._cannula)
-            return _View(background, pixel_size_mm(background.geometry, self._middle(geometry)), self.tip_ras)
+            pixel_mm = pixel_size_mm(background.geometry, self._middle(geometry))
+            return _View(background, pixel_mm, self.tip_ras, before=_before(background, frames, signals, pixel_mm))
         assert marks is not None
         tip = np.zeros(3) if marks.tip_uv is not None else None
         background = learn_background(signals, stand_in_geometry(signals[0].shape, marks), _around(tip))
@@ -402,6 +403,10 @@ class SpreadMonitor:
             self._finder = LeakFinder(self.zones, geometries, self.tip_ras, self._cannula)
             self._nearness = Nearness(self.zones)
             self._growth = GrowthWatch(self.zones, geometries, self.settings.cement_per_mm, self._cannula)
+            for name in geometries:
+                for time_s, shown in self._views[name].before:
+                    self._growth.keep(name, time_s, shown)
+                self._views[name].before = []
 
     def _misses(self, missing_ml: float, sd_ml: float, now_s: float) -> bool:
         """Whether much of what the pump gave shows nowhere. Before all views are calibrated scatter may hide it."""
@@ -432,6 +437,8 @@ class SpreadMonitor:
             for name, view in self._views.items()
             if view.tip_ras is None
         ]
+        if self._growth is not None and len(self._views) == 2 and not (unplaced or self._growth.judges):
+            unknown.append("whether cement leaks close beside the bone: less than a breath was seen")
         if not self.judges_leaks:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
             unknown.append(f"whether and where cement leaks: no {missing}")
@@ -561,9 +568,11 @@ class SpreadMonitor:
         if not self._new_views >= set(maps):
             return self._spots
         self._new_views = set()
-        shown = {name: self._views[name].for_growth() for name in maps}
-        spots = self._growth.update(shown, now_s)
-        self._spots = [Finding(spot.zone, spot.position_ras, spot.volume_ml, "growth") for spot in spots]
+        for name in maps:
+            self._growth.keep(name, now_s, self._views[name].for_growth())
+        self._spots = [
+            Finding(spot.zone, spot.position_ras, spot.volume_ml, "growth") for spot in self._growth.spots()
+        ]
         self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in self._spots) else 0
         return self._spots
 
@@ -693,6 +702,26 @@ class SpreadMonitor:
 def _around(tip_ras: FloatArray | None) -> FloatArray | None:
     """The tip and points around it, which every view must show; None without a tip."""
     return None if tip_ras is None else tip_ras + _AROUND_TIP_MM * np.array([*np.ndindex(3, 3, 3)]) - _AROUND_TIP_MM
+
+
+def _for_growth(seen: CementMap, scatter_share: NDArray | float = 0.0, gain: float = 1.0) -> ViewCement:
+    assert seen.alignment is not None
+    attenuation = settled(seen.attenuation, seen.alignment)
+    return ViewCement(attenuation, seen.sigma, scatter_share, gain, seen.alignment.shift_pixels)
+
+
+def _before(
+    background: Background, frames: Sequence[Frame], signals: Sequence[NDArray], pixel_mm: float
+) -> list[tuple[float, ViewCement]]:
+    """What the frames of a reference show beside their mean: how the picture changes while there is no cement."""
+    shown = []
+    seen = None
+    for frame, signal in zip(thinned(frames), thinned(signals), strict=True):
+        found = map_cement(background, signal, seen, pixel_mm)
+        if not found.fault:
+            seen = found
+            shown.append((frame.time_s, _for_growth(found)))
+    return shown
 
 
 def _event(finding: Finding, confirmed: bool, now_s: float) -> SpreadEvent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from .background import Background, Image, background_of, smoothed
 from .cannula import Cannula
 from .detector import find_detector, shown_share
 from .frames import binned, binned_geometry, binning_of
+
+_One = TypeVar("_One")
 
 #: Fewer frames do not tell the noise from the anatomy.
 FEWEST_REFERENCE_FRAMES = 4
@@ -48,6 +51,11 @@ def taken_share(times_s: Sequence[float]) -> float:
     return min(len(times_s) / _USUAL_FRAMES, (times_s[-1] - times_s[0]) / _BREATH_S, 1.0)
 
 
+def thinned(frames: Sequence[_One]) -> Sequence[_One]:
+    """Every so many of the frames of a reference, so that there are not too many."""
+    return frames[:: -(-len(frames) // _MOST_FRAMES)]
+
+
 def learn_background(
     frames: Sequence[NDArray],
     geometry: XrayGeometry,
@@ -74,7 +82,7 @@ def learn_background(
         raise ImageError(f"a reference frame does not have the {columns} x {rows} pixels of its geometry")
     if all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
         raise ImageError("all reference frames are identical: fluoroscopy is frozen; start it before the monitor")
-    frames = frames[:: -(-len(frames) // _MOST_FRAMES)]
+    frames = thinned(frames)
     white = min(_white_level(frame) for frame in frames)
     binning = binning_of(geometry)
     stack = [binned(frame, binning) for frame in frames]
