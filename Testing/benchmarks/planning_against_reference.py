@@ -85,8 +85,7 @@ class _Case:
         return -np.inf, None
 
     def planned(self, margin_mm: float) -> list[Trajectory]:
-        options = PlanOptions(margin_mm=margin_mm, preferred_margin_mm=max(5.0, margin_mm))
-        return list(plan_trajectories(self.context, (self.side,), options).trajectories)
+        return list(plan_trajectories(self.context, (self.side,), _options(margin_mm)).trajectories)
 
     def in_the_way(self, margin_mm: float) -> set[str]:
         """Structures without which, each alone, there would be a path."""
@@ -102,7 +101,7 @@ class _Case:
             return "found"
         entry, target = transform_points(self.reference.ViewToRAS, np.stack([corridor.entry, corridor.target]))
         own = check_trajectory(
-            self.context, entry + 5 * unit(entry - target), target, self.side, PlanOptions(margin_mm=margin_mm)
+            self.context, entry + 5 * unit(entry - target), target, self.side, _options(margin_mm)
         )
         why = "accepts the reference's path" if own.accepted else f"of the reference's path: {own.reasons[0]}"
         return f"MISSED by {margin_mm - min(items[0].clearance_mm.values()):.2f} mm; {why}"
@@ -147,6 +146,10 @@ class _Case:
             right = not surely and self.reference.widest(margin_mm + self._radius_mm, without=at_path) is not None
         self.tally.named[kind, right] += 1
         return f"refused, {'right' if right else 'WRONG'}: {sorted(said or at_path)}, of {sorted(alone)}"
+
+
+def _options(margin_mm: float) -> PlanOptions:
+    return PlanOptions(margin_mm=margin_mm, preferred_margin_mm=max(PlanOptions().preferred_margin_mm, margin_mm))
 
 
 def measure_side(case: _Case) -> list[str]:

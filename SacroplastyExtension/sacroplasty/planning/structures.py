@@ -41,7 +41,7 @@ _NORMAL_MM, _PATCH_MM = 1.0, 3.0
 _SHAFT_DOUBT_MM = 0.11
 #: Grid points inside of a structure miss what lies between them: distances from them are too large by as much on
 #: average, by up to 0.8 at corners of labels [mm]. `CloseLook` measures without them.
-_GRID_DOUBT_MM = 0.3
+GRID_DOUBT_MM = 0.3
 #: Standard deviation of the point spread of a CT with a usual kernel [mm], half a voxel of 1.2 mm.
 _POINT_SPREAD_MM = 0.6
 #: Bone that no label claims counts as hip: from this density [HU], so far lateral [mm], in pieces of this size [mm3].
@@ -632,7 +632,7 @@ def _distances(level: Level, doubt: Doubt | None = None) -> NDArray[np.float32]:
         flat += nearest[axis]
     steps = np.sqrt(squared)
     distance = steps * np.float32(STEP_MM) - _surface_mm(level, mask).ravel()[flat]
-    return distance if doubt is None else distance - doubt.along_mm(way, steps) - np.float32(_GRID_DOUBT_MM)
+    return distance if doubt is None else distance - doubt.along_mm(way, steps) - np.float32(GRID_DOUBT_MM)
 
 
 def _surface_mm(level: Level, mask: Mask) -> NDArray[np.float32]:
