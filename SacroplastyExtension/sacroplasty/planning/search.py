@@ -35,8 +35,8 @@ _TRIED = 24
 _WORTH_A_TROCAR_ML = 0.5
 #: A structure alone is in the way if without it a path keeps so much more than with all of them [mm].
 _OPENED_MM = 0.2
-#: So many paths are measured at a time until one opens; where none does, the neighbours of so many are tried.
-_OPENED_AT_A_TIME, _OPENED_FROM = 2000, 4
+#: So many paths are measured at a time until one opens; where none does, of so many the neighbours of so many are tried.
+_OPENED_AT_A_TIME, _OPENED_LOOKED_AT, _OPENED_FROM = 2000, 500, 4
 #: Pairs are compared with those chosen so many at a time.
 _COMPARED = 5000
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
@@ -350,7 +350,9 @@ def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -
             slack[part] = search.slack_mm(paths.part(np.arange(len(slack))[part]), name)
             if (slack[part] >= least_mm).any():
                 return True
-        near = paths.part(np.argsort(-slack, kind="stable")[:_OPENED_AT_A_TIME])
+        near = paths.part(np.argsort(-slack, kind="stable")[:_OPENED_LOOKED_AT])
+        if not (search.exact_slack_mm(near, name) > search.exact_slack_mm(near)).any():
+            return False  # something else holds all of them back
         return bool((_ever_closer(search, near, _OPENED_FROM, name, least_mm)[1] >= least_mm).any())
 
     return alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened)
@@ -399,21 +401,22 @@ def _closer(search: _Search, candidates: Candidates, slack: FloatArray) -> list[
     likely = np.flatnonzero(slack >= -_FIELDS_SHORT_MM)
     order = likely[np.argsort(-slack[likely], kind="stable")]
     moves = _spread_evenly(_CLOSE_MOVES)
+    points, doubt = np.zeros((0, 3)), np.zeros(0)
     for index in _distinct(candidates, order, _CLOSE, _CLOSE_REACH_MM):
         entry, target = candidates.entry[index], candidates.target[index]
-        points, doubt = np.zeros((0, 3)), np.zeros(0)
         for look in range(_CLOSE_LOOKS):
+            if len(points):
+                around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
+                most = search.slack_from_points_mm(around, points, doubt)
+                if not most.size or most.max() < -_CLOSE_TO_FIT_MM:
+                    break
+                entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
             kept, more, more_doubt = search.surfaces_near(entry, target)
             if kept >= 0:
                 if (found := search.measured(entry, target)).accepted:
                     return with_merits([found])
                 break  # refused for something else
             points, doubt = np.concatenate([points, more]), np.concatenate([doubt, more_doubt])
-            around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
-            most = search.slack_from_points_mm(around, points, doubt)
-            if not most.size or most.max() < -_CLOSE_TO_FIT_MM:
-                break
-            entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
     return []
 
 

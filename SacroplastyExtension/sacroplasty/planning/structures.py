@@ -129,7 +129,7 @@ class SacrumView:
         return points_mm[:, 1] < map_coordinates(self.back_limit_mm, place.T, order=1, mode="nearest")
 
     def sampled(self, mask: Volume) -> Level:
-        """The level of a mask at the grid points, interpolated linearly between voxel centres, 0 outside."""
+        """The level of a mask, or a CT, at the grid points, interpolated linearly between voxel centres, 0 outside."""
         return _on_grid(mask, self.ViewToRAS, [self.left_mm, self.back_mm, self.up_mm])
 
 
@@ -360,16 +360,10 @@ class Structures:
         from scipy import ndimage
 
         view = self.view
-        margin = np.ceil(_BEHIND_MM / ct.spacing_mm[::-1]) + 1
         bones = view.sampled(anatomy.bones.like(anatomy.bones.voxels > 0)) >= 0.5
-        box = box_around(bones, 1)
-        if box is None:
+        if not bones.any():
             return
-        origin = ct.kji_of(anatomy.bones.ras_of([[0, 0, 0]]))[0]
-        low = np.clip(np.round(origin - margin).astype(int), 0, ct.voxels.shape)
-        high = np.clip(np.round(origin + anatomy.bones.voxels.shape + margin).astype(int), 0, ct.voxels.shape)
-        near = crop(ct, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
-        density = ndimage.uniform_filter(_on_grid(near, view.ViewToRAS, [view.left_mm, view.back_mm, view.up_mm]), 3)
+        density = ndimage.uniform_filter(view.sampled(ct), 3)
         unclaimed = (density >= _UNCLAIMED_HU) & ~_grown(bones | (view.sacrum >= 0.5), 2)
         for side, sign in (("left", 1.0), ("right", -1.0)):
             name = f"hip_{side}"
@@ -661,9 +655,17 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
 
     shape = tuple(len(axis) for axis in axes)
     result = np.zeros(shape, np.float32)
-    used = box_around(mask.voxels)
+    # Only the part of the mask that the grid can reach.
+    sides = [(axis[0], axis[-1]) for axis in axes]
+    corners = [[x, y, z] for x in sides[0] for y in sides[1] for z in sides[2]]
+    seen = mask.kji_of(transform_points(ViewToRAS, np.array(corners)))
+    lower = np.clip(np.floor(seen.min(axis=0)).astype(int) - 1, 0, mask.voxels.shape)
+    upper = np.clip(np.ceil(seen.max(axis=0)).astype(int) + 2, 0, mask.voxels.shape)
+    part = tuple(slice(int(a), int(b)) for a, b in zip(lower, upper, strict=True))
+    used = box_around(mask.voxels[part])
     if used is None:
         return result
+    used = tuple(slice(low + inner.start, low + inner.stop) for low, inner in zip(lower.tolist(), used, strict=True))
     crop = np.pad(mask.voxels[used], 1).astype(np.float32)
     first = np.array([part.start for part in used]) - 1
     # Only the part of the grid that the mask can reach.
