@@ -157,7 +157,8 @@ class _Case:
             truly = self.truly_mm(items[0], margin_mm)
             counted = self.tally.wrong if truly >= margin_mm else self.tally.refused
             counted[kind, truly >= margin_mm] += 1
-            return f"{'not' if truly >= margin_mm else 'NOT'} refused, keeps {kept:.2f} mm by the reference, truly {truly:.2f} mm"
+            rightly = "not" if truly >= margin_mm else "NOT"
+            return f"{rightly} refused, keeps {kept:.2f} mm by the reference, truly {truly:.2f} mm"
         self.tally.refused[kind, True] += 1
         known = self.reference.distance_mm
         # What the planner's grid measures may be a little more, or a little less.

@@ -2,7 +2,8 @@
 
 Run: python Testing/benchmarks/planning_on_phantoms.py [seeds ...] [--cache FOLDER] [--breach] [--time] [--fields]
 Bones come from the built-in method. --cache keeps phantoms with their anatomy (about 40 MB each). --breach compares
-probabilities with 10,000 draws each, --time measures nothing but time, --fields how far distances are above the labels'.
+probabilities with 10,000 draws each, --time measures nothing but time, --fields how far distances are above those of
+finely sampled labels.
 About 20 s for each patient. Whether a path is found where there is one: planning_against_reference.py.
 """
 

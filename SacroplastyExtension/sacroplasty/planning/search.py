@@ -35,7 +35,8 @@ _TRIED = 24
 _WORTH_A_TROCAR_ML = 0.5
 #: A structure alone is in the way if without it a path keeps so much more than with all of them [mm].
 _OPENED_MM = 0.2
-#: So many paths are measured at a time until one opens; where none does, of so many the neighbours of so many are tried.
+#: So many paths are measured at a time until one opens; where none does, of so many nearest ones the neighbours of so
+#: many are tried.
 _OPENED_AT_A_TIME, _OPENED_LOOKED_AT, _OPENED_FROM = 2000, 500, 4
 #: Pairs are compared with those chosen so many at a time.
 _COMPARED = 5000
