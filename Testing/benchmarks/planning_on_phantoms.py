@@ -50,6 +50,8 @@ _ERRORS = (3.0, 4.5, 6.0)
 _LITTLE_MM = 1.0
 #: Paths beside each planned one whose distances are compared with the label's, where those by the fields are so [mm].
 _PATHS_EACH, _COMPARED_MM = 10, (2.0, 5.5)
+#: So far their labels are looked for: what fields are short of is more than 2 mm with no voxel [mm].
+_LABEL_REACH_MM = 8.0
 
 
 @dataclass
@@ -225,7 +227,7 @@ def measure_fields(seeds: list[int], cache: Path | None) -> None:
 
 def _nearest_on_labels(structures: Structures, name: str, shaft: FloatArray) -> tuple[FloatArray, float]:
     """Direction from a shaft (n, 3) in view coordinates to the nearest point of a structure's label, and distance."""
-    points = points_around(shaft[0], shaft[-1], _COMPARED_MM[1] + 1.0, step_mm=0.25)
+    points = points_around(shaft[0], shaft[-1], _LABEL_REACH_MM, step_mm=0.25)
     inside = points[sample_mask(structures.masks[name], transform_points(structures.view.ViewToRAS, points)) >= 0.5]
     axis = unit(shaft[-1] - shaft[0])
     along = np.clip((inside - shaft[0]) @ axis, 0, None)
