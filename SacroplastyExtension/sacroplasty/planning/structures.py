@@ -657,15 +657,14 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
     result = np.zeros(shape, np.float32)
     # Only the part of the mask that the grid can reach.
     sides = [(axis[0], axis[-1]) for axis in axes]
-    corners = [[x, y, z] for x in sides[0] for y in sides[1] for z in sides[2]]
-    seen = mask.kji_of(transform_points(ViewToRAS, np.array(corners)))
-    lower = np.clip(np.floor(seen.min(axis=0)).astype(int) - 1, 0, mask.voxels.shape)
-    upper = np.clip(np.ceil(seen.max(axis=0)).astype(int) + 2, 0, mask.voxels.shape)
-    part = tuple(slice(int(a), int(b)) for a, b in zip(lower, upper, strict=True))
-    used = box_around(mask.voxels[part])
-    if used is None:
+    grid_corners = np.array([[x, y, z] for x in sides[0] for y in sides[1] for z in sides[2]])
+    seen = mask.kji_of(transform_points(ViewToRAS, grid_corners))
+    lower = np.clip(np.floor(seen.min(axis=0)).astype(int) - 1, 0, mask.voxels.shape).tolist()
+    upper = np.clip(np.ceil(seen.max(axis=0)).astype(int) + 2, 0, mask.voxels.shape).tolist()
+    inner = box_around(mask.voxels[tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))])
+    if inner is None:
         return result
-    used = tuple(slice(low + inner.start, low + inner.stop) for low, inner in zip(lower.tolist(), used, strict=True))
+    used = tuple(slice(low + part.start, low + part.stop) for low, part in zip(lower, inner, strict=True))
     crop = np.pad(mask.voxels[used], 1).astype(np.float32)
     first = np.array([part.start for part in used]) - 1
     # Only the part of the grid that the mask can reach.
