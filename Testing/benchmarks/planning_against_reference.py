@@ -6,6 +6,10 @@ Synthetic patients with bones of the built-in method, or with --sacra CTs painte
 planning_reference.py: it gives the widest clearance W that any path of a side has. Each side is planned with the usual
 margin of 3 mm, and, since most sides are easy with that, with a margin 0.3 mm below W, where hardly any path is left,
 and 0.5 mm above it, where none is. The same for paths that keep the entry rule. About a minute for each side.
+
+The reference sees labels, as the planner does, and may be wrong about a wall. Where the two disagree about a path, its
+true clearance on the patient's own shapes decides: a path that does not keep the margin was not missed, and one that
+does was not to be refused. These are counted apart.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from pelvis_labels import jhu_patients
 from planning_on_phantoms import RULE_MM, patient
-from planning_on_real_sacra import case_of
+from planning_on_real_sacra import MeshTruth, case_of
 from planning_reference import BESIDE_MM, Corridor, Reference, make_reference
 from planning_truth import PhantomTruth
 
@@ -51,7 +55,13 @@ _SAME_MM = 0.2
 
 @dataclass
 class Tally:
-    """What is counted, by margin: `usual`, or `just` possible or impossible."""
+    """What is counted, by margin: `usual`, or `just` possible or impossible.
+
+    Attributes:
+        same: paths about which planner and reference differ by no more than the reference's error.
+        wrong: where the truth says that the reference's path does not keep the margin (False), or that the planner's,
+            which the reference refuses, does (True).
+    """
 
     found: Counter[tuple[str, bool]] = field(default_factory=Counter)
     ruled: Counter[tuple[str, bool]] = field(default_factory=Counter)
@@ -59,6 +69,7 @@ class Tally:
     refused: Counter[tuple[str, bool]] = field(default_factory=Counter)
     named: Counter[tuple[str, bool]] = field(default_factory=Counter)
     same: int = 0
+    wrong: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
 
 @dataclass
@@ -68,7 +79,7 @@ class _Case:
     context: PlanningContext
     side: Side
     reference: Reference
-    truth: PhantomTruth | None
+    truth: PhantomTruth | MeshTruth
     tally: Tally
 
     @property
@@ -85,8 +96,7 @@ class _Case:
         return -np.inf, None
 
     def planned(self, margin_mm: float) -> list[Trajectory]:
-        options = PlanOptions(margin_mm=margin_mm, preferred_margin_mm=max(5.0, margin_mm))
-        return list(plan_trajectories(self.context, (self.side,), options).trajectories)
+        return list(plan_trajectories(self.context, (self.side,), _options(margin_mm)).trajectories)
 
     def in_the_way(self, margin_mm: float) -> set[str]:
         """Structures without which, each alone, there would be a path."""
@@ -97,15 +107,26 @@ class _Case:
         """Where there is a path: whether the planner has one, and what it says of the reference's where it has none."""
         items = self.planned(margin_mm)
         accepted = bool(items) and items[0].accepted
-        self.tally.found[kind, accepted] += 1
         if accepted:
+            self.tally.found[kind, True] += 1
             return "found"
         entry, target = transform_points(self.reference.ViewToRAS, np.stack([corridor.entry, corridor.target]))
-        own = check_trajectory(
-            self.context, entry + 5 * unit(entry - target), target, self.side, PlanOptions(margin_mm=margin_mm)
-        )
+        own = check_trajectory(self.context, entry + 5 * unit(entry - target), target, self.side, _options(margin_mm))
         why = "accepts the reference's path" if own.accepted else f"of the reference's path: {own.reasons[0]}"
+        why += f"; truly it keeps {(truly := self.truly_mm(own, margin_mm)):.2f} mm"
+        if truly < margin_mm:
+            self.tally.wrong[kind, False] += 1
+            return f"not found; {why}"
+        self.tally.found[kind, False] += 1
         return f"MISSED by {margin_mm - min(items[0].clearance_mm.values()):.2f} mm; {why}"
+
+    def truly_mm(self, item: Trajectory, margin_mm: float) -> float:
+        """What a trajectory truly keeps from everything, at most some more than the margin."""
+        reach_mm = margin_mm + 1.0
+        if isinstance(self.truth, MeshTruth):
+            return min(value for value, _ in self.truth.clearance_mm(item, reach_mm + self._radius_mm).values())
+        real = self.truth.clearance_mm(item.entry_skin, item.target, self._radius_mm, reach_mm)
+        return min(real.values(), default=reach_mm)
 
     def check_rule(self, kind: str, margin_mm: float) -> str:
         """Where there is a path that keeps the entry rule: whether the recommended one does."""
@@ -114,7 +135,7 @@ class _Case:
         kept = beside is not None and RULE_MM[0] <= beside <= RULE_MM[1]
         self.tally.ruled[kind, kept] += 1
         said = f"{'' if kept else 'NOT '}kept: {beside}"
-        if self.truth is None:
+        if isinstance(self.truth, MeshTruth):
             return said
         real = self.truth.foramen_edge_mm(items[0].entry_bone, self.side)
         self.tally.truly[kind, kept and RULE_MM[0] <= real <= RULE_MM[1]] += 1
@@ -132,9 +153,13 @@ class _Case:
         if not refused and kept >= margin_mm - _SAME_MM:
             self.tally.same += 1
             return f"a path that keeps {kept:.2f} mm by the reference"
-        self.tally.refused[kind, refused] += 1
         if not refused:
-            return f"NOT refused, keeps {kept:.2f} mm"
+            truly = self.truly_mm(items[0], margin_mm)
+            counted = self.tally.wrong if truly >= margin_mm else self.tally.refused
+            counted[kind, truly >= margin_mm] += 1
+            rightly = "not" if truly >= margin_mm else "NOT"
+            return f"{rightly} refused, keeps {kept:.2f} mm by the reference, truly {truly:.2f} mm"
+        self.tally.refused[kind, True] += 1
         known = self.reference.distance_mm
         # What the planner's grid measures may be a little more, or a little less.
         alone = self.in_the_way(max(margin_mm - _BELOW_MM, width_mm + 0.01))
@@ -147,6 +172,10 @@ class _Case:
             right = not surely and self.reference.widest(margin_mm + self._radius_mm, without=at_path) is not None
         self.tally.named[kind, right] += 1
         return f"refused, {'right' if right else 'WRONG'}: {sorted(said or at_path)}, of {sorted(alone)}"
+
+
+def _options(margin_mm: float) -> PlanOptions:
+    return PlanOptions(margin_mm=margin_mm, preferred_margin_mm=max(PlanOptions().preferred_margin_mm, margin_mm))
 
 
 def measure_side(case: _Case) -> list[str]:
@@ -186,6 +215,11 @@ def report(tally: Tally) -> None:
         for kind in ("usual", "just"):
             total = counts[kind, True] + counts[kind, False]
             print(f"{text} ({kind} margin): {counts[kind, True]} of {total}")
+    for kind in ("usual", "just"):
+        print(
+            f"the reference is wrong by the truth ({kind} margin): {tally.wrong[kind, False]} of its paths do not keep "
+            f"the margin, {tally.wrong[kind, True]} of the planner's that it refuses do"
+        )
     print(f"neither: {tally.same} paths of the planner that lack less than {_SAME_MM:g} mm by the reference")
 
 
@@ -207,7 +241,7 @@ def main() -> None:
         except SacroplastyError as error:
             print(f"| {number} | segmentation refused: {error} |" + " |" * 6, flush=True)
             continue
-        truth = None if asked.sacra else PhantomTruth(number)
+        truth = MeshTruth(jhu_patients()[number], context.anatomy) if asked.sacra else PhantomTruth(number)
         for side in SIDES:
             case = _Case(context, side, make_reference(context.anatomy, context.ct, side), truth, tally)
             print(f"| {number} {side} | {' | '.join(measure_side(case))} |", flush=True)

@@ -44,6 +44,7 @@ from sacroplasty.anatomy.bone_sources import BoneSource, find_bones
 from sacroplasty.anatomy.bones import LabelledBones, bones_from_labels
 from sacroplasty.anatomy.confirmation import confirm, to_confirm
 from sacroplasty.anatomy.labels import SIDES
+from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.anatomy.segment import find_structures
 from sacroplasty.anatomy.surroundings import axis_of_foramina
 from sacroplasty.errors import SacroplastyError
@@ -165,9 +166,11 @@ def covered(points: FloatArray, faces: FloatArray, back: FloatArray) -> NDArray[
     return found
 
 
-def wall_near(shaft: FloatArray, sacrum: Surface, faces: FloatArray, back: FloatArray) -> FloatArray:
+def wall_near(
+    shaft: FloatArray, sacrum: Surface, faces: FloatArray, back: FloatArray, reach_mm: float = _REACH_MM
+) -> FloatArray:
     """Points (n, 3) near a shaft of the sacrum's surface that a trocar must not pass."""
-    near = cKDTree(shaft).query(sacrum.points, distance_upper_bound=_REACH_MM)[0] < _REACH_MM
+    near = cKDTree(shaft).query(sacrum.points, distance_upper_bound=reach_mm)[0] < reach_mm
     points, normals = sacrum.points[near], sacrum.normals[near]
     wall = normals @ back < _FACES_BACK
     rest = np.flatnonzero(~wall)
@@ -175,28 +178,41 @@ def wall_near(shaft: FloatArray, sacrum: Surface, faces: FloatArray, back: Float
     return points[wall]
 
 
-def true_clearance_mm(
-    item: Trajectory, sacrum: Surface, faces: FloatArray, hips: list[cKDTree], back: FloatArray
-) -> dict[str, tuple[float, float]]:
-    """Distance of the shaft's surface from what it must not touch, and how deep below the entry into bone that is."""
-    outwards = unit(item.entry_skin - item.target)
-    inside = float(np.linalg.norm(item.entry_bone - item.target))
-    shaft = item.target + np.arange(0, min(item.length_mm, inside + 60), 0.25)[:, None] * outwards
-    wall = wall_near(shaft, sacrum, faces, back)
-    distances = {
-        "sacrum": cKDTree(wall).query(shaft)[0] if len(wall) else np.full(len(shaft), _REACH_MM),
-        "hips": np.min([tree.query(shaft)[0] for tree in hips], axis=0),
-    }
-    return {
-        name: (float(values.min()) - item.needle.radius_mm, float(inside - 0.25 * values.argmin()))
-        for name, values in distances.items()
-    }
+class MeshTruth:
+    """The meshes of a patient, which planning never sees."""
 
+    def __init__(self, patient: str, anatomy: Anatomy) -> None:
+        self._faces = read_faces(patient, "sacrum")
+        self._whole = sampled(self._faces)
+        self._sacrum = without_cut(self._whole)
+        self._hips = [cKDTree(sampled(read_faces(patient, f"hip_{side}")).points) for side in SIDES]
+        back = axis_of_foramina(anatomy)
+        assert back is not None
+        self._back = back
 
-def in_mesh(point: FloatArray, sacrum: Surface) -> bool:
-    """Whether the nearest surface point faces away from a point."""
-    nearest = int(cKDTree(sacrum.points).query(point)[1])
-    return bool((point - sacrum.points[nearest]) @ sacrum.normals[nearest] < 0)
+    def clearance_mm(self, item: Trajectory, reach_mm: float = _REACH_MM) -> dict[str, tuple[float, float]]:
+        """Distance of the shaft's surface from what it must not touch, and how deep below the entry into bone that is.
+
+        Args:
+            reach_mm: of walls farther from the axis nothing is told.
+        """
+        outwards = unit(item.entry_skin - item.target)
+        inside = float(np.linalg.norm(item.entry_bone - item.target))
+        shaft = item.target + np.arange(0, min(item.length_mm, inside + 60), 0.25)[:, None] * outwards
+        wall = wall_near(shaft, self._sacrum, self._faces, self._back, reach_mm)
+        distances = {
+            "sacrum": cKDTree(wall).query(shaft)[0] if len(wall) else np.full(len(shaft), reach_mm),
+            "hips": np.min([tree.query(shaft)[0] for tree in self._hips], axis=0),
+        }
+        return {
+            name: (float(values.min()) - item.needle.radius_mm, float(inside - 0.25 * values.argmin()))
+            for name, values in distances.items()
+        }
+
+    def contains(self, point: FloatArray) -> bool:
+        """Whether the nearest point of the sacrum's surface faces away from a point."""
+        nearest = int(cKDTree(self._whole.points).query(point)[1])
+        return bool((point - self._whole.points[nearest]) @ self._whole.normals[nearest] < 0)
 
 
 def case_of(number: int, patient: str, exact: bool, cache: Path | None) -> PlanningContext:
@@ -237,12 +253,7 @@ class Tally:
 def measure(patient: str, context: PlanningContext, tally: Tally) -> None:
     """Plan both sides of a patient and print a row for each."""
     plan = plan_trajectories(context)
-    faces = read_faces(patient, "sacrum")
-    whole = sampled(faces)
-    sacrum = without_cut(whole)
-    hips = [cKDTree(sampled(read_faces(patient, f"hip_{side}")).points) for side in SIDES]
-    back = axis_of_foramina(context.anatomy)
-    assert back is not None
+    truth = MeshTruth(patient, context.anatomy)
     for side in SIDES:
         tally.sides += 1
         items = [item for item in plan.trajectories if item.side == side]
@@ -256,8 +267,8 @@ def measure(patient: str, context: PlanningContext, tally: Tally) -> None:
         tally.planned += 1
         least: list[tuple[float, float, str]] = []
         for item in accepted:
-            clearance = true_clearance_mm(item, sacrum, faces, hips, back)
-            if not in_mesh(item.target, whole):
+            clearance = truth.clearance_mm(item)
+            if not truth.contains(item.target):
                 clearance["target not in the bone"] = (-1.0, 0.0)
             least.append(min((*place, name) for name, place in clearance.items()))
         tally.true_mm += [distance for distance, _, _ in least]

@@ -37,13 +37,13 @@ _FACES_BACK = 0.2
 _BEHIND_MM, _BEHIND_STEP_MM, _BEHIND_DEPTH_MM = 60.0, 0.75, 0.25
 
 
-def points_around(start: FloatArray, end: FloatArray, reach_mm: float) -> FloatArray:
-    """Points (n, 3) within a distance of the segment, about half a millimetre apart."""
+def points_around(start: FloatArray, end: FloatArray, reach_mm: float, step_mm: float = _STEP_MM) -> FloatArray:
+    """Points (n, 3) within a distance of the segment, about so far apart."""
     axis = unit(end - start)
     u = perpendicular(axis)
     v = np.cross(axis, u)
-    across = np.arange(-reach_mm, reach_mm + 0.01, _STEP_MM)
-    along = np.arange(-reach_mm, np.linalg.norm(end - start) + reach_mm + 0.01, _STEP_MM)
+    across = np.arange(-reach_mm, reach_mm + 0.01, step_mm)
+    along = np.arange(-reach_mm, np.linalg.norm(end - start) + reach_mm + 0.01, step_mm)
     a, b = (grid.ravel() for grid in np.meshgrid(across, across, indexing="ij"))
     near = np.hypot(a, b) <= reach_mm
     disc = a[near, None] * u + b[near, None] * v

@@ -97,12 +97,14 @@ def test_a_flank_beside_the_entry_is_wall_on_triangles_too() -> None:
 
 def test_a_plate_that_hangs_behind_the_bone_is_where_the_back_ends() -> None:
     back_mm = np.arange(0.0, 20.0)
-    bone, cut_off = np.zeros((2, 3, 20, 1), bool)
-    bone[:, 2:8] = True
+    bone, cut_off = np.zeros((2, 4, 20, 1), np.float32)
+    bone[:, 2:8] = 1
     # Cut off right on the bone, hanging 4 mm behind it, and beside the bone where there is none.
-    cut_off[0, 8:10] = True
-    cut_off[1, 12:14] = True
-    bone[2] = False
-    cut_off[2, 12:14] = True
+    cut_off[0, 8:10] = 1
+    cut_off[1, 12:14] = 1
+    bone[2] = 0
+    cut_off[2, 12:14] = 1
+    # Right on the bone too: between the two, each is at some part of a grid point.
+    bone[3, 8], cut_off[3, 8], cut_off[3, 9] = 0.45, 0.45, 1
     found = hanging_mm(bone, cut_off, back_mm)[:, 0]
-    assert np.isnan(found[0]) and found[1] == 13.0 and np.isnan(found[2])
+    assert np.isnan(found[0]) and found[1] == 13.0 and np.isnan(found[2]) and np.isnan(found[3])

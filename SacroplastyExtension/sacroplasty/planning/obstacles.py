@@ -7,15 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import FloatArray
 from .approaches import Candidates
 from .model import Side
 from .structures import STEP_MM, Structures
 
 #: Where along its way from target (0) to entry (1) a shaft is looked at, the most telling places first.
 _LOOKS = ((0.0, 0.5, 1.0), (0.25, 0.75, 1.3, 1.7), (0.12, 0.37, 0.62, 0.87, 1.15))
-#: So many paths are measured at a time until one keeps its distances.
-_MEASURED = 2000
 
 
 def alone_in_the_way(
@@ -23,13 +20,13 @@ def alone_in_the_way(
     side: Side,
     candidates: Candidates,
     needed_mm: float,
-    slack_without: Callable[[Candidates, str], FloatArray],
+    opened: Callable[[Candidates, str], bool],
 ) -> tuple[str, ...]:
     """Structures without which one of the paths would keep its distances from all others.
 
     Args:
         needed_mm: least distance of the axis.
-        slack_without: what paths keep beyond all that they must, when one structure does not count.
+        opened: whether one of the paths, or one beside them, keeps its distances when one structure does not count.
     """
     names = structures.names_on(side)
     too_near = _too_near(structures, names, needed_mm)
@@ -43,14 +40,11 @@ def alone_in_the_way(
             near[alive] |= too_near[index[:, 0], index[:, 1], index[:, 2]]
         # Two structures in the way of a path: neither is alone.
         alive = alive[near[alive] & (near[alive] - 1) == 0]
-    found = []
-    for number, name in enumerate(names):
-        paths = alive[(near[alive] | (1 << number)) == (1 << number)]
-        for start in range(0, len(paths), _MEASURED):
-            if (slack_without(candidates.part(paths[start : start + _MEASURED]), name) >= 0).any():
-                found.append(name)
-                break
-    return tuple(found)
+    return tuple(
+        name
+        for number, name in enumerate(names)
+        if opened(candidates.part(alive[(near[alive] | (1 << number)) == (1 << number)]), name)
+    )
 
 
 def _too_near(structures: Structures, names: list[str], needed_mm: float) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from .depots import room_mm, second_trocar_ml, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
 from .obstacles import alone_in_the_way
 from .options import SMALLEST_USUAL_ML, PlanOptions
-from .structures import STEP_MM, Structures
+from .structures import GRID_DOUBT_MM, STEP_MM, Structures
 from .uncertainty import pose_uncertainty
 
 #: Trajectories returned for each side, and how far apart their ends are at least [mm].
@@ -35,6 +35,9 @@ _TRIED = 24
 _WORTH_A_TROCAR_ML = 0.5
 #: A structure alone is in the way if without it a path keeps so much more than with all of them [mm].
 _OPENED_MM = 0.2
+#: So many paths are measured at a time until one opens; where none does, of so many nearest ones the neighbours of so
+#: many are tried.
+_OPENED_AT_A_TIME, _OPENED_LOOKED_AT, _OPENED_FROM = 2000, 500, 4
 #: Pairs are compared with those chosen so many at a time.
 _COMPARED = 5000
 #: Of a side without an accepted trajectory, so many refused ones are shown, the least bad of so many.
@@ -318,12 +321,15 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
     if ruled.any() and not ruled.all() and (coarse.slack >= 0).any() and not (coarse.slack[ruled] >= 0).any():
         parts.append(_finer(search, _subset(coarse, np.flatnonzero(ruled))))
     ranked = _joined(parts)
-    found = _chosen(search, ranked) or _closer(search, ranked)
-    if found:
+    if found := _chosen(search, ranked):
         return found
-    alone = _alone_in_the_way(search, coarse.candidates, float(ranked.slack.max()))
+    # What was rejected at a first look may be worse than that look said.
+    near, slack = ranked.candidates, search.exact_slack_mm(ranked.candidates)
+    if found := _closer(search, near, slack):
+        return found
+    alone = _alone_in_the_way(search, coarse.candidates, float(slack.max()))
     reasons = [f"no path on this side; there would be one without {', or without '.join(alone)}"] if alone else []
-    return [refused(item, reasons) for item in _least_bad(search, ranked)]
+    return [refused(item, reasons) for item in _least_bad(search, near, slack)]
 
 
 def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -> tuple[str, ...]:
@@ -335,58 +341,83 @@ def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -
     if best_mm >= _FIELDS_SHORT_MM:
         # Structures leave a path, and something else refuses it.
         return ()
-    least_mm = max(0.0, best_mm + _OPENED_MM)
+    # A name permits nothing: what the fields are short of need not be kept.
+    least_mm = max(-GRID_DOUBT_MM, best_mm + _OPENED_MM)
 
-    def opened(paths: Candidates, name: str) -> FloatArray:
-        return search.slack_mm(paths, name) - least_mm
+    def opened(paths: Candidates, name: str) -> bool:
+        slack = np.full(len(paths.entry), -np.inf)
+        for start in range(0, len(slack), _OPENED_AT_A_TIME):
+            part = slice(start, start + _OPENED_AT_A_TIME)
+            slack[part] = search.slack_mm(paths.part(np.arange(len(slack))[part]), name)
+            if (slack[part] >= least_mm).any():
+                return True
+        near = paths.part(np.argsort(-slack, kind="stable")[:_OPENED_LOOKED_AT])
+        if not (search.exact_slack_mm(near, name) > search.exact_slack_mm(near)).any():
+            return False  # something else holds all of them back
+        return bool((_ever_closer(search, near, _OPENED_FROM, name, least_mm)[1] >= least_mm).any())
 
     return alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened)
 
 
 def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
     """The neighbours of the best pairs; where none keeps its distances, of those that come nearest, ever closer."""
-    best = _distinct(ranked.candidates, np.argsort(-ranked.score, kind="stable"), _REFINED)
     if (ranked.slack >= 0).any():
+        best = _distinct(ranked.candidates, np.argsort(-ranked.score, kind="stable"), _REFINED)
         entry, target = ranked.candidates.entry[best], ranked.candidates.target[best]
         return _ranked(search, search.rules.neighbors(entry, target, _NEIGHBOR_MM * _NEIGHBORS))
     # What was rejected at a first look may be worse than that look said.
-    tried = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
-    slack = search.exact_slack_mm(tried)
+    near = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
+    return _ranked(search, _ever_closer(search, near, _REFINED)[0])
+
+
+def _ever_closer(
+    search: _Search, tried: Candidates, most: int, without: str | None = None, enough_mm: float = np.inf
+) -> tuple[Candidates, FloatArray]:
+    """The neighbours of so many pairs that come nearest to keeping their distances, and theirs, and what they keep.
+
+    Args:
+        without: a structure that does not count.
+        enough_mm: a pair that keeps as much beyond what it must ends the search.
+    """
+    slack = search.exact_slack_mm(tried, without)
     for reach in (_NEIGHBOR_MM, _NEIGHBOR_MM / 2, _NEIGHBOR_MM / 4):
+        if (slack >= enough_mm).any():
+            break
         # One that misses by more than its ends are moved has no neighbour that fits.
-        near = tried.part(np.flatnonzero(slack >= -2 * reach))
-        best = _distinct(near, np.argsort(-slack[slack >= -2 * reach], kind="stable"), _REFINED)
+        likely = slack >= -2 * reach
+        near = tried.part(np.flatnonzero(likely))
+        best = _distinct(near, np.argsort(-slack[likely], kind="stable"), most)
         tried = search.rules.neighbors(near.entry[best], near.target[best], reach * _NEIGHBORS)
-        slack = search.exact_slack_mm(tried)
-    return _ranked(search, tried)
+        slack = search.exact_slack_mm(tried, without)
+    return tried, slack
 
 
-def _closer(search: _Search, ranked: _Ranked) -> list[Trajectory]:
+def _closer(search: _Search, candidates: Candidates, slack: FloatArray) -> list[Trajectory]:
     """A path that the labels allow beside those that the fields allow by little or nearly.
 
     From each of the best, surfaces around it are measured on the labels, and its ends go where they keep the most from
     all that was measured so far, ever less far. That is never less than what they really keep: once nothing around
     comes near to fitting, nothing does.
     """
-    slack = search.exact_slack_mm(ranked.candidates)
     likely = np.flatnonzero(slack >= -_FIELDS_SHORT_MM)
     order = likely[np.argsort(-slack[likely], kind="stable")]
     moves = _spread_evenly(_CLOSE_MOVES)
-    for index in _distinct(ranked.candidates, order, _CLOSE, _CLOSE_REACH_MM):
-        entry, target = ranked.candidates.entry[index], ranked.candidates.target[index]
-        points, doubt = np.zeros((0, 3)), np.zeros(0)
+    points, doubt = np.zeros((0, 3)), np.zeros(0)
+    for index in _distinct(candidates, order, _CLOSE, _CLOSE_REACH_MM):
+        entry, target = candidates.entry[index], candidates.target[index]
         for look in range(_CLOSE_LOOKS):
+            if len(points):
+                around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
+                most = search.slack_from_points_mm(around, points, doubt)
+                if not most.size or most.max() < -_CLOSE_TO_FIT_MM:
+                    break
+                entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
             kept, more, more_doubt = search.surfaces_near(entry, target)
             if kept >= 0:
                 if (found := search.measured(entry, target)).accepted:
                     return with_merits([found])
                 break  # refused for something else
             points, doubt = np.concatenate([points, more]), np.concatenate([doubt, more_doubt])
-            around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
-            most = search.slack_from_points_mm(around, points, doubt)
-            if not most.size or most.max() < -_CLOSE_TO_FIT_MM:
-                break
-            entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
     return []
 
 
@@ -400,7 +431,9 @@ def _ranked(search: _Search, candidates: Candidates) -> _Ranked:
 
 def _keep_best(ranked: _Ranked, most: int = 3000) -> _Ranked:
     """The best of all by score, and by each of the merits among those that keep the margin."""
-    orders = [ranked.score, np.where(ranked.slack >= 0, ranked.slack, -np.inf), ranked.volume_ml]
+    orders = [ranked.score]
+    if (ranked.slack >= 0).any():
+        orders += [np.where(ranked.slack >= 0, ranked.slack, -np.inf), ranked.volume_ml]
     chosen = np.unique(np.concatenate([np.argsort(-order, kind="stable")[:most] for order in orders]))
     return _subset(ranked, chosen)
 
@@ -495,10 +528,8 @@ def _apart(a: Trajectory, b: Trajectory, least_mm: float = _DISTINCT_MM) -> bool
     return bool(max(entries, targets) >= least_mm)
 
 
-def _least_bad(search: _Search, ranked: _Ranked) -> list[Trajectory]:
-    # What was rejected at a first look may be worse than that look said.
-    near = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
-    order = np.argsort(-search.exact_slack_mm(near), kind="stable")
+def _least_bad(search: _Search, near: Candidates, slack: FloatArray) -> list[Trajectory]:
+    order = np.argsort(-slack, kind="stable")
     measured: list[Trajectory] = []
     # Those that the structures refuse say more than those that leave the image.
     for index in _distinct(near, order, most=4 * _REFUSED):

@@ -41,13 +41,15 @@ _NORMAL_MM, _PATCH_MM = 1.0, 3.0
 _SHAFT_DOUBT_MM = 0.11
 #: Grid points inside of a structure miss what lies between them: distances from them are too large by as much on
 #: average, by up to 0.8 at corners of labels [mm]. `CloseLook` measures without them.
-_GRID_DOUBT_MM = 0.3
+GRID_DOUBT_MM = 0.3
 #: Standard deviation of the point spread of a CT with a usual kernel [mm], half a voxel of 1.2 mm.
 _POINT_SPREAD_MM = 0.6
 #: Bone that no label claims counts as hip: from this density [HU], so far lateral [mm], in pieces of this size [mm3].
 _UNCLAIMED_HU, _UNCLAIMED_LATERAL_MM, _UNCLAIMED_MM3 = 250.0, 22.0, 200
 #: Voxels whose sides differ by no more than this count as cubes.
 _CUBE = 1.2
+#: The highest level outside of a structure.
+_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 #: The surface of a structure lies at most so far outside of its outermost grid points [mm].
 _FARTHEST_SURFACE_MM = 1.0
 
@@ -110,16 +112,24 @@ class SacrumView:
 
         return map_coordinates(values, ((points_mm - self.origin_mm) / STEP_MM).T, order=1, mode="nearest")
 
+    @cached_property
+    def back_limit_mm(self) -> FloatArray:
+        """[left, up] up to where what is no bone lies in front of the back: a step before it where bone is.
+
+        Dents of a step are those of the label.
+        """
+        known = np.isfinite(self.back_surface_mm)
+        return np.where(known, self.back_surface_mm - STEP_MM, self.back_continued_mm)
+
     def ahead_of_back(self, points_mm: FloatArray) -> Mask:
-        """Whether view points (n, 3) lie in front of the continued back surface, by more than a step where bone is."""
+        """Whether view points (n, 3) lie in front of the continued back surface."""
         from scipy.ndimage import map_coordinates
 
         place = ((points_mm - self.origin_mm) / STEP_MM)[:, [0, 2]]
-        limit = np.where(np.isfinite(self.back_surface_mm), self.back_surface_mm - STEP_MM, self.back_continued_mm)
-        return points_mm[:, 1] < map_coordinates(limit, place.T, order=1, mode="nearest")
+        return points_mm[:, 1] < map_coordinates(self.back_limit_mm, place.T, order=1, mode="nearest")
 
     def sampled(self, mask: Volume) -> Level:
-        """The level of a mask at the grid points, interpolated linearly between voxel centres, 0 outside."""
+        """The level of a mask, or a CT, at the grid points, interpolated linearly between voxel centres, 0 outside."""
         return _on_grid(mask, self.ViewToRAS, [self.left_mm, self.back_mm, self.up_mm])
 
 
@@ -350,16 +360,10 @@ class Structures:
         from scipy import ndimage
 
         view = self.view
-        margin = np.ceil(_BEHIND_MM / ct.spacing_mm[::-1]) + 1
         bones = view.sampled(anatomy.bones.like(anatomy.bones.voxels > 0)) >= 0.5
-        box = box_around(bones, 1)
-        if box is None:
+        if not bones.any():
             return
-        origin = ct.kji_of(anatomy.bones.ras_of([[0, 0, 0]]))[0]
-        low = np.clip(np.round(origin - margin).astype(int), 0, ct.voxels.shape)
-        high = np.clip(np.round(origin + anatomy.bones.voxels.shape + margin).astype(int), 0, ct.voxels.shape)
-        near = crop(ct, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
-        density = ndimage.uniform_filter(_on_grid(near, view.ViewToRAS, [view.left_mm, view.back_mm, view.up_mm]), 3)
+        density = ndimage.uniform_filter(view.sampled(ct), 3)
         unclaimed = (density >= _UNCLAIMED_HU) & ~_grown(bones | (view.sacrum >= 0.5), 2)
         for side, sign in (("left", 1.0), ("right", -1.0)):
             name = f"hip_{side}"
@@ -406,7 +410,7 @@ class Structures:
         Beside its outline the back surface is continued: leaving over an edge counts as well.
         """
         view = self.view
-        ahead = view.back_mm[None, :, None] < view.back_continued_mm[:, None, :]
+        ahead = view.back_mm[None, :, None] < view.back_limit_mm[:, None, :]
         counts = ahead | beside_wall(view.sacrum, view.smoothed, self.doubt)
         # What is named by another structure is that structure.
         for level in self._levels.values():
@@ -416,7 +420,9 @@ class Structures:
             outward = hip if self.through_ilium == "left" else hip[::-1]
             lateral = np.logical_or.accumulate(outward, axis=0)
             counts &= ~(lateral if self.through_ilium == "left" else lateral[::-1])
-        return np.where(counts, 1 - view.sacrum, np.float32(0))
+        # A gap of the label that was filled is half bone, and no wall.
+        outside = np.where(view.sacrum >= 0.5, np.minimum(1 - view.sacrum, _BELOW_HALF), 1 - view.sacrum)
+        return np.where(counts, outside, np.float32(0))
 
 
 def beside_wall(sacrum: Level, smoothed: NDArray[np.float32], doubt: Doubt) -> Mask:
@@ -507,18 +513,19 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None 
     front = np.where(hit, axis[1][np.argmax(solid, axis=1)], np.nan)
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
     if cut_off is not None:
-        rear = np.fmax(rear, hanging_mm(solid, _on_grid(cut_off, ViewToRAS, axis) >= 0.5, axis[1]))
+        rear = np.fmax(rear, hanging_mm(level, _on_grid(cut_off, ViewToRAS, axis), axis[1]))
     return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear, sacrum, nerves, filled)
 
 
-def hanging_mm(solid: Mask, cut_off: Mask, back_mm: FloatArray) -> FloatArray:
+def hanging_mm(sacrum: Level, cut_off: Level, back_mm: FloatArray) -> FloatArray:
     """[left, up] how far back bone hangs free behind the sacrum that was cut off: thin plates, too faint for a cortex.
 
-    NaN where there is none, or where what was cut off lies on the bone.
+    NaN where there is none, or where what was cut off lies on the bone. Half of either is no gap between the two.
     """
+    solid = sacrum >= 0.5
     behind = np.logical_or.accumulate(solid, axis=1) & ~solid
-    free = np.logical_or.accumulate(behind & ~cut_off, axis=1)
-    hanging = cut_off & free
+    free = np.logical_or.accumulate(behind & (sacrum + cut_off < 0.5), axis=1)
+    hanging = (cut_off >= 0.5) & free
     last = back_mm[::-1][np.argmax(hanging[:, ::-1], axis=1)]
     return np.where(hanging.any(axis=1), last, np.nan)
 
@@ -619,7 +626,7 @@ def _distances(level: Level, doubt: Doubt | None = None) -> NDArray[np.float32]:
         flat += nearest[axis]
     steps = np.sqrt(squared)
     distance = steps * np.float32(STEP_MM) - _surface_mm(level, mask).ravel()[flat]
-    return distance if doubt is None else distance - doubt.along_mm(way, steps) - np.float32(_GRID_DOUBT_MM)
+    return distance if doubt is None else distance - doubt.along_mm(way, steps) - np.float32(GRID_DOUBT_MM)
 
 
 def _surface_mm(level: Level, mask: Mask) -> NDArray[np.float32]:
@@ -648,9 +655,16 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
 
     shape = tuple(len(axis) for axis in axes)
     result = np.zeros(shape, np.float32)
-    used = box_around(mask.voxels)
-    if used is None:
+    # Only the part of the mask that the grid can reach.
+    sides = [(axis[0], axis[-1]) for axis in axes]
+    grid_corners = np.array([[x, y, z] for x in sides[0] for y in sides[1] for z in sides[2]])
+    seen = mask.kji_of(transform_points(ViewToRAS, grid_corners))
+    lower = np.clip(np.floor(seen.min(axis=0)).astype(int) - 1, 0, mask.voxels.shape).tolist()
+    upper = np.clip(np.ceil(seen.max(axis=0)).astype(int) + 2, 0, mask.voxels.shape).tolist()
+    inner = box_around(mask.voxels[tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))])
+    if inner is None:
         return result
+    used = tuple(slice(low + part.start, low + part.stop) for low, part in zip(lower, inner, strict=True))
     crop = np.pad(mask.voxels[used], 1).astype(np.float32)
     first = np.array([part.start for part in used]) - 1
     # Only the part of the grid that the mask can reach.
