@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..geometry import FloatArray, angle_between_deg
+from ..geometry import FloatArray, angle_between_deg, unit
 from ..xray.geometry import VIEW_ANGLES_DEG, CArm, XrayGeometry
 from ..xray.project import ProjectableVolume, pixel_line_integrals
 from .background import Background
@@ -34,8 +34,9 @@ _FEWEST_PIXELS, _MOST_PIXELS = 200, 4000
 _EXPOSED_RAYS, _TIP_RAYS = 32, 7
 #: For other views no smaller share of the cement is believed to be shown in this one.
 _LEAST_SHARE = 0.02
-#: Two views tell the depth of what they show when they are so far apart [degrees].
-_LEAST_APART_DEG = 45.0
+#: Two views tell the depth of what they show when they are so far apart, and so near to a dark view another is dark
+#: too [degrees].
+_LEAST_APART_DEG, _AS_DARK_DEG = 45.0, 20.0
 
 
 class DarkViewError(ImageError):
@@ -117,19 +118,21 @@ class Sight:
         share = max(seen.share, _LEAST_SHARE)
         scatter = bright * (1 - share) / share
         pixel_mm = pixel_size_mm(geometry, self.tip_ras)
-        c_arm = CArm(
-            geometry.source_to_detector_mm,
-            float(np.linalg.norm(self.tip_ras - geometry.source_ras)),
-            geometry.detector_pixels,
-            geometry.pixel_spacing_mm,
-        )
+        # What is in the middle of the picture stays there.
+        middle = geometry.pixel_ras((np.array(geometry.detector_pixels) - 1) / 2)
+        beam = unit(middle - geometry.source_ras)
+        distance_mm = float((self.tip_ras - geometry.source_ras) @ beam)
+        aim = geometry.source_ras + distance_mm * beam
+        c_arm = CArm(geometry.source_to_detector_mm, distance_mm, geometry.detector_pixels, geometry.pixel_spacing_mm)
         found: list[tuple[float, str]] = []
         for name, angles in VIEW_ANGLES_DEG.items():
-            candidate = c_arm.at_positioner_angles(self.tip_ras, *angles)
+            candidate = c_arm.at_positioner_angles(aim, *angles)
+            if _apart_deg(candidate, geometry) < _AS_DARK_DEG:
+                continue
             apart_deg = min((_apart_deg(candidate, other) for other in others), default=math.nan)
-            beam = self._brightness(candidate)
-            sigma = seen.sigma * math.sqrt((bright + scatter) / (beam + scatter))
-            smallest_ml = smallest_ball_ml(beam / (beam + scatter), sigma, pixel_mm, self.cement_per_mm)
+            there = self._brightness(candidate)
+            sigma = seen.sigma * math.sqrt((bright + scatter) / (there + scatter))
+            smallest_ml = smallest_ball_ml(there / (there + scatter), sigma, pixel_mm, self.cement_per_mm)
             if smallest_ml <= LEAST_SHOWN_ML and not apart_deg < _LEAST_APART_DEG:
                 found.append((-apart_deg if others else smallest_ml, name))
         return min(found)[1] if found else ""
