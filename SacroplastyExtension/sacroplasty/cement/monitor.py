@@ -455,9 +455,9 @@ class SpreadMonitor:
         return tuple(unknown)
 
     @property
-    def visibility(self) -> dict[str, Visibility | None]:
-        """What each view could show of cement at the tip, as far as the CT tells."""
-        return {name: view.visibility for name, view in self._views.items()}
+    def visibility(self) -> dict[str, Visibility]:
+        """What views could show of cement at the tip; without those of which that is not known."""
+        return {name: view.visibility for name, view in self._views.items() if view.visibility is not None}
 
     @property
     def _known_leak(self) -> bool | None:
