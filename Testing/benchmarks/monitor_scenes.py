@@ -7,6 +7,7 @@ breathes; the C-arm's pose, the segmentation's place and the tip are told wrongl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -59,6 +60,7 @@ class Scene:
     tip: NDArray
     entry: NDArray
     filling: Filling
+    cannula: Cannula
     monitor: SpreadMonitor
     attenuation: ProjectableVolume
     pixels: int
@@ -118,7 +120,7 @@ class Fluoroscope:
         return taken
 
 
-def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
+def make_scene(phantom: Phantom, seed: int, side: str, pixels: int, views: Sequence[str] = VIEWS) -> Scene:
     rng = np.random.default_rng([seed, 9, side == "left"])
     anatomy = Anatomy(
         phantom.bones, phantom.regions, phantom.foramina, {}, phantom.SacrumToRAS, {}, (), "truth", "0" * 64
@@ -148,13 +150,14 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int) -> Scene:
         tip=tip,
         entry=_entry(anatomy, tip, outwards),
         filling=fill_from(tip, region, resistance),
+        cannula=cannula,
         monitor=monitor,
         attenuation=attenuation,
         pixels=pixels,
         pose_error=error,
         rng=rng,
     )
-    for view in VIEWS:
+    for view in views:
         scene.take_view(view)
     return scene
 
