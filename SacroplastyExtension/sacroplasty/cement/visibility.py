@@ -18,7 +18,7 @@ from ..errors import ImageError
 from ..geometry import FloatArray, angle_between_deg, unit
 from ..xray.geometry import VIEW_ANGLES_DEG, CArm, XrayGeometry
 from ..xray.project import ProjectableVolume, pixel_line_integrals
-from .background import Background
+from .background import SMOOTHING, Background
 from .cement_map import CORE_PIXELS, CORE_SIGMA
 from .leaks import pixel_size_mm
 
@@ -29,6 +29,8 @@ LEAST_SHOWN_ML = 0.05
 _AROUND_MM, _AT_TIP_MM = 30.0, 5.0
 #: So many pixels are needed for that, and no more are used.
 _FEWEST_PIXELS, _MOST_PIXELS = 200, 4000
+#: The share is told on the safe side, by so many standard deviations.
+_SURE = 2.0
 #: Automatic exposure keeps the middle half of a picture as bright as it is. So many rays each way tell how much of the
 #: beam it gets, and the tip's surroundings.
 _EXPOSED_RAYS, _TIP_RAYS = 32, 7
@@ -56,7 +58,7 @@ class Visibility:
     """What a view could show of cement at the tip.
 
     Attributes:
-        share: of the cement's attenuation that the greys would show.
+        share: of the cement's attenuation that the greys would show, at least.
         sigma: of the logarithm of a later frame's signal there.
         smallest_ml: ball of cement that would stand out as `cement_map` asks for; infinite when nothing would.
     """
@@ -100,10 +102,18 @@ class Sight:
         at_tip = np.linalg.norm(away_mm[near], axis=1) <= _AT_TIP_MM
         beam = self._beam(geometry, pixels[near, ::-1])
         signal = np.exp(background.log_signal.values[tuple(pixels[near].T)].astype(float))
+        beam, signal = beam / beam.mean(), signal / signal.mean()
         x, y = away_mm[near].T / _AROUND_MM
-        system = np.stack([beam, np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
         # What errs in dark pixels errs by less.
-        factor = np.linalg.lstsq(system / signal[:, None], np.ones_like(signal), rcond=None)[0][0]
+        smooth = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1) / signal[:, None]
+        both = np.stack([beam / signal, np.ones_like(x)], axis=1)
+        expected, shown = (both - smooth @ np.linalg.lstsq(smooth, both, rcond=None)[0]).T
+        # Where the beam itself is smooth, nothing is told.
+        power = max(float(expected @ expected), 1e-12)
+        factor = float(expected @ shown) / power
+        # Neighbors err together.
+        deviation = SMOOTHING * float((shown - factor * expected).std()) / math.sqrt(power)
+        factor -= _SURE * deviation
         share = float(np.clip(factor * beam[at_tip].mean() / signal[at_tip].mean(), 0.0, 1.0))
         return Visibility(share, sigma, smallest_ball_ml(share, sigma, pixel_mm, self.cement_per_mm))
 
