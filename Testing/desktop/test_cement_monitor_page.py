@@ -43,11 +43,11 @@ def test_the_views_are_learned_with_progress_and_a_bad_reference_is_refused(room
 
 
 def test_a_view_too_dark_for_cement_is_refused_before_any_is_given(room, picture_folder):
-    room.views.scatter = 8000.0
+    room.views.scatter = 12000.0
     room.ui.referenceButton.click()
     room.wait(4.6)
     told = room.ui.referenceLabel.text
-    assert told.startswith("✘ view 1: too dark to show 0.05 mL of cement at the tip"), told
+    assert told.startswith("✘ view 2: too dark to show 0.05 mL of cement at the tip"), told
     assert "collimate, or raise the dose" in told
     assert room.ui.bannerLabel.text.startswith("✘ MONITOR BLIND")
     room.picture(picture_folder / f"{NAME}-monitor-too-dark.png")
