@@ -102,6 +102,7 @@ class LiveViews:
         views: names of `VIEWS` that are sent.
         posed: whether frames carry their geometry.
         still: whether the same frame comes again and again.
+        scatter: counts of a pixel that are scatter; few beside the beam.
         trocar: whether a trocar, its stylet drawn, stands in the picture from `TIP` to `HUB`.
     """
 
@@ -110,6 +111,7 @@ class LiveViews:
         self.cement: list[tuple[np.ndarray, float]] = []
         self.views: tuple[str, ...] = VIEWS
         self.posed, self.still, self.trocar = True, False, False
+        self.scatter = 0.0
         self._pixels = pixels
         self._next_s = -np.inf
         self._last: dict[str, np.ndarray] = {}
@@ -130,7 +132,7 @@ class LiveViews:
             if not self.still:
                 for center, volume_ml in self.cement:
                     total = total + sphere_line_integrals(pose, center, volume_ml)
-                counts = self.rng.poisson(4e4 * np.exp(-total)) * 4
+                counts = self.rng.poisson(4e4 * np.exp(-total) + self.scatter) * 4
                 self._last[view] = np.clip(counts, 0, 65535).astype(np.uint16)
             record = pose.to_dict() if self.posed else None
             taken.append(Frame(plane, self._last[view], record, None, 1 / PERIOD_S, None, now_s, now_s))

@@ -169,6 +169,18 @@ def whatToDo(readout, byHand):
     }.get(readout.level, "")
 
 
+def learnedText(readout):
+    """That the views were learned, and how little cement each would show."""
+    texts = [_("✔ The views were learned.")]
+    texts += [
+        _("View {number} would show {volume} mL at the tip.").format(
+            number=readout.planes.index(plane) + 1, volume=f"{smallest:.2f}"
+        )
+        for plane, smallest in readout.smallest_ml.items()
+    ]
+    return " ".join(texts)
+
+
 def unknownText(what):
     """What the monitor cannot tell, and why."""
     return {
@@ -881,7 +893,7 @@ class SacroplastyCementMonitorWidget(ScriptedLoadableModuleWidget, VTKObservatio
         elif monitor.learning is not None:
             self.ui.referenceLabel.text = _("Learning: hold still, no cement.")
         elif "not learned" not in monitor.unknown:
-            self.ui.referenceLabel.text = _("✔ The views were learned.")
+            self.ui.referenceLabel.text = learnedText(monitor)
         elif monitor.saved_text:
             self.ui.referenceLabel.text = _("Saved: {text}. Learn the views to go on.").format(text=monitor.saved_text)
 

@@ -25,7 +25,7 @@ from scipy.spatial import cKDTree
 
 from sacroplasty.cement.estimate import FILLED_SHARE, CementEstimate, CementEstimator
 from sacroplasty.cement.grid import sample
-from sacroplasty.errors import PlanError
+from sacroplasty.errors import ImageError, PlanError
 from sacroplasty.image import Volume
 from sacroplasty.phantom.make import make_phantom
 from sacroplasty.simulation.exits import ExitModel, draw_leaky_bone
@@ -120,7 +120,7 @@ def main() -> None:
         for side in ("left", "right"):
             try:
                 found += estimates_of(make_scene(phantom, seed, side, options.pixels), seed)
-            except PlanError as error:
+            except (ImageError, PlanError) as error:
                 print(f"seed {seed} {side}: {error}")
                 continue
             alae += 1

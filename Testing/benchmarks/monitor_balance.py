@@ -13,7 +13,7 @@ import argparse
 from dataclasses import replace
 
 import numpy as np
-from monitor_scenes import FRAME_S, REFERENCE_FRAMES, VIEWS, Fluoroscope, cement_attenuation, make_scene
+from monitor_scenes import Fluoroscope, cement_attenuation, learn_views, make_scene
 
 from sacroplasty.errors import SacroplastyError
 from sacroplasty.phantom.make import Phantom, make_phantom
@@ -26,9 +26,7 @@ def inject(phantom: Phantom, seed: int, side: str, loses: bool) -> str:
     scene = make_scene(phantom, seed, side, 256)
     camera, monitor = Fluoroscope(scene), scene.monitor
     monitor.settings = replace(monitor.settings, frame_period_s=PERIOD_S)
-    before = [camera.frames(None, FRAME_S * (number - REFERENCE_FRAMES)) for number in range(REFERENCE_FRAMES)]
-    for view in VIEWS:
-        monitor.set_reference(view, [frames[view] for frames in before])
+    learn_views(scene, camera)
     lost_ml, largest_ml = 0.0, -np.inf
     for number in range(1, round(LARGEST_ML / STEP_ML) + 1):
         given_ml, now_s = number * STEP_ML, number * PERIOD_S

@@ -35,7 +35,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from monitor_scenes import FRAME_S, REFERENCE_FRAMES, VIEWS, Fluoroscope, Scene, make_scene
+from monitor_scenes import FRAME_S, VIEWS, Fluoroscope, Scene, learn_views, make_scene
 
 from injection_room import VirtualLine
 from sacroplasty.cement.injection import Prescription
@@ -65,8 +65,6 @@ GRAVE = ("warning", "leak", "blind")
 #: Something was to see so long ago at most [s].
 QUIET_S = 2.0
 PERSON_DECIDES_S = 3.0
-#: A reference that is refused is taken again, so often in all; a procedure without one is not done with the monitor.
-REFERENCES_TRIED = 3
 AFTER_FLOW_S = 20.0
 #: Cement that was given and is not seen: by how many standard deviations, and mL.
 MISSING_SIGMA, MISSING_ML = 2.0, 0.3
@@ -118,16 +116,7 @@ class Watch:
     def __init__(self, scene: Scene, bone: LeakyBone, every_frame: bool) -> None:
         self._camera, self._monitor, self._bone = Fluoroscope(scene), scene.monitor, bone
         self._every_frame = every_frame
-        for left in reversed(range(REFERENCES_TRIED)):
-            first = -(left + 1) * REFERENCE_FRAMES
-            before = [self._camera.frames(None, FRAME_S * (first + number)) for number in range(REFERENCE_FRAMES)]
-            try:
-                for view in VIEWS:
-                    self._monitor.set_reference(view, [frames[view] for frames in before])
-                break
-            except ImageError:
-                if not left:
-                    raise
+        learn_views(scene, self._camera)
         self._reading: MonitorReading | None = None
         self._number, self._made = 0, -math.inf
         self._seen_ml, self._eventful_s = 0.0, -math.inf
@@ -341,7 +330,7 @@ def print_tables(outcomes: Iterable[Outcome]) -> None:
         return
     without, watched = ([both[arm] for both in pairs] for arm in (False, True))
     print(f"{len(pairs)} procedures, {len({one.seed for one in watched})} patients")
-    print(f"not done with the monitor, since it refused three references: {len(found) - len(pairs)}\n")
+    print(f"not done with the monitor, since it refused the references: {len(found) - len(pairs)}\n")
     print("| | without | with the monitor |\n| --- | --- | --- |")
     routes = sorted({name for one in [*without, *watched] for name in one.routes})
     rows: list[tuple[str, Callable[[list[Outcome]], str]]] = [

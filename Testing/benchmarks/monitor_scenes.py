@@ -8,7 +8,8 @@ the usual errors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from monitor_tips import ALA, Aim, deepest_tip, leaves_bone, way_out
@@ -20,20 +21,25 @@ from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.cement.cannula import Cannula
 from sacroplasty.cement.grid import local_grid, sample
 from sacroplasty.cement.monitor import Frame, MonitorSettings, SpreadMonitor
+from sacroplasty.cement.visibility import DarkViewError
 from sacroplasty.cement.zones import cancellous_bone, make_zones
+from sacroplasty.errors import ImageError
 from sacroplasty.geometry import rigid, rotation_about, transform_points
 from sacroplasty.image import Volume
 from sacroplasty.phantom.make import Phantom
 from sacroplasty.simulation.invasion import Filling, fill_from, resistance_from_hu
 from sacroplasty.xray.geometry import CArm, XrayGeometry
 from sacroplasty.xray.imaging_chain import ExposedFrame, ImagingChain, expose_frame
-from sacroplasty.xray.project import CEMENT_PER_MM, attenuation_from_hu, line_integrals
+from sacroplasty.xray.project import CEMENT_PER_MM, ProjectableVolume, attenuation_from_hu, line_integrals
 
+#: What is taken first; a view that the monitor calls too dark is taken from elsewhere.
 VIEWS = ("outlet", "lateral")
 ROUTES = ("foramen_s1", "foramen_s2", "sacral_canal", "si_joint", "presacral", "posterior", "venous")
 FRAME_S = 1 / 7.5
 #: A breath's time.
 REFERENCE_FRAMES = 30
+#: A reference that is refused is taken again, so often in all.
+REFERENCES_TRIED = 3
 CHAIN = ImagingChain(photons_per_pixel=600.0, scatter_fraction=0.3, penumbra_mm=0.4, blur_mm=0.3, lag=0.15)
 POSE_SD_MM, POSE_SD_DEG, TIP_SD_MM = 0.4, 0.2, 0.7
 BREATHING_MM, BREATHING_S = 1.5, 4.0
@@ -42,7 +48,12 @@ GRID_MM = 1.0
 
 @dataclass
 class Scene:
-    """One side of one patient under a C-arm, and what the monitor is told of it."""
+    """One side of one patient under a C-arm, and what the monitor is told of it.
+
+    Attributes:
+        pose_error: rigid 4x4, from where the patient truly lies to where the monitor is told.
+        nominal, true, body: by view the pose that is told and the true one, and what its rays cross.
+    """
 
     phantom: Phantom
     anatomy: Anatomy
@@ -51,11 +62,28 @@ class Scene:
     tip: NDArray
     entry: NDArray
     filling: Filling
+    cannula: Cannula
     monitor: SpreadMonitor
-    nominal: dict[str, XrayGeometry]
-    true: dict[str, XrayGeometry]
-    body: dict[str, NDArray]
+    attenuation: ProjectableVolume
+    pixels: int
+    pose_error: NDArray
     rng: np.random.Generator
+    nominal: dict[str, XrayGeometry] = field(default_factory=dict)
+    true: dict[str, XrayGeometry] = field(default_factory=dict)
+    body: dict[str, NDArray] = field(default_factory=dict)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return tuple(self.nominal)
+
+    def take_view(self, name: str, in_place_of: str = "") -> None:
+        """Move the C-arm to one more view, or to another."""
+        for kept in (self.nominal, self.true, self.body):
+            kept.pop(in_place_of, None)
+        self.nominal[name] = CArm().view(name, self.phantom.SacrumToRAS).resampled(self.pixels)
+        pose = self.nominal[name]
+        self.true[name] = replace(pose, RASToDetector=pose.RASToDetector @ self.pose_error)
+        self.body[name] = line_integrals(self.attenuation, self.true[name])
 
 
 class Fluoroscope:
@@ -65,14 +93,20 @@ class Fluoroscope:
         self._scene = scene
         self._rng = scene.rng
         self._phase = self._rng.uniform(0, 2 * np.pi)
-        self._amplitude = {view: self._rng.normal(0, BREATHING_MM / 2, 2) for view in VIEWS}
+        self._amplitude = {view: self._breath() for view in scene.views}
         self._flicker_from = self._rng.uniform(5, 60)
         self._dose = float(self._rng.choice([0.7, 1.0, 1.4]))
         self._last: dict[str, ExposedFrame] = {}
 
+    def _breath(self) -> NDArray:
+        """Amplitude of the patient's movement in a view [mm]."""
+        return self._rng.normal(0, BREATHING_MM / 2, 2)
+
     def frames(self, cement: Volume | None, now_s: float) -> dict[str, Frame]:
         taken = {}
-        for view in VIEWS:
+        for view in self._scene.views:
+            if view not in self._amplitude:
+                self._amplitude[view] = self._breath()
             pose = self._scene.true[view]
             total = self._scene.body[view]
             if cement is not None:
@@ -88,7 +122,9 @@ class Fluoroscope:
         return taken
 
 
-def make_scene(phantom: Phantom, seed: int, side: str, pixels: int, aim: Aim = ALA) -> Scene:
+def make_scene(
+    phantom: Phantom, seed: int, side: str, pixels: int, aim: Aim = ALA, views: Sequence[str] = VIEWS
+) -> Scene:
     rng = np.random.default_rng([seed, 9, side == "left"])
     anatomy = Anatomy(
         phantom.bones, phantom.regions, phantom.foramina, {}, phantom.SacrumToRAS, {}, (), "truth", "0" * 64
@@ -99,18 +135,16 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int, aim: Aim = A
     resistance = region.like(
         resistance_from_hu(sample(phantom.ct, region)) * rng.uniform(0.7, 1.4, region.voxels.shape).astype(np.float32)
     )
-    attenuation = phantom.ct.like(attenuation_from_hu(phantom.ct.voxels))
+    attenuation = ProjectableVolume.of(phantom.ct.like(attenuation_from_hu(phantom.ct.voxels)))
     error = rigid(rotation_about(rng.normal(size=3), rng.normal(0, POSE_SD_DEG)), rng.normal(0, POSE_SD_MM, 3))
     error[:3, 3] += tip - error[:3, :3] @ tip
-    nominal = {view: CArm().view(view, phantom.SacrumToRAS).resampled(pixels) for view in VIEWS}
-    true = {view: replace(pose, RASToDetector=pose.RASToDetector @ error) for view, pose in nominal.items()}
     seen_tip = tip + rng.normal(0, TIP_SD_MM, 3)
     # Told, though it does not stand in the pictures: what lies behind it has to stand out further.
     cannula = Cannula(seen_tip, outwards, outer_diameter_mm=3.05)
     settings = MonitorSettings(frame_period_s=FRAME_S)
     zones = make_zones(anatomy, seen_tip, (side,), technique=aim.technique, cannula=cannula)
-    monitor = SpreadMonitor(zones, seen_tip, settings, cannula)
-    return Scene(
+    monitor = SpreadMonitor(zones, seen_tip, settings, cannula, attenuation)
+    scene = Scene(
         phantom=phantom,
         anatomy=anatomy,
         seed=seed,
@@ -118,12 +152,46 @@ def make_scene(phantom: Phantom, seed: int, side: str, pixels: int, aim: Aim = A
         tip=tip,
         entry=leaves_bone(phantom, tip, outwards),
         filling=fill_from(tip, region, resistance),
+        cannula=cannula,
         monitor=monitor,
-        nominal=nominal,
-        true=true,
-        body={view: line_integrals(attenuation, pose) for view, pose in true.items()},
+        attenuation=attenuation,
+        pixels=pixels,
+        pose_error=error,
         rng=rng,
     )
+    for view in views:
+        scene.take_view(view)
+    return scene
+
+
+def learn_views(scene: Scene, camera: Fluoroscope) -> None:
+    """Take the reference until the monitor has learned both views; where it calls one too dark, the person takes the
+    one that it proposes.
+
+    Raises:
+        ImageError: when it refused it each time.
+    """
+    for left in reversed(range(REFERENCES_TRIED)):
+        first = -(left + 1) * REFERENCE_FRAMES
+        before = [camera.frames(None, FRAME_S * (first + number)) for number in range(REFERENCE_FRAMES)]
+        # What is proposed in place of a view depends on those that are not dark, so these are learned first.
+        dark: list[str] = []
+        try:
+            for view in scene.views:
+                try:
+                    scene.monitor.set_reference(view, [frames[view] for frames in before])
+                except DarkViewError:
+                    dark.append(view)
+            for view in dark:
+                scene.monitor.set_reference(view, [frames[view] for frames in before])
+            return
+        except ImageError as error:
+            if not left:
+                raise
+            if isinstance(error, DarkViewError):
+                if not error.instead or error.instead in scene.views:
+                    raise
+                scene.take_view(error.instead, dark[0])
 
 
 def leak_path(scene: Scene, route: str, onset_ml: float) -> NDArray | None:

@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 from monitor_scenes import (
     FRAME_S,
-    REFERENCE_FRAMES,
     ROUTES,
-    VIEWS,
     Fluoroscope,
     Scene,
     cement_attenuation,
     leak_path,
+    learn_views,
     make_scene,
 )
 from monitor_tips import AIM_OF_ROUTE, ALA
@@ -89,9 +88,7 @@ def run(scene: Scene, case: Case) -> Result | None:
     if path is None:
         return None
     camera, monitor = Fluoroscope(scene), scene.monitor
-    before = [camera.frames(None, FRAME_S * (number - REFERENCE_FRAMES)) for number in range(REFERENCE_FRAMES)]
-    for view in VIEWS:
-        monitor.set_reference(view, [frames[view] for frames in before])
+    learn_views(scene, camera)
     given, leaked, tenth_at, frames_left = 0.0, 0.0, None, FRAMES_AFTER
     errors: list[float] = []
     one_view: list[float] = []

@@ -34,7 +34,7 @@ class Monitor:
     zones = tip_ras = None
 
     def __init__(self, room):
-        self.room = room
+        self.room, self.visibility = room, {}
 
     def update(self, frames, now_s, *given):
         room = self.room

@@ -42,6 +42,20 @@ def test_the_views_are_learned_with_progress_and_a_bad_reference_is_refused(room
     assert room.panel.unknownLabel.text == "" and not room.ui.referenceProgressBar.visible
 
 
+def test_a_view_too_dark_for_cement_is_refused_before_any_is_given(room, picture_folder):
+    room.views.scatter = 12000.0
+    room.ui.referenceButton.click()
+    room.wait(4.6)
+    told = room.ui.referenceLabel.text
+    assert told.startswith("✘ view 2: too dark to show 0.05 mL of cement at the tip"), told
+    assert "collimate, or raise the dose" in told
+    assert room.ui.bannerLabel.text.startswith("✘ MONITOR BLIND")
+    room.picture(picture_folder / f"{NAME}-monitor-too-dark.png")
+    room.views.scatter = 0.0
+    room.learned()
+    assert "View 1 would show 0.0" in room.ui.referenceLabel.text, room.ui.referenceLabel.text
+
+
 def click(room, number, point_ras):
     """Press the mouse where a point of the patient lies in a picture."""
     from PySide6.QtCore import QPoint, Qt

@@ -27,6 +27,7 @@ from sacroplasty.scene.navigation import REGISTRATION_NAME, show_trocar
 from sacroplasty.scene.records import read_record, write_record
 from sacroplasty.scene.volume_meter import metered_volumes
 from sacroplasty.xray.geometry import CArm
+from sacroplasty.xray.project import attenuation_from_hu, line_integrals
 from scene.simple_case import make_anatomy, make_ct, make_plan
 
 WORKING_S = 300.0
@@ -235,9 +236,10 @@ def test_views_are_learned_from_frames_without_cement_and_then_watched(scene, de
     assert desk.readout(0.0).banner_text == "learning the views: hold still"
     geometry = CArm().pose([-38.0, -15, 0], [0, 1, 0], [0, 0, 1]).resampled(128)
     rng = np.random.default_rng(1)
+    through = line_integrals(ct.like(attenuation_from_hu(ct.voxels)), geometry)
 
     def expose(time_s):
-        pixels = rng.poisson(4000, (128, 128)).astype(np.uint16)
+        pixels = rng.poisson(4000 * np.exp(through.min() - through)).astype(np.uint16)
         frame = DetectorFrame("Image_Detector", pixels, geometry.to_dict(), 4000.0, 5.0, None, time_s, time_s)
         devices.frames.append(frame)
 

@@ -23,7 +23,7 @@ class Watch:
     """A watch that shows and says what the test tells it to."""
 
     def __init__(self):
-        self.monitor = SimpleNamespace(views=("a", "b"), zones=object(), tip_ras=TIP, settings=None)
+        self.monitor = SimpleNamespace(views=("a", "b"), zones=object(), tip_ras=TIP, settings=None, visibility={})
         self.monitor.seen = lambda view: (SimpleNamespace(full_geometry=GEOMETRY), None)
         self.monitor.settings = SimpleNamespace(cement_per_mm=0.1)
         self.reading, self.shown, self.learning, self.problem = None, {}, None, ""

@@ -19,8 +19,8 @@ from .pieces import connected_to, large_pieces, widened
 
 #: A pixel's cement must stand out of the noise by this many standard deviations, in at least this many pixels that hang
 #: together. Of 100 000 pixels of pure noise 0.03 exceed 5 by chance, and not six together.
-_CORE_SIGMA = 5.0
-_CORE_PIXELS = 6
+CORE_SIGMA = 5.0
+CORE_PIXELS = 6
 #: From there cement reaches on to where it hardly stands out.
 _RIM_SIGMA = 2.5
 
@@ -119,11 +119,11 @@ def map_cement(
     sharp -= rest
     attenuation[~usable] = sharp[~usable] = 0.0
     score = np.where(usable & background.watched, attenuation / sigma, 0.0)
-    brighter = large_pieces(score < -_CORE_SIGMA, _CORE_PIXELS)
+    brighter = large_pieces(score < -CORE_SIGMA, CORE_PIXELS)
     fault = ""
     if np.count_nonzero(brighter) * plane_mm**2 > _BRIGHTER_MM2:
         fault = "the picture became brighter: an instrument moved, or its greys are inverted"
-    core = large_pieces(score > _CORE_SIGMA, _CORE_PIXELS)
+    core = large_pieces(score > CORE_SIGMA, CORE_PIXELS)
     return CementMap(
         attenuation=attenuation,
         sharp=sharp,
@@ -141,7 +141,7 @@ def _slow_rest(attenuation: Image, sigma: Image, quiet: NDArray[np.bool_]) -> Im
     patient breathes. Nothing where few of them are quiet."""
     from scipy.ndimage import uniform_filter
 
-    bound = _CORE_SIGMA * sigma
+    bound = CORE_SIGMA * sigma
     # What stands out so far may be cement that was not there before.
     quiet = quiet & (attenuation <= bound)
     # Edges, and the field's border, tell little.

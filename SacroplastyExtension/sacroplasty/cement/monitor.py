@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ImageError
 from ..geometry import FloatArray
 from ..xray.geometry import XrayGeometry
-from ..xray.project import CEMENT_PER_MM
+from ..xray.project import CEMENT_PER_MM, ProjectableVolume
 from .alignment import settled
 from .background import Background
 from .balance import FOREIGN_ML, MissingCement, nothing_given
@@ -36,6 +36,7 @@ from .pieces import widened
 from .reference import learn_background, thinned
 from .unplaced_view import PictureMarks, stand_in_geometry, stray_cement
 from .veil import Sample, find_scale_and_veil, most_of, unveiled, veil_share
+from .visibility import Sight, Visibility, check_bright
 from .zones import Zones
 
 Level = Literal["watch", "warning", "leak", "blind"]
@@ -175,6 +176,7 @@ class _View:
     seen: CementMap | None = None
     fault: str = "no frame yet"
     leaking_frames: int = 0
+    visibility: Visibility | None = None
 
     @cached_property
     def cosine(self) -> NDArray[np.float64]:
@@ -250,6 +252,8 @@ class SpreadMonitor:
         zones: where cement belongs; without them there is a volume but no judgement of leaks.
         tip_ras: where cement leaves the cannula; without it no concentricity, and no leaks.
         cannula: whose shadow may tremble; one that is not told and moves blinds the monitor.
+        attenuation: of the patient by the CT, 1/mm. It tells before any cement which views are too dark to show it;
+            without, only the first millilitre does.
     """
 
     def __init__(
@@ -258,11 +262,13 @@ class SpreadMonitor:
         tip_ras: ArrayLike | None = None,
         settings: MonitorSettings | None = None,
         cannula: Cannula | None = None,
+        attenuation: ProjectableVolume | None = None,
     ) -> None:
         self.zones = zones
         self.tip_ras = None if tip_ras is None else np.asarray(tip_ras, float)
         self.settings = settings or MonitorSettings()
         self._cannula = cannula
+        self._attenuation = attenuation
         self._views: dict[str, _View] = {}
         self._finder: LeakFinder | None = None
         self._growth: GrowthWatch | None = None
@@ -290,6 +296,7 @@ class SpreadMonitor:
 
         Raises:
             ImageError: for too few or useless frames, or a pose that is missing or changes between them.
+            DarkViewError: when cement would hardly show in this view, as far as the CT tells.
         """
         geometry = frames[0].geometry if frames else None
         if geometry is None and (marks is None or not frames):
@@ -300,9 +307,11 @@ class SpreadMonitor:
         if geometry is not None and any(not _same_pose(frame.geometry, geometry) for frame in frames):
             raise ImageError(f"the C-arm moved between the reference frames of view {view}; take them again")
         try:
-            self._views[view] = self._learned(frames, geometry, marks)
+            learned = self._learned(frames, geometry, marks)
         except ImageError as error:
             raise ImageError(f"view {view}: {error}") from None
+        learned.visibility = self._bright_enough(view, learned)
+        self._views[view] = learned
         self._finder = None
         self._spots, self._growing_frames = [], 0
         self._calibration_over = False
@@ -319,6 +328,14 @@ class SpreadMonitor:
         tip = np.zeros(3) if marks.tip_uv is not None else None
         background = learn_background(signals, stand_in_geometry(signals[0].shape, marks), _around(tip))
         return _View(background, background.geometry.pixel_spacing_mm[0], tip, marks)
+
+    def _bright_enough(self, name: str, view: _View) -> Visibility | None:
+        """What a view could show of cement, if that is enough; None where it cannot be told."""
+        if self._attenuation is None or self.tip_ras is None or not view.placed:
+            return None
+        sight = Sight(self._attenuation, self.tip_ras, self.settings.cement_per_mm)
+        others = [one.background.geometry for other, one in self._views.items() if other != name and one.placed]
+        return check_bright(name, view.background, sight, others)
 
     def acknowledge_leak(self) -> None:
         """A person has seen the leak; the next frames judge anew."""
@@ -443,6 +460,11 @@ class SpreadMonitor:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
             unknown.append(f"whether and where cement leaks: no {missing}")
         return tuple(unknown)
+
+    @property
+    def visibility(self) -> dict[str, Visibility]:
+        """What views could show of cement at the tip; without those of which that is not known."""
+        return {name: view.visibility for name, view in self._views.items() if view.visibility is not None}
 
     @property
     def _known_leak(self) -> bool | None:
@@ -570,9 +592,7 @@ class SpreadMonitor:
         self._new_views = set()
         for name in maps:
             self._growth.keep(name, now_s, self._views[name].for_growth())
-        self._spots = [
-            Finding(spot.zone, spot.position_ras, spot.volume_ml, "growth") for spot in self._growth.spots()
-        ]
+        self._spots = [Finding(spot.zone, spot.position_ras, spot.volume_ml, "growth") for spot in self._growth.spots()]
         self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in self._spots) else 0
         return self._spots
 

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.option("--anatomy", "anatomy_folder", metavar="DIR", type=click.Path(path_type=Path), help="Of `segment`.")
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Plan document; tells the tip.")
+@click.option(
+    "--ct",
+    "ct_path",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Of the patient; tells whether a view is too dark to show cement.",
+)
 @click.option("--side", type=click.Choice(["left", "right"]), help="Of the injection, when the plan has both.")
 @click.option("--reference-frames", type=int, help="Leading frames without cement.  [default: before the pump began]")
 @click.option("--tip-pixel", type=float, nargs=2, metavar="COLUMN ROW", help="Of the tip, where no geometry is known.")
@@ -30,6 +37,7 @@ def command(
     recording: Path,
     anatomy_folder: Path | None,
     plan_path: Path | None,
+    ct_path: Path | None,
     side: str | None,
     reference_frames: int | None,
     tip_pixel: tuple[float, float] | None,
@@ -40,9 +48,10 @@ def command(
 ) -> None:
     """Replay RECORDING through the spread monitor: a folder of one view or with a subfolder for each of two, or DICOM.
 
-    Leaks are judged only with both --anatomy and --plan and with the C-arm's geometry; the volume needs neither. DICOM
-    holds no such geometry: mark the tip with --tip-pixel, and give --pixel-mm for a volume. Pictures of the first leak
-    are written beside the events document.
+    Leaks are judged only with both --anatomy and --plan and with the C-arm's geometry; the volume needs neither. With
+    --ct and --plan a view that is too dark to show cement is refused, as before an injection; leave --ct out to replay
+    it all the same. DICOM holds no such geometry: mark the tip with --tip-pixel, and give --pixel-mm for a volume.
+    Pictures of the first leak are written beside the events document.
     """
     from dataclasses import replace
 
@@ -56,7 +65,10 @@ def command(
     from ..cement.recording import events_content, find_views, read_recording, replay
     from ..cement.zones import make_zones
     from ..documents import write_document
+    from ..errors import AnatomyError
+    from ..image import read_ct
     from ..planning.files import read_plan
+    from ..xray.project import ProjectableVolume, attenuation_from_hu
 
     folders = find_views(recording)
     recordings = {view: read_recording(folder) for view, folder in folders.items()}
@@ -67,16 +79,24 @@ def command(
     if distortion_path is not None:
         recordings = {view: _undistorted(one, distortion_path) for view, one in recordings.items()}
     anatomy = None if anatomy_folder is None else read_anatomy(anatomy_folder)
+    image_hash = None if anatomy is None else anatomy.image_hash
+    attenuation = None
+    if ct_path is not None:
+        ct = read_ct(ct_path)
+        attenuation = ProjectableVolume.of(ct.like(attenuation_from_hu(ct.voxels)))
+        if image_hash not in (None, ct.content_hash()):
+            raise AnatomyError(f"{anatomy_folder} was segmented in another CT than {ct_path}; give that one")
+        image_hash = ct.content_hash()
     planned = None
     if plan_path is not None:
-        planned = _planned(read_plan(plan_path, anatomy.image_hash if anatomy else None).trajectories, side, plan_path)
+        planned = _planned(read_plan(plan_path, image_hash).trajectories, side, plan_path)
     tip = None if planned is None else planned.target
     cannula = None if planned is None else planned_cannula(planned)
     zones = None
     if anatomy is not None and planned is not None:
         zones = make_zones(anatomy, planned.target, (planned.side,), technique=planned.technique, cannula=cannula)
     slowest_hz = min(one.frame_rate_hz for one in recordings.values())
-    monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz), cannula)
+    monitor = SpreadMonitor(zones, tip, MonitorSettings(frame_period_s=1 / slowest_hz), cannula, attenuation)
     evidence: dict[str, RGB] = {}
 
     def look(reading: MonitorReading) -> None:
@@ -102,6 +122,7 @@ def command(
         "volume_ml": seen[-1].volume_ml if seen else None,
         "volume_ml_sd": seen[-1].volume_ml_sd if seen else None,
         "leaks_judged": monitor.judges_leaks,
+        "smallest_ml": {view: seen.smallest_ml for view, seen in monitor.visibility.items()},
         "cannot_tell": list(monitor.cannot_tell),
         "notes": notes,
         "events": len(events),
@@ -111,6 +132,10 @@ def command(
         else {"time_s": stops[0].time_s, "level": stops[0].level, "route": stops[0].route},
     }
     lines = [f"{len(readings)} frames, {summary['blind_frames']} of them blind"]
+    lines += [
+        f"view {view} would show {one.smallest_ml:.2f} mL of cement at the tip"
+        for view, one in monitor.visibility.items()
+    ]
     if seen:
         lines.append(f"cement at the end: {seen[-1].volume_ml:.2f} mL (sd {seen[-1].volume_ml_sd:.2f})")
     lines += [*notes, *(f"not known: {what}" for what in monitor.cannot_tell)]

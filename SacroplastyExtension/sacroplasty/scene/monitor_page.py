@@ -140,6 +140,7 @@ class MonitorReadout:
         faults: by plane why its picture is not watched; planes that are watched are left out.
         learning: share of the reference that is taken; None when none is under way.
         refusal: why the reference was refused; empty when it was not.
+        smallest_ml: by plane the least cement at the tip that would show, of views of which the CT tells that.
         replayed: None while the pictures are live.
         may_acknowledge: whether a leak stands.
         may_mark: whether a view comes without its pose, so that marks in its picture are of use.
@@ -163,6 +164,7 @@ class MonitorReadout:
     faults: dict[str, str]
     learning: float | None
     refusal: str
+    smallest_ml: dict[str, float]
     replayed: Replayed | None
     may_acknowledge: bool
     may_mark: bool
@@ -431,6 +433,7 @@ class MonitorPage:
             faults=faults,
             learning=self._watch.learning,
             refusal=self._named(self._refusal),
+            smallest_ml={plane: seen.smallest_ml for plane, seen in monitor.visibility.items()} if monitor else {},
             replayed=self._replayed(now_s),
             may_acknowledge=self._reading is not None and bool(self._reading.leak),
             may_mark=bool(self._unposed),

@@ -23,9 +23,11 @@ from ..planning.needles import needle
 from ..procedure.injection_alarms import monitor_warning
 from ..procedure.injection_session import Surroundings
 from ..xray.geometry import XrayGeometry
+from ..xray.project import ProjectableVolume, attenuation_from_hu
 from .anatomy import anatomy_of, segmented_ct
 from .devices import DeviceDesk
 from .navigation import registration_error_mm, trocars
+from .nodes import volume_of
 from .planning import chosen, plan_of
 
 #: Without new frames the monitor is asked this often whether it still sees.
@@ -127,7 +129,9 @@ class SpreadWatch:
         )
         settings = MonitorSettings(frame_period_s=self._limits.frame_period_s)
         self._outer_diameter_mm = cannula.outer_diameter_mm
-        self._monitor = SpreadMonitor(zones, cannula.tip_ras, settings, cannula)
+        ct = volume_of(ct_node)
+        attenuation = ProjectableVolume.of(ct.like(attenuation_from_hu(ct.voxels)))
+        self._monitor = SpreadMonitor(zones, cannula.tip_ras, settings, cannula, attenuation)
         self._view, self._waiting, self._reference, self.problem = None, {}, {}, ""
         self.reading = None
 
