@@ -40,6 +40,8 @@ FRAME_S = 1 / 7.5
 REFERENCE_FRAMES = 30
 #: A reference that is refused is taken again, so often in all.
 REFERENCES_TRIED = 3
+#: Fluoroscopy of high dose.
+RAISED_DOSE = 4.0
 CHAIN = ImagingChain(photons_per_pixel=600.0, scatter_fraction=0.3, penumbra_mm=0.4, blur_mm=0.3, lag=0.15)
 POSE_SD_MM, POSE_SD_DEG, TIP_SD_MM = 0.4, 0.2, 0.7
 BREATHING_MM, BREATHING_S = 1.5, 4.0
@@ -97,6 +99,12 @@ class Fluoroscope:
         self._flicker_from = self._rng.uniform(5, 60)
         self._dose = float(self._rng.choice([0.7, 1.0, 1.4]))
         self._last: dict[str, ExposedFrame] = {}
+        self._raised = 1.0
+
+    def raise_dose(self) -> bool:
+        """Whether there was more dose to be had."""
+        raised, self._raised = self._raised, RAISED_DOSE
+        return raised < RAISED_DOSE
 
     def _breath(self) -> NDArray:
         """Amplitude of the patient's movement in a view [mm]."""
@@ -114,7 +122,7 @@ class Fluoroscope:
             breath = np.sin(2 * np.pi * now_s / BREATHING_S + self._phase)
             shift = self._amplitude[view] * breath * 1.6 / pose.pixel_spacing_mm[0]
             total = ndimage.shift(total, shift, order=3, mode="nearest")
-            dose = self._dose if now_s > self._flicker_from else 1.0
+            dose = self._raised * (self._dose if now_s > self._flicker_from else 1.0)
             chain = replace(CHAIN, photons_per_pixel=CHAIN.photons_per_pixel * dose * self._rng.normal(1, 0.02))
             exposed = expose_frame(total, pose, chain, self._rng, self._last.get(view))
             self._last[view] = exposed
@@ -166,11 +174,12 @@ def make_scene(
 
 def learn_views(scene: Scene, camera: Fluoroscope) -> None:
     """Take the reference until the monitor has learned both views; where it calls one too dark, the person takes the
-    one that it proposes.
+    one that it proposes, and raises the dose where that is too dark as well or there is none.
 
     Raises:
         ImageError: when it refused it each time.
     """
+    tried = set(scene.views)
     for left in reversed(range(REFERENCES_TRIED)):
         first = -(left + 1) * REFERENCE_FRAMES
         before = [camera.frames(None, FRAME_S * (first + number)) for number in range(REFERENCE_FRAMES)]
@@ -189,9 +198,11 @@ def learn_views(scene: Scene, camera: Fluoroscope) -> None:
             if not left:
                 raise
             if isinstance(error, DarkViewError):
-                if not error.instead or error.instead in scene.views:
+                if error.instead and error.instead not in tried:
+                    tried.add(error.instead)
+                    scene.take_view(error.instead, dark[0])
+                elif not camera.raise_dose():
                     raise
-                scene.take_view(error.instead, dark[0])
 
 
 def leak_path(scene: Scene, route: str, onset_ml: float) -> NDArray | None:

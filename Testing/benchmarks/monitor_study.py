@@ -31,7 +31,7 @@ from monitor_scenes import (
 )
 from monitor_tips import AIM_OF_ROUTE, ALA
 
-from sacroplasty.errors import PlanError
+from sacroplasty.errors import ImageError, PlanError
 from sacroplasty.phantom.make import make_phantom
 
 #: Twice the usual flow: what leaks between two frames is more, and a case has half the frames.
@@ -57,7 +57,7 @@ class Result:
     """What became of a case.
 
     Attributes:
-        stopped_by: `leak`, `blind`, or nothing.
+        stopped_by: `leak`, `blind`, `refused` for a reference that was, or nothing.
         named: the route or the health that the monitor gave for it.
         leaked_ml: what was out then, or at the end.
         frames_after_tenth: frames between 0.1 mL outside and the stop; None when the stop came before, or not at all.
@@ -88,7 +88,12 @@ def run(scene: Scene, case: Case) -> Result | None:
     if path is None:
         return None
     camera, monitor = Fluoroscope(scene), scene.monitor
-    learn_views(scene, camera)
+    try:
+        learn_views(scene, camera)
+    except ImageError as error:
+        return Result(
+            scene.seed, scene.side, case.route, case.size_ml, "refused", str(error), 0, 0, None, [], [], np.nan
+        )
     given, leaked, tenth_at, frames_left = 0.0, 0.0, None, FRAMES_AFTER
     errors: list[float] = []
     one_view: list[float] = []
@@ -219,7 +224,7 @@ def _print_tables(results: list[Result]) -> None:
         f"stopped at most two frames after 0.1 mL were out: {in_time} of {len(large)}; "
         f"later by frames: {sorted(late[late > 2])}"
     )
-    print(f"time for one update of both views: median {np.median([one.update_ms for one in results]):.0f} ms")
+    print(f"time for one update of both views: median {np.nanmedian([one.update_ms for one in results]):.0f} ms")
 
 
 def is_named(result: Result) -> bool:
