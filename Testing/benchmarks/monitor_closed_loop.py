@@ -66,8 +66,6 @@ GRAVE = ("warning", "leak", "blind")
 QUIET_S = 2.0
 PERSON_DECIDES_S = 3.0
 AFTER_FLOW_S = 20.0
-#: Cement that was given and is not seen: by how many standard deviations, and mL.
-MISSING_SIGMA, MISSING_ML = 2.0, 0.3
 LONGEST_S = 600.0
 LIMITS = Limits(frame_period_s=FRAME_S)
 
@@ -85,7 +83,7 @@ class Outcome:
         level, route: of the monitor's event that stopped.
         decisions: how often a person was asked.
         frames: pairs of frames that were made.
-        missing: whether the monitor ever missed cement, as `MISSING_SIGMA` and `MISSING_ML` say.
+        missing: whether the monitor ever warned that cement is missing.
     """
 
     seed: int
@@ -141,10 +139,7 @@ class Watch:
         cement = self._bone.filling.at(out_ml)
         attenuation = cement.like(cement.voxels * np.float32(CEMENT_PER_MM))
         self._reading = self._monitor.update(self._camera.frames(attenuation, now_s), now_s, told_ml)
-        measures = self._reading.measures
-        if measures is not None:
-            least_ml = max(MISSING_SIGMA * measures.missing_ml_sd, MISSING_ML)
-            self.missing |= bool(measures.missing_ml > least_ml)
+        self.missing |= "missing" in self._reading.warnings
         if self.stop is None:
             self.stop = next((event for event in self._reading.events if event.stop), None)
 
@@ -366,7 +361,7 @@ def _print_stops(watched: list[Outcome]) -> None:
     for name, some in (("without", False), ("with", True)):
         arm = [one for one in watched if (one.leaked_ml > 0) is some]
         print(
-            f"| cement missing in the pictures, of procedures {name} a leak | | {_share(one.missing for one in arm)} |"
+            f"| warned that cement is missing, of procedures {name} a leak | | {_share(one.missing for one in arm)} |"
         )
     others = Counter(one.reason for one in watched if one.ended != "finished" and not one.level)
     print("\nended otherwise:", dict(others) or "none")

@@ -40,12 +40,12 @@ class Watch:
     def acknowledge_leak(self):
         self.acknowledged += 1
 
-    def say(self, now_s, level=None, volume_ml=1.0, missing_ml=0.0, event=None):
+    def say(self, now_s, level=None, volume_ml=1.0, warnings=(), event=None):
         self.level = level or "none"
-        measures = SpreadMeasures(missing_ml=missing_ml, missing_ml_sd=0.1)
+        measures = SpreadMeasures(missing_ml=0.0, missing_ml_sd=0.1)
         events = () if event is None else (event,)
         self.reading = MonitorReading(
-            now_s, volume_ml, 0.1, 0.9, "ok", level, level == "leak", events, measures=measures
+            now_s, volume_ml, 0.1, 0.9, "ok", level, level == "leak", events, measures=measures, warnings=warnings
         )
 
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_told_is_said(page, watch):
     watch.say(1.0)
     page.follow(1.0, 1.0)
     assert page.readout(1.0).unknown == ()
-    watch.say(2.0, volume_ml=1.0, missing_ml=0.9)
+    watch.say(2.0, level="leak", warnings=("missing",))
     page.follow(2.0, 1.9)
     assert page.readout(2.0).unknown == ("missing cement",)
     watch.say(3.0, volume_ml=0.2)

@@ -60,8 +60,6 @@ _CURVE_STEP_S, _CURVE_LEAD_S = 0.2, 5.0
 _FAMILIES = ("foramina", "canal", "alae", "joints")
 #: Room that a name takes beside its outline, as shares of the picture.
 _NAME_WIDTH, _NAME_HEIGHT = 0.14, 0.045
-#: Cement that was given and is not seen is told from this on: standard deviations of the difference, and mL.
-_MISSING_SIGMA, _MISSING_ML = 2.0, 0.3
 #: A volume with a larger relative error than this is not calibrated yet.
 _UNSURE_SHARE = 0.3
 _MOST_EVENTS = 200
@@ -640,8 +638,7 @@ def _unknown(monitor: SpreadMonitor | None, reading: MonitorReading | None, unpo
     if reading is not None:
         if reading.volume_ml > 0 and reading.volume_ml_sd > _UNSURE_SHARE * reading.volume_ml:
             found.append("unsure volume")
-        measures = reading.measures
-        if measures is not None and measures.missing_ml > max(_MISSING_ML, _MISSING_SIGMA * measures.missing_ml_sd):
+        if "missing" in reading.warnings:
             found.append("missing cement")
     return tuple(found)
 
