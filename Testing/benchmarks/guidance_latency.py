@@ -51,7 +51,8 @@ from sacroplasty.navigation.guidance import guide
 from sacroplasty.navigation.smoothing import PoseSmoother
 from sacroplasty.planning.model import Trajectory
 from sacroplasty.planning.pose_uncertainty import PoseUncertainty
-from sacroplasty.planning.structures import Structures, view_along_foramina
+from sacroplasty.planning.sacrum_view import view_along_foramina
+from sacroplasty.planning.structures import Structures
 from sacroplasty.procedure.navigate import TrocarError
 from sacroplasty.scene import calibration, navigation
 from sacroplasty.scene.devices import DeviceDesk

@@ -13,7 +13,8 @@ from sacroplasty.errors import PlanError
 from sacroplasty.geometry import invert_rigid, rigid, transform_points
 from sacroplasty.image import Volume
 from sacroplasty.navigation.clearance import ShaftClearance, StackedFields
-from sacroplasty.planning.structures import Structures, view_along_foramina
+from sacroplasty.planning.sacrum_view import view_along_foramina
+from sacroplasty.planning.structures import Structures
 
 SPACING_MM = 1.5
 ORIGIN_RAS = np.array([-90.0, -60.0, -70.0])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from planning_on_real_sacra import covered, sampled, wall_near
 
-from sacroplasty.planning.structures import Doubt, beside_wall, hanging_mm, smoothed
+from sacroplasty.planning.sacrum_view import hanging_mm, missed_behind, smoothed
+from sacroplasty.planning.structures import Doubt, beside_wall
 
 _BACK = np.array([0.0, 1.0, 0.0])
 _EXACT = Doubt(np.zeros((3, 3), np.float32))
@@ -108,3 +109,29 @@ def test_a_plate_that_hangs_behind_the_bone_is_where_the_back_ends() -> None:
     bone[3, 8], cut_off[3, 8], cut_off[3, 9] = 0.45, 0.45, 1
     found = hanging_mm(bone, cut_off, back_mm)[:, 0]
     assert np.isnan(found[0]) and found[1] == 13.0 and np.isnan(found[2]) and np.isnan(found[3])
+
+
+def test_a_crest_that_the_label_cuts_off_is_bone_up_to_where_the_ct_shows_its_edge() -> None:
+    """A block up to 10 mm with a crest of 5 mm behind half of it, in muscle; another bone behind the other half."""
+    density = np.full((40, 40, 30), 50, np.float32)
+    density[5:35, 5:10, 5:25] = 150  # marrow in front
+    density[5:35, 10:12, 5:25] = 350  # cortex
+    density[8:16, 12:17, 8:22] = 300
+    density[24:32, 15:20, 8:22] = 300
+    bone, others = np.zeros_like(density), np.zeros_like(density)
+    bone[5:35, 5:12, 5:25] = 1
+    others[24:32, 15:20, 8:22] = 1
+    found = missed_behind(bone, others, density)
+    assert (found[9:15, 12:16, 9:21] > 0.8).all()
+    # Half way down the CT's edge, and nothing beyond it.
+    assert (found[9:15, 16, 9:21] >= 0.5).all() and (found[9:15, 17, 9:21] < 0.5).all()
+    # Nothing in front of the back, none of the other bone, none where the label ends with the bone.
+    assert not found[:, :12].any() and not found[22:].any() and not found[17:22, 12:].any()
+
+
+@pytest.mark.parametrize("darkest", [0, 120])
+def test_soft_tissue_behind_the_sacrum_is_no_bone(darkest: float) -> None:
+    density = np.full((30, 30, 30), darkest, np.float32)
+    density[5:25, 5:12, 5:25] = 350
+    bone = (density > 200).astype(np.float32)
+    assert not (missed_behind(bone, np.zeros_like(bone), density) >= 0.5).any()

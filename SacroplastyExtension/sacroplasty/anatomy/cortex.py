@@ -20,9 +20,9 @@ _COARSEST_MM = 2.0
 #: Share of a bone beyond which holes so deep are a leak into its marrow (own choice).
 _LARGEST_LEAK = 0.1
 #: Standard deviation of the smoothing that keeps noise from looking soft [voxels] (own choice).
-_SMOOTHING_VOXELS = 0.5
+SMOOTHING_VOXELS = 0.5
 #: Muscle [HU]: what lies outside of cortex, where fat does not [own choice: fat would put the edge farther out].
-_OUTSIDE_HU = 50.0
+OUTSIDE_HU = 50.0
 #: How far a label may reach beyond the edge of cortex, and within which distance the cortex is then [mm] (own choices).
 _BEYOND_EDGE_MM, _CORTEX_WITHIN_MM = 2.5, 3.0
 
@@ -44,7 +44,7 @@ def without_soft_surface(bone: Volume, ct: Volume) -> Volume:
     box = tuple(slice(max(low - 2, 0), high + 2) for low, high in used)
     spacing = ct.spacing_mm[::-1]
     mask = np.pad(bone.voxels[box], 1)
-    smooth = ndimage.gaussian_filter(ct.voxels[box].astype(np.float32), _SMOOTHING_VOXELS)
+    smooth = ndimage.gaussian_filter(ct.voxels[box].astype(np.float32), SMOOTHING_VOXELS)
     soft = mask & np.pad(smooth < SOFT_HU, 1)
     depth_mm = ndimage.distance_transform_edt(mask, sampling=spacing)
     near = (depth_mm <= _LABEL_ERROR_MM) | (mask & ~ndimage.binary_erosion(mask))
@@ -76,11 +76,11 @@ def within_cortex(bone: Volume, ct: Volume) -> Volume:
         return bone
     spacing = ct.spacing_mm[::-1]
     mask = bone.voxels[box]
-    smooth = ndimage.gaussian_filter(ct.voxels[box].astype(np.float32), _SMOOTHING_VOXELS)
+    smooth = ndimage.gaussian_filter(ct.voxels[box].astype(np.float32), SMOOTHING_VOXELS)
     around, beyond = (2 * np.ceil(reach / spacing).astype(int) + 1 for reach in (_CORTEX_WITHIN_MM, _BEYOND_EDGE_MM))
-    cortex = ndimage.maximum_filter(np.where(mask, smooth, _OUTSIDE_HU), tuple(around))
+    cortex = ndimage.maximum_filter(np.where(mask, smooth, OUTSIDE_HU), tuple(around))
     shell = mask & ~ndimage.minimum_filter(mask, tuple(beyond), mode="nearest")
-    dark = shell & (smooth < (_OUTSIDE_HU + cortex) / 2)
+    dark = shell & (smooth < (OUTSIDE_HU + cortex) / 2)
     # Through what is dark from outside; behind cortex it is marrow.
     outside = ndimage.binary_dilation(~mask, iterations=int(beyond.max() // 2), mask=~mask | dark)
     result = np.zeros_like(bone.voxels)

@@ -138,7 +138,8 @@ class ShaftClearance:
         Raises:
             PlanError: when the anatomy lacks what even a plan cannot do without.
         """
-        from ..planning.structures import STEP_MM, Structures, view_along_foramina
+        from ..planning.sacrum_view import STEP_MM, view_along_foramina
+        from ..planning.structures import Structures
 
         view = view_along_foramina(anatomy, ct=None if exact_labels else ct)
         progress(0.2)

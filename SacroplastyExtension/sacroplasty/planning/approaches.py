@@ -14,7 +14,7 @@ from ..geometry import FloatArray, invert_rigid, transform_points
 from .check import ENTRY_LATERAL_MM, surface_point
 from .context import PlanningContext
 from .model import Side, Technique, target_region
-from .structures import SacrumView
+from .sacrum_view import SacrumView
 
 #: Aims: the anterior third of the ala, at the height of the middle of the S1 body [mm below its endplate].
 _ANTERIOR_PART, _SEARCHED_PART = 1 / 3, 0.6

@@ -18,7 +18,7 @@ from .context import PlanningContext, unknown_on
 from .depots import CEMENT_MARGIN_MM, POROSITY, plan_depots, volume_cautions
 from .model import Balloon, Biopsy, Depot, Side, Source, Technique, Trajectory
 from .options import SMALLEST_USUAL_ML, PlanOptions
-from .structures import SacrumView
+from .sacrum_view import SacrumView
 from .uncertainty import breach_probability, pose_uncertainty
 
 SKIN_OUTSIDE = "the skin is outside the image: the path leaves the CT before it leaves the body"

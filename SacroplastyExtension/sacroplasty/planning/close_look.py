@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..anatomy.frame import sample_mask
 from ..geometry import FloatArray, perpendicular, transform_points, unit
-from .structures import PRESACRAL, STEP_MM, Structures, sacral_level, surely_faces_back
+from .sacrum_view import STEP_MM, sacral_level
+from .structures import PRESACRAL, Structures, surely_faces_back
 
 #: Points of a shaft are so far apart [mm]; between two the axis is nearer by less than 0.03 mm.
 SHAFT_STEP_MM = 1.0

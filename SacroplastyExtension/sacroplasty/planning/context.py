@@ -16,7 +16,8 @@ from ..image import Volume
 from .close_look import REACH_MM, SHAFT_STEP_MM, CloseLook, distances_mm
 from .model import Side, Technique
 from .needles import Needle
-from .structures import SacrumView, Structures, view_along_foramina
+from .sacrum_view import SacrumView, view_along_foramina
+from .structures import Structures
 
 
 @dataclass(frozen=True)

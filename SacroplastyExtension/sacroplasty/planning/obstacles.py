@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from .approaches import Candidates
 from .model import Side
-from .structures import STEP_MM, Structures
+from .sacrum_view import STEP_MM
+from .structures import Structures
 
 #: Where along its way from target (0) to entry (1) a shaft is looked at, the most telling places first.
 _LOOKS = ((0.0, 0.5, 1.0), (0.25, 0.75, 1.3, 1.7), (0.12, 0.37, 0.62, 0.87, 1.15))

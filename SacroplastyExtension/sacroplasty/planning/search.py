@@ -24,7 +24,8 @@ from .depots import room_mm, second_trocar_ml, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
 from .obstacles import alone_in_the_way
 from .options import SMALLEST_USUAL_ML, PlanOptions
-from .structures import GRID_DOUBT_MM, STEP_MM, Structures
+from .sacrum_view import STEP_MM
+from .structures import GRID_DOUBT_MM, Structures
 from .uncertainty import pose_uncertainty
 
 #: Trajectories returned for each side, and how far apart their ends are at least [mm].
