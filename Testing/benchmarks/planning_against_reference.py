@@ -9,7 +9,8 @@ and 0.5 mm above it, where none is. The same for paths that keep the entry rule.
 
 The reference sees labels, as the planner does, and may be wrong about a wall. Where the two disagree about a path, its
 true clearance on the patient's own shapes decides: a path that does not keep the margin was not missed, and one that
-does was not to be refused. These are counted apart.
+does was not to be refused. These are counted apart, and so are paths that leave the CT before they leave the body:
+nobody could mark their skin, and the reference does not look for it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from planning_truth import PhantomTruth
 
 from sacroplasty.anatomy.labels import SIDES
 from sacroplasty.errors import SacroplastyError
-from sacroplasty.geometry import transform_points, unit
+from sacroplasty.geometry import FloatArray, transform_points, unit
 from sacroplasty.planning.check import check_trajectory
 from sacroplasty.planning.context import PlanningContext
 from sacroplasty.planning.model import Side, Trajectory
@@ -51,6 +52,8 @@ _LEAST_MM = (6.0, 4.5, 3.0, 2.0, 1.0, 0.2)
 _LEAST_MARGIN_MM = 1.5
 #: The reference's distances are right to this on its grid of 0.5 mm [mm].
 _SAME_MM = 0.2
+#: Darker is air [HU].
+_AIR_HU = -300
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Tally:
         same: paths about which planner and reference differ by no more than the reference's error.
         wrong: where the truth says that the reference's path does not keep the margin (False), or that the planner's,
             which the reference refuses, does (True).
+        outside: paths of the reference that leave the CT before the body, and that the planner has nothing instead of.
     """
 
     found: Counter[tuple[str, bool]] = field(default_factory=Counter)
@@ -70,6 +74,7 @@ class Tally:
     named: Counter[tuple[str, bool]] = field(default_factory=Counter)
     same: int = 0
     wrong: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    outside: int = 0
 
 
 @dataclass
@@ -110,7 +115,10 @@ class _Case:
         if accepted:
             self.tally.found[kind, True] += 1
             return "found"
-        entry, target = transform_points(self.reference.ViewToRAS, np.stack([corridor.entry, corridor.target]))
+        if not self.reaches_skin(corridor):
+            self.tally.outside += 1
+            return "not found; the reference's path leaves the CT before the body"
+        entry, target = self._ends(corridor)
         own = check_trajectory(self.context, entry + 5 * unit(entry - target), target, self.side, _options(margin_mm))
         why = "accepts the reference's path" if own.accepted else f"of the reference's path: {own.reasons[0]}"
         why += f"; truly it keeps {(truly := self.truly_mm(own, margin_mm)):.2f} mm"
@@ -120,6 +128,20 @@ class _Case:
         self.tally.found[kind, False] += 1
         return f"MISSED by {margin_mm - min(items[0].clearance_mm.values()):.2f} mm; {why}"
 
+    def _ends(self, corridor: Corridor) -> FloatArray:
+        """Entry and target of a path in RAS."""
+        return transform_points(self.reference.ViewToRAS, np.stack([corridor.entry, corridor.target]))
+
+    def reaches_skin(self, corridor: Corridor) -> bool:
+        """Whether a path comes out of the body before it leaves the CT: two millimetres of air."""
+        entry, target = self._ends(corridor)
+        ct = self.context.ct
+        way = entry + np.arange(0, 400, 1.0)[:, None] * unit(entry - target)
+        place = np.rint(ct.kji_of(way)).astype(int)
+        place = place[np.logical_and.accumulate(((place >= 0) & (place < ct.voxels.shape)).all(axis=1))]
+        air = ct.voxels[tuple(place.T)] < _AIR_HU
+        return bool((air[1:] & air[:-1]).any())
+
     def truly_mm(self, item: Trajectory, margin_mm: float) -> float:
         """What a trajectory truly keeps from everything, at most some more than the margin."""
         reach_mm = margin_mm + 1.0
@@ -128,11 +150,14 @@ class _Case:
         real = self.truth.clearance_mm(item.entry_skin, item.target, self._radius_mm, reach_mm)
         return min(real.values(), default=reach_mm)
 
-    def check_rule(self, kind: str, margin_mm: float) -> str:
+    def check_rule(self, kind: str, margin_mm: float, corridor: Corridor) -> str:
         """Where there is a path that keeps the entry rule: whether the recommended one does."""
         items = self.planned(margin_mm)
         beside = items[0].lateral_to_s2_mm if items[0].accepted else None
         kept = beside is not None and RULE_MM[0] <= beside <= RULE_MM[1]
+        if not kept and not self.reaches_skin(corridor):
+            self.tally.outside += 1
+            return f"not kept: {beside}; the reference's path leaves the CT before the body"
         self.tally.ruled[kind, kept] += 1
         said = f"{'' if kept else 'NOT '}kept: {beside}"
         if isinstance(self.truth, MeshTruth):
@@ -181,7 +206,7 @@ def _options(margin_mm: float) -> PlanOptions:
 def measure_side(case: _Case) -> list[str]:
     """All cases of one side; the cells of its row."""
     width, corridor = case.widest()
-    ruled, _ = case.widest(RULE_MM)
+    ruled, corridor_of_rule = case.widest(RULE_MM)
     cells = [f"{width:.2f}", "", "", "", f"{ruled:.2f}", "", ""]
     if corridor is not None and width >= MARGIN_MM:
         cells[1] = case.check_found("usual", MARGIN_MM, corridor)
@@ -190,10 +215,10 @@ def measure_side(case: _Case) -> list[str]:
         cells[1] = case.check_refused("usual", MARGIN_MM, width)
     if corridor is not None and width - _BELOW_MM >= _LEAST_MARGIN_MM:
         cells[2] = case.check_found("just", width - _BELOW_MM, corridor)
-    if ruled >= MARGIN_MM:
-        cells[5] = case.check_rule("usual", MARGIN_MM)
-    if ruled - _BELOW_MM >= _LEAST_MARGIN_MM:
-        cells[6] = case.check_rule("just", ruled - _BELOW_MM)
+    if corridor_of_rule is not None and ruled >= MARGIN_MM:
+        cells[5] = case.check_rule("usual", MARGIN_MM, corridor_of_rule)
+    if corridor_of_rule is not None and ruled - _BELOW_MM >= _LEAST_MARGIN_MM:
+        cells[6] = case.check_rule("just", ruled - _BELOW_MM, corridor_of_rule)
     return cells
 
 
@@ -220,6 +245,7 @@ def report(tally: Tally) -> None:
             f"the reference is wrong by the truth ({kind} margin): {tally.wrong[kind, False]} of its paths do not keep "
             f"the margin, {tally.wrong[kind, True]} of the planner's that it refuses do"
         )
+    print(f"paths of the reference that leave the CT before the body, with nothing instead: {tally.outside}")
     print(f"neither: {tally.same} paths of the planner that lack less than {_SAME_MM:g} mm by the reference")
 
 

@@ -26,6 +26,8 @@ LEAST_PAIRS = 100_000
 #: The entry rule is meant for the real foramen, whose edge is found to some half a millimetre: entries this near to the
 #: ends of the rule are worth less [mm].
 _RULE_SLACK_MM = 0.75
+#: Where a trocar meets bone is found again on the labels, beside the entry that was searched by up to this [mm].
+_RULE_INSET_MM = 0.2
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Rules:
         return found
 
     def neighbors(self, entry: FloatArray, target: FloatArray, offsets: FloatArray) -> Candidates:
-        """Pairs (n, 3), (n, 3) moved by each of the offsets (m, 5): of the entry to the left and up, of the target."""
+        """Pairs (n, 3), (n, 3) moved by each of the offsets (m, 5): of the entry along its axes, of the target."""
         count = len(offsets)
         entry, target = np.repeat(entry, count, axis=0), np.repeat(target, count, axis=0)
         moves = np.tile(offsets, (len(entry) // count, 1))
@@ -147,6 +149,27 @@ class Rules:
         kept = np.flatnonzero(np.isfinite(entry).all(axis=1))
         kept = kept[self.in_target(target[kept])]
         return self.pairs(entry[kept], target[kept])
+
+    @property
+    def entry_axes(self) -> list[int]:
+        """The two axes of the view along which `neighbors` moves an entry."""
+        return [1, 2] if self._technique == "transiliac" else [0, 2]
+
+    def entry_bounds_mm(self, entry: FloatArray, reach_mm: float, ruled: bool) -> list[tuple[float, float]]:
+        """How far an entry may be moved along each of its axes: by a reach, and no farther than the technique allows.
+
+        Args:
+            ruled: whether it must keep the rule of the technique.
+        """
+        first, second = (-reach_mm, reach_mm), (-reach_mm, reach_mm)
+        if self._technique != "transiliac":
+            limits = np.array(self._approach.lateral_mm)
+            if ruled and self._approach.rule:
+                limits = np.add(ENTRY_LATERAL_MM, (_RULE_INSET_MM, -_RULE_INSET_MM))
+            room = self._sign * (limits - self._beside(entry[None]))
+            low, high = np.clip(np.sort(room), -reach_mm, reach_mm)
+            first = (min(float(low), 0.0), max(float(high), 0.0))
+        return [first, second]
 
     def in_target(self, points: FloatArray) -> NDArray[np.bool_]:
         """Whether view points (n, 3) lie in the searched part of the target's region."""

@@ -226,6 +226,12 @@ def lateral_to_s2_mm(context: PlanningContext, entry_ras: FloatArray, side: Side
     return float((entry_ras - foramen.lateral_edge_ras) @ left) * (1.0 if side == "left" else -1.0)
 
 
+def keeps_rule(item: Trajectory) -> bool:
+    """Whether a trajectory enters as far lateral to the S2 foramen as the rule of the short axis says."""
+    low, high = ENTRY_LATERAL_MM
+    return item.lateral_to_s2_mm is not None and low <= item.lateral_to_s2_mm <= high
+
+
 def low_density_mm(ct: Volume, entry_ras: FloatArray, target_ras: FloatArray) -> float:
     """Length of the way between two points in bone below 0 HU."""
     from scipy import ndimage

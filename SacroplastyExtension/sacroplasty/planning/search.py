@@ -17,11 +17,11 @@ from ..anatomy.fracture_reach import leak_risk_notes
 from ..errors import PlanError
 from ..geometry import FloatArray, segment_to_segment_distance, transform_points, unit
 from .approaches import Candidates, Rules
-from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, refused
-from .close_look import SHAFT_STEP_MM, CloseLook, distances_mm
+from .check import LOW_DENSITY_HU, SKIN_OUTSIDE, check_trajectory, fractures_on, keeps_rule, refused
 from .context import PlanningContext
 from .depots import room_mm, second_trocar_ml, sphere_ml
 from .model import Merit, Plan, Side, Trajectory
+from .narrow_paths import NarrowPaths
 from .obstacles import alone_in_the_way
 from .options import SMALLEST_USUAL_ML, PlanOptions
 from .sacrum_view import STEP_MM
@@ -49,11 +49,9 @@ _REFINED, _NEIGHBOR_MM = 16, 1.25
 _NEIGHBORS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 5, indexing="ij"), axis=-1).reshape(-1, 5)
 #: What it is worth that the entry keeps the rule: more than room (up to 1) and volume (up to 1.5) together.
 _RULED_SCORE = 3.0
-#: Where no path is accepted, so many are measured on the labels that the fields refuse by this at most [mm], each with
-#: so many looks, after which its ends are moved in so many ways by this at most [mm]; between those tried is one that
-#: keeps a little more [mm].
-_CLOSE, _FIELDS_SHORT_MM, _CLOSE_LOOKS = 8, 1.0, 6
-_CLOSE_MOVES, _CLOSE_REACH_MM, _CLOSE_TO_FIT_MM = 1024, 1.0, 0.1
+#: Where no path is accepted, others are looked for beside so many that the fields refuse by this at most, so far apart
+#: [mm].
+_NARROW, _FIELDS_SHORT_MM, _NARROW_APART_MM = 12, 1.0, 2.0
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
@@ -64,8 +62,6 @@ _WITHDRAWAL_MM = 10.0
 _REACHED_MM = 16.0
 #: Two trocars at a time: shafts and hubs (handles) of this size must not touch [mm]; dimensions chosen, not measured.
 _SHAFT_GAP_MM, _HUB_GAP_MM = 10.0, 40.0
-#: What is as far decides nothing [mm].
-_FAR_MM = 20.0
 #: One-sided 95 % of a normal distribution.
 _SD_95 = 1.645
 
@@ -186,6 +182,10 @@ class _Search:
         """Least distance of the axis from every structure, without what a system error adds."""
         return self.options.margin_mm + self.options.needle.radius_mm
 
+    def needed_along_mm(self, along_mm: FloatArray) -> FloatArray:
+        """Least distance of the axis from every structure at distances (n,) from the tip."""
+        return np.full(len(along_mm), self.needed_mm) + self._extra_mm(along_mm)
+
     def slack_mm(self, candidates: Candidates, without: str | None = None) -> FloatArray:
         """What each shaft keeps from all structures together beyond what it must; one may be named not to count.
 
@@ -269,33 +269,6 @@ class _Search:
         room = room_mm(self.structures, points).max(axis=1)
         return np.minimum(sphere_ml(room), self.options.limit_ml(self.sides))
 
-    def surfaces_near(self, entry: FloatArray, target: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """What the shaft of a pair keeps beyond what it must, and the points (n, 3) around it that tell, with doubts.
-
-        Measured on the labels; surfaces that no shaft nearby comes close to are left out.
-        """
-        length = float(np.linalg.norm(entry - target))
-        along = np.arange(0, length + _BEHIND_MM, SHAFT_STEP_MM)
-        shaft = target + along[:, None] * ((entry - target) / length)
-        by_fields = {name: self.structures.distance_mm(name, shaft) for name in self.structures.names_on(self.side)}
-        reach = self.needed_mm + _CLOSE_REACH_MM
-        surfaces = CloseLook(self.structures).surfaces(shaft, by_fields, reach)
-        nearest = np.minimum.reduce(list(distances_mm(by_fields, surfaces).values()))
-        points = np.concatenate([np.zeros((0, 3)), *(met.points[met.away_mm < reach] for met in surfaces.values())])
-        doubt = np.concatenate([np.zeros(0), *(met.doubt_mm[met.away_mm < reach] for met in surfaces.values())])
-        return float((nearest - self.needed_mm - self._extra_mm(along)).min()), points, doubt
-
-    def slack_from_points_mm(self, candidates: Candidates, points: FloatArray, doubt_mm: FloatArray) -> FloatArray:
-        """What each shaft keeps at most from points (n, 3) of surfaces."""
-        direction = candidates.entry - candidates.target
-        direction = direction / np.linalg.norm(direction, axis=1)[:, None]
-        projected = points @ direction.T - np.einsum("kc,kc->k", candidates.target, direction)
-        along = np.maximum(projected, 0)
-        squared = np.square(points).sum(axis=1)[:, None] - 2 * points @ candidates.target.T
-        squared += np.square(candidates.target).sum(axis=1) - 2 * along * projected + np.square(along)
-        away = np.sqrt(np.maximum(squared, 0)) - doubt_mm[:, None]
-        return (away - self.needed_mm - self._extra_mm(along)).min(axis=0, initial=_FAR_MM)
-
     def measured(self, entry: FloatArray, target: FloatArray) -> Trajectory:
         """The full measurement of a pair in view coordinates."""
         ends = transform_points(self.structures.view.ViewToRAS, np.stack([entry, target]))
@@ -323,11 +296,11 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
         parts.append(_finer(search, _subset(coarse, np.flatnonzero(ruled))))
     ranked = _joined(parts)
     if found := _chosen(search, ranked):
-        return found
+        return _with_rule_kept(search, ranked, found)
     # What was rejected at a first look may be worse than that look said.
     near, slack = ranked.candidates, search.exact_slack_mm(ranked.candidates)
-    if found := _closer(search, near, slack):
-        return found
+    if found := _narrow(search, near, slack):
+        return with_merits(found)
     alone = _alone_in_the_way(search, coarse.candidates, float(slack.max()))
     reasons = [f"no path on this side; there would be one without {', or without '.join(alone)}"] if alone else []
     return [refused(item, reasons) for item in _least_bad(search, near, slack)]
@@ -393,32 +366,31 @@ def _ever_closer(
     return tried, slack
 
 
-def _closer(search: _Search, candidates: Candidates, slack: FloatArray) -> list[Trajectory]:
+def _with_rule_kept(search: _Search, ranked: _Ranked, found: list[Trajectory]) -> list[Trajectory]:
+    """The trajectories; where by the fields none keeps the entry rule and one does by the labels, that one first."""
+    ruled = ranked.candidates.ruled
+    if (ranked.slack[ruled] >= 0).any():
+        return found
+    near = ranked.candidates.part(np.flatnonzero(ruled))
+    kept = _narrow(search, near, search.exact_slack_mm(near), ruled=True)
+    return with_merits([*kept, *found])[: max(len(found), _BEST)]
+
+
+def _narrow(search: _Search, candidates: Candidates, slack: FloatArray, ruled: bool = False) -> list[Trajectory]:
     """A path that the labels allow beside those that the fields allow by little or nearly.
 
-    From each of the best, surfaces around it are measured on the labels, and its ends go where they keep the most from
-    all that was measured so far, ever less far. That is never less than what they really keep: once nothing around
-    comes near to fitting, nothing does.
+    Args:
+        slack: what the candidates keep by the fields.
+        ruled: whether its entry must keep the rule of the technique.
     """
+    paths = NarrowPaths(search.structures, search.rules, search.side, search.needed_along_mm, _BEHIND_MM)
     likely = np.flatnonzero(slack >= -_FIELDS_SHORT_MM)
     order = likely[np.argsort(-slack[likely], kind="stable")]
-    moves = _spread_evenly(_CLOSE_MOVES)
-    points, doubt = np.zeros((0, 3)), np.zeros(0)
-    for index in _distinct(candidates, order, _CLOSE, _CLOSE_REACH_MM):
-        entry, target = candidates.entry[index], candidates.target[index]
-        for look in range(_CLOSE_LOOKS):
-            if len(points):
-                around = search.rules.neighbors(entry[None], target[None], moves * _CLOSE_REACH_MM * 0.7**look)
-                most = search.slack_from_points_mm(around, points, doubt)
-                if not most.size or most.max() < -_CLOSE_TO_FIT_MM:
-                    break
-                entry, target = around.entry[np.argmax(most)], around.target[np.argmax(most)]
-            kept, more, more_doubt = search.surfaces_near(entry, target)
-            if kept >= 0:
-                if (found := search.measured(entry, target)).accepted:
-                    return with_merits([found])
-                break  # refused for something else
-            points, doubt = np.concatenate([points, more]), np.concatenate([doubt, more_doubt])
+    for index in _distinct(candidates, order, _NARROW, _NARROW_APART_MM):
+        for entry, target in paths.beside(candidates.entry[index], candidates.target[index], ruled):
+            found = search.measured(entry, target)
+            if found.accepted and (not ruled or keeps_rule(found)):
+                return [found]
     return []
 
 
