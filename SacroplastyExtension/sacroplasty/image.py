@@ -94,13 +94,24 @@ def box_around(mask: NDArray, margin_voxels: ArrayLike = 0) -> tuple[slice, slic
     Args:
         margin_voxels: room along k, j, i, or the same along all; it ends at the border of the image.
     """
-    spans = []
-    for axis, margin in enumerate(np.broadcast_to(margin_voxels, 3).tolist()):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not used.size:
-            return None
-        spans.append(slice(max(int(used[0]) - int(margin), 0), min(int(used[-1]) + int(margin) + 1, mask.shape[axis])))
-    return spans[0], spans[1], spans[2]
+    # The long reduction once; the other two on what it leaves.
+    columns = np.any(mask, axis=0)
+    if not np.any(columns):
+        return None
+    rows, across = (_span(np.any(columns, axis=axis)) for axis in (1, 0))
+    spans = _span(np.any(mask[:, rows, across], axis=(1, 2))), rows, across
+    margins = np.broadcast_to(margin_voxels, 3).astype(int).tolist()
+    slices, rows, across = (
+        slice(max(span.start - margin, 0), min(span.stop + margin, length))
+        for span, margin, length in zip(spans, margins, mask.shape, strict=True)
+    )
+    return slices, rows, across
+
+
+def _span(used: NDArray) -> slice:
+    """From the first to the last that is not zero."""
+    index = np.flatnonzero(used)
+    return slice(int(index[0]), int(index[-1]) + 1)
 
 
 def read_volume(path: Path, series: str | None = None, modality: str = "CT") -> Volume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +42,9 @@ def alone_in_the_way(
             near[alive] |= too_near[index[:, 0], index[:, 1], index[:, 2]]
         # Two structures in the way of a path: neither is alone.
         alive = alive[near[alive] & (near[alive] - 1) == 0]
-    return tuple(
-        name
-        for number, name in enumerate(names)
-        if opened(candidates.part(alive[(near[alive] | (1 << number)) == (1 << number)]), name)
-    )
+    parts = [candidates.part(alive[(near[alive] | (1 << number)) == (1 << number)]) for number in range(len(names))]
+    with ThreadPoolExecutor() as pool:
+        return tuple(name for name, open_now in zip(names, pool.map(opened, parts, names), strict=True) if open_now)
 
 
 def _too_near(structures: Structures, names: list[str], needed_mm: float) -> NDArray[np.int64]:

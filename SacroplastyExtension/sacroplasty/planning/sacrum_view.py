@@ -45,6 +45,7 @@ class SacrumView:
         bone, hollow: masks of the sacrum up to its cortex, and of canal and foramina, on the grid of the labels.
         filled: level of what was filled in, and of what its label misses behind it.
         missed: level of the latter.
+        density: of the CT on the grid [HU]; None without one.
     """
 
     ViewToRAS: FloatArray
@@ -58,6 +59,7 @@ class SacrumView:
     hollow: Volume
     filled: Level
     missed: Level
+    density: NDArray[np.float32] | None
 
     @property
     def origin_mm(self) -> FloatArray:
@@ -170,10 +172,11 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None 
     solid = _filled(bone >= 0.5, hollow >= 0.5)
     filled = np.where(_enclosed(solid), np.float32(1), np.where(solid, np.float32(0.5), np.float32(0)))
     level = sacral_level(bone, hollow, filled)
-    missed = np.zeros_like(level)
+    missed, density = np.zeros_like(level), None
     if ct is not None:
         others = anatomy.bones.like((anatomy.bones.voxels > 0) & ~sacrum.voxels)
-        missed = missed_behind(level, _on_grid(others, ViewToRAS, axis), _on_grid(ct, ViewToRAS, axis))
+        density = _on_grid(ct, ViewToRAS, axis)
+        missed = missed_behind(level, _on_grid(others, ViewToRAS, axis), density)
         filled = np.maximum(filled, missed)
         level = sacral_level(bone, hollow, filled)
     solid = level >= 0.5
@@ -182,7 +185,7 @@ def view_along_foramina(anatomy: Anatomy, wide: bool = False, ct: Volume | None 
     rear = np.where(hit, axis[1][::-1][np.argmax(solid[:, ::-1], axis=1)], np.nan)
     if cut_off is not None:
         rear = np.fmax(rear, hanging_mm(level, _on_grid(cut_off, ViewToRAS, axis), axis[1]))
-    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear, sacrum, nerves, filled, missed)
+    return SacrumView(ViewToRAS, axis[0], axis[1], axis[2], level, front, rear, sacrum, nerves, filled, missed, density)
 
 
 def missed_behind(sacrum: Level, others: Level, density: NDArray[np.float32]) -> Level:
@@ -303,7 +306,7 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
     if inner is None:
         return result
     used = tuple(slice(low + part.start, low + part.stop) for low, part in zip(lower, inner, strict=True))
-    crop = np.pad(mask.voxels[used], 1).astype(np.float32)
+    crop = np.pad(mask.voxels[used], 1)
     first = np.array([part.start for part in used]) - 1
     # Only the part of the grid that the mask can reach.
     ends = [(part.start - 1, part.stop) for part in used]
@@ -319,8 +322,10 @@ def _on_grid(mask: Volume, ViewToRAS: FloatArray, axes: list[FloatArray]) -> NDA
     matrix = RASToIJK[:3, :3] @ ViewToRAS[:3, [2, 1, 0]] * STEP_MM
     start = transform_points(RASToIJK, transform_points(ViewToRAS, origin + low * STEP_MM)) - first[::-1]
     GridToCrop = sitk.AffineTransform(matrix.ravel().tolist(), start.tolist())
+    image = sitk.GetImageFromArray(crop.view(np.uint8) if crop.dtype == bool else crop)
+    size = [int(n) for n in (high - low)[::-1]]
     resampled = sitk.Resample(
-        sitk.GetImageFromArray(crop), [int(n) for n in (high - low)[::-1]], GridToCrop, sitk.sitkLinear
+        image, size, GridToCrop, sitk.sitkLinear, defaultPixelValue=0.0, outputPixelType=sitk.sitkFloat32
     )
     result[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = sitk.GetArrayFromImage(resampled)
     return result

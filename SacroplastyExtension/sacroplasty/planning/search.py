@@ -7,6 +7,7 @@ forbidden structure are ranked; when there is none, the least bad ones come back
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -54,6 +55,8 @@ _RULED_SCORE = 3.0
 _NARROW, _FIELDS_SHORT_MM, _NARROW_APART_MM = 12, 1.0, 2.0
 #: Where along its way from target (0) to entry (1) a shaft is looked at first.
 _QUICK_LOOK = (0.0, 0.5, 1.0, 0.25, 0.75, 1.3, 1.7)
+#: So many paths are measured at a time.
+_MEASURED_AT_A_TIME = 1000
 #: Behind its entry the shaft is looked at for so far [mm]: further out nothing that counts is near.
 _BEHIND_MM = 60.0
 #: Cement is placed while the trocar is withdrawn this far [mm].
@@ -211,17 +214,20 @@ class _Search:
     def exact_slack_mm(self, candidates: Candidates, without: str | None = None) -> FloatArray:
         """The same for all of them, from points 1 mm apart."""
         field = self.structures.everything(self.side, without)
-        slack = np.empty(len(candidates.entry))
-        for start in range(0, len(slack), 2000):
-            part = slice(start, start + 2000)
+
+        def of_part(start: int) -> FloatArray:
+            part = slice(start, start + _MEASURED_AT_A_TIME)
             target = candidates.target[part]
             direction = candidates.entry[part] - target
             length = np.linalg.norm(direction, axis=1)
             steps = np.arange(0, float(length.max()) + _BEHIND_MM, 1.0)
             along = np.minimum(steps, length[:, None] + _BEHIND_MM)
             points = target[:, None] + (along / length[:, None])[..., None] * direction[:, None]
-            slack[part] = (field.at_view(points) - self.needed_mm - self._extra_mm(along)).min(axis=1)
-        return slack
+            return (field.at_view(points) - self.needed_mm - self._extra_mm(along)).min(axis=1)
+
+        with ThreadPoolExecutor() as pool:
+            parts = pool.map(of_part, range(0, len(candidates.entry), _MEASURED_AT_A_TIME))
+            return np.concatenate([np.zeros(0), *parts])
 
     def _extra_mm(self, along_mm: FloatArray) -> FloatArray | float:
         """What a stated system error adds to the margin at a distance from the tip."""
@@ -298,7 +304,8 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
     if found := _chosen(search, ranked):
         return _with_rule_kept(search, ranked, found)
     # What was rejected at a first look may be worse than that look said.
-    near, slack = ranked.candidates, search.exact_slack_mm(ranked.candidates)
+    near = ranked.candidates.part(np.argsort(-ranked.slack, kind="stable")[:_LOOKED_AT])
+    slack = search.exact_slack_mm(near)
     if found := _narrow(search, near, slack):
         return with_merits(found)
     alone = _alone_in_the_way(search, coarse.candidates, float(slack.max()))
@@ -319,6 +326,8 @@ def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -
     least_mm = max(-GRID_DOUBT_MM, best_mm + _OPENED_MM)
 
     def opened(paths: Candidates, name: str) -> bool:
+        if not len(paths.entry):
+            return False
         slack = np.full(len(paths.entry), -np.inf)
         for start in range(0, len(slack), _OPENED_AT_A_TIME):
             part = slice(start, start + _OPENED_AT_A_TIME)

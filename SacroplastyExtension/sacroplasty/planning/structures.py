@@ -173,7 +173,8 @@ class Structures:
         self.doubt = Doubt(np.zeros((3, 3), np.float32)) if exact_labels else Doubt.of(anatomy, view)
         self.through_ilium = through_ilium
         self.masks = label_masks(anatomy)
-        self._levels = {name: view.sampled(mask) for name, mask in self.masks.items()}
+        with ThreadPoolExecutor() as pool:
+            self._levels = dict(zip(self.masks, pool.map(view.sampled, self.masks.values()), strict=True))
         self.unclaimed: dict[str, Level] = {}
         self.joints_within_mm: dict[str, NDArray[np.float32]] = {}
         if not any(name in NERVES for name in self._levels):
@@ -256,11 +257,13 @@ class Structures:
         return ViewField.depth_in(self.view, self.view.sacrum)
 
     def _nearest_of(self, names: list[str]) -> ViewField:
-        with ThreadPoolExecutor() as pool:  # the transforms release the interpreter
-            fields = list(pool.map(self.outer_field, names))
-        nearest = fields[0].values.copy()
-        for field in fields[1:]:
-            np.minimum(nearest, field.values, out=nearest)
+        if unknown := [name for name in names if name not in self._fields]:
+            # The transforms release the interpreter; the longest, that of the wall, is begun first.
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self.outer_field, sorted(unknown, key=lambda name: name != PRESACRAL)))
+        nearest = self._fields[names[0]].values.copy()
+        for name in names[1:]:
+            np.minimum(nearest, self._fields[name].values, out=nearest)
         return ViewField(self.view, nearest)
 
     def _guarded(self, level: Level, depth: bool) -> ViewField:
@@ -277,7 +280,7 @@ class Structures:
         bones = view.sampled(anatomy.bones.like(anatomy.bones.voxels > 0)) >= 0.5
         if not bones.any():
             return
-        density = ndimage.uniform_filter(view.sampled(ct), 3)
+        density = ndimage.uniform_filter(view.sampled(ct) if view.density is None else view.density, 3)
         # What continues the sacrum behind its label may be hip all the same.
         sacrum = (view.sacrum >= 0.5) & (view.missed < 0.5)
         unclaimed = (density >= _UNCLAIMED_HU) & ~grown(bones | sacrum, 2)
