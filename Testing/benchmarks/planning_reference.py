@@ -40,6 +40,9 @@ _GRID_DOUBT_MM, _POINT_SPREAD_MM = 0.11, 0.6
 _CUBE = 1.2
 #: Dense bone without a label, so far lateral and so large, counts as hip [HU, mm, mm3].
 _UNCLAIMED_HU, _UNCLAIMED_LATERAL_MM, _UNCLAIMED_MM3 = 250.0, 22.0, 200.0
+#: Bone that the label misses: so far behind it, at least half as bright as the brightest within a reach, but no less
+#: than half as faint cortex [mm, mm, HU]; soft tissue [HU].
+_MISSED_MM, _CORTEX_MM, _FAINT_HU, _SOFT_HU = 6.0, 3.0, 200.0, 50.0
 #: Steps of entries [mm] and of targets [grid points]; around the best pair 7 steps of so many mm along each axis.
 _ENTRY_MM, _TARGET_STEPS, _FINER_MM = 1.0, 3, (0.35, 0.1)
 #: So much more than the best on the grid a pair between may keep.
@@ -318,6 +321,7 @@ def make_reference(anatomy: Anatomy, ct: Volume, side: str) -> Reference:
     sacrum = _without_gaps(grid.laid(bone, bone.voxels), hollow)
     hip = grid.laid(anatomy.bones, anatomy.bones.voxels == BONE_LABEL[f"hip_{side}"])
     hip = np.maximum(hip, _unclaimed(grid, anatomy, ct, sacrum >= 0.5, sign))
+    sacrum = np.maximum(sacrum, np.minimum(_missed_behind(grid, anatomy, ct, sacrum), 1 - hollow))
     joint = _joint(sacrum, hip, grid.half_voxel_mm)
     named = np.maximum.reduce([*nerves.values(), hip, joint])
     solid = sacrum >= 0.5
@@ -355,6 +359,26 @@ def _without_gaps(bone: NDArray[np.float32], hollow: NDArray[np.float32]) -> NDA
     level = np.zeros_like(bone)
     level[box] = np.minimum(whole, 1 - space)
     return level
+
+
+def _missed_behind(grid: _Grid, anatomy: Anatomy, ct: Volume, sacrum: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Level of bright bone behind the sacrum that its label ends short of; one half is half way down the CT's edge."""
+    solid = sacrum >= 0.5
+    density = ndimage.gaussian_filter(grid.laid(ct, ct.voxels), 0.5 * float(np.mean(ct.spacing_mm)) / _GRID_MM)
+    other = grid.laid(anatomy.bones, (anatomy.bones.voxels > 0) & (anatomy.bones.voxels != BONE_LABEL["sacrum"]))
+    free = ndimage.distance_transform_edt(other <= 0) * _GRID_MM > 2.0
+    span = 2 * int(_CORTEX_MM / _GRID_MM) + 1
+    cortex = ndimage.maximum_filter(np.where(free, density, _SOFT_HU), span)
+    level = np.clip((density - _SOFT_HU) / (np.maximum(cortex, _FAINT_HU) - _SOFT_HU), 0, 1)
+    depth = np.arange(solid.shape[1])[None, :, None]
+    last = np.where(solid, depth, -1).max(axis=1)
+    beside = ndimage.distance_transform_edt(last < 0, return_distances=False, return_indices=True)
+    bright = (level >= 0.5) & free & (depth > last[tuple(beside)][:, None, :])
+    bright &= ndimage.distance_transform_edt(~solid) * _GRID_MM <= _MISSED_MM
+    parts, _ = ndimage.label(bright | solid)
+    bone = bright & np.isin(parts, np.unique(parts[solid]))
+    rim = ndimage.binary_dilation(bone, iterations=2) & free & (depth > last[tuple(beside)][:, None, :])
+    return np.where(rim, level, 0).astype(np.float32)
 
 
 def _unclaimed(grid: _Grid, anatomy: Anatomy, ct: Volume, sacrum: NDArray[np.bool_], sign: float) -> NDArray[np.bool_]:
