@@ -415,7 +415,7 @@ def test_what_cannot_be_judged_is_said_and_is_no_all_clear(zones):
     assert without.cannot_tell == ("whether and where cement leaks: no zones of the anatomy",)
     bench = Bench(zones)
     judged = bench.update((CENTER, 1.0))
-    assert judged.leak is False and judged.cannot_tell == (BESIDE_THE_BONE,)
+    assert judged.leak is None and judged.cannot_tell == (BESIDE_THE_BONE,)
     for _ in range(round(6.0 / PERIOD_S)):
         judged = bench.update((CENTER, 1.0))
     assert judged.leak is False and judged.cannot_tell == ()

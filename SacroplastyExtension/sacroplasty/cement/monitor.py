@@ -454,8 +454,10 @@ class SpreadMonitor:
             for name, view in self._views.items()
             if view.tip_ras is None
         ]
-        if self._growth is not None and len(self._views) == 2 and not (unplaced or self._growth.judges):
+        if self._growth is not None and not self._judges_beside:
             unknown.append("whether cement leaks close beside the bone: less than a breath was seen")
+        if self._growth is not None and len(self._views) == 1:
+            unknown.append("whether cement leaks close beside the bone: that takes two views")
         if not self.judges_leaks:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
             unknown.append(f"whether and where cement leaks: no {missing}")
@@ -467,8 +469,14 @@ class SpreadMonitor:
         return {name: view.visibility for name, view in self._views.items() if view.visibility is not None}
 
     @property
+    def _judges_beside(self) -> bool:
+        """Whether two views that can tell growth close beside the bone have seen enough of a breath for it."""
+        placed = [view for view in self._views.values() if view.placed]
+        return len(placed) < 2 or (self._growth is not None and self._growth.judges)
+
+    @property
     def _known_leak(self) -> bool | None:
-        return self._leak if self.judges_leaks else None
+        return True if self._leak else False if self.judges_leaks and self._judges_beside else None
 
     def seen(self, view: str) -> tuple[Background, CementMap | None]:
         """A view before the injection, and the cement of its last frame for pictures; None when that told nothing."""
