@@ -91,8 +91,7 @@ class CloseLook:
     def _levels(self, points: FloatArray, names: list[str]) -> dict[str, NDArray[np.float32]]:
         """Level of each of the structures at view points (n, 3)."""
         view, structures = self._view, self._structures
-        steps = np.rint((points - view.origin_mm) / STEP_MM).astype(np.int32)
-        place = tuple(np.clip(steps, 0, np.array(view.sacrum.shape) - 1).T)
+        place = view.nearest(points)
         near = {name: np.flatnonzero(structures.outer_field(name).values[place] <= _NOT_FAR_MM) for name in names}
         levels = {name: np.zeros(len(points), np.float32) for name in names}
         for name, at in near.items():
@@ -138,6 +137,7 @@ class CloseLook:
             for step in steps
         ]
         wall[beside] = ~surely_faces_back(slope, self._structures.doubt)
+        wall[beside] |= self._structures.wall[view.nearest(at[beside])]
         counts[open_yet] = wall
         return np.where(counts, 1 - sacrum, np.float32(0))
 

@@ -90,6 +90,11 @@ class SacrumView:
 
         return map_coordinates(values, ((points_mm - self.origin_mm) / STEP_MM).T, order=1, mode="nearest")
 
+    def nearest(self, points_mm: FloatArray) -> tuple[NDArray[np.int32], ...]:
+        """Indices of the grid points nearest to view points (n, 3), along each axis."""
+        steps = np.rint((points_mm - self.origin_mm) / STEP_MM).astype(np.int32)
+        return tuple(np.clip(steps, 0, np.array(self.sacrum.shape) - 1).T)
+
     @cached_property
     def back_limit_mm(self) -> FloatArray:
         """[left, up] up to where what is no bone lies in front of the back: a step before it where bone is.

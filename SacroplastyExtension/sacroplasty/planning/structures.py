@@ -323,6 +323,11 @@ class Structures:
         return joint
 
     @cached_property
+    def wall(self) -> Mask:
+        """Grid points in bone and beside it, through whose surface no trocar may pass."""
+        return beside_wall(self.view.sacrum, self.view.smoothed, self.doubt)
+
+    @cached_property
     def _presacral(self) -> Level:
         """In front of the sacrum's back, but not sacrum: pelvis, great vessels and the nerve roots that cross the ala.
 
@@ -330,7 +335,7 @@ class Structures:
         """
         view = self.view
         ahead = view.back_mm[None, :, None] < view.back_limit_mm[:, None, :]
-        counts = ahead | beside_wall(view.sacrum, view.smoothed, self.doubt)
+        counts = ahead | self.wall
         # What is named by another structure is that structure.
         for level in self._levels.values():
             counts &= level < 0.5
@@ -345,18 +350,21 @@ class Structures:
 
 
 def beside_wall(sacrum: Level, smoothed: NDArray[np.float32], doubt: Doubt) -> Mask:
-    """Next to bone whose surface does not surely face the back, so that no trocar may pass there.
+    """In bone or next to it, within a step of a surface that does not surely face the back.
+
+    No trocar may pass there. Normals are smoothed by a step: beside an edge they turn that much too late.
 
     Args:
         sacrum, smoothed: on the grid of a view, [left, back, up].
         doubt: about its surface.
     """
     solid = sacrum >= 0.5
-    near = grown(solid, 1) & ~solid
-    place = np.nonzero(near)
+    near = grown(solid, 1)
+    wall = near & ~solid
+    place = np.nonzero(wall)
     slope = [_neighbor(smoothed, place, axis, -1) - _neighbor(smoothed, place, axis, 1) for axis in range(3)]
-    near[place] = ~surely_faces_back(slope, doubt)
-    return near
+    wall[place] = ~surely_faces_back(slope, doubt)
+    return near & grown(wall, 1)
 
 
 def surely_faces_back(slope: list[NDArray[np.float32]], doubt: Doubt) -> Mask:
