@@ -57,6 +57,8 @@ def sample_voxels(voxels: NDArray, coordinates: FloatArray) -> NDArray[np.float3
     """Linear interpolation at array coordinates (3, ...) in the order k, j, i; 0 outside."""
     from scipy import ndimage
 
+    if not coordinates.size:
+        return np.zeros(coordinates.shape[1:], np.float32)
     # Only the box in use: a whole CT as float would cost gigabytes.
     lower = np.maximum(np.floor(coordinates.reshape(3, -1).min(axis=1)).astype(int) - 1, 0)
     upper = np.minimum(np.ceil(coordinates.reshape(3, -1).max(axis=1)).astype(int) + 2, voxels.shape)
