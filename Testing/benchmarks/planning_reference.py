@@ -29,6 +29,8 @@ _GRID_MM = 0.5
 #: Larger distances decide nothing.
 _REACH_MM = 14.0
 _JOINT_MM = 3.0
+#: Normals are those of the level smoothed by this.
+_NORMAL_MM = 1.0
 _BEHIND_MM = 60.0
 #: Entries beside the S2 foramen edge, least depth, and least part of the axis along the foramina: the short axis.
 BESIDE_MM, _LEAST_DEPTH_MM, _LEAST_BACKWARDS = (4.5, 28.0), 12.0, 0.5
@@ -414,18 +416,21 @@ def _off_limits(grid: _Grid, sacrum: NDArray[np.float32], rear: FloatArray) -> N
     """What lies in front of the back of the sacrum, continued beside it, and beside walls that may not face the back.
 
     A wall faces the back where its normal has a fifth along the foramina even if the label is off over 3 mm of it.
+    Beside an edge the normals turn late by as much as they are smoothed: so far around a wall is wall.
     """
     known = np.isfinite(rear)
     beside = rear[tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))]
     solid = sacrum >= 0.5
     near = np.nonzero((ndimage.distance_transform_cdt(~solid, "taxicab") * _GRID_MM <= 1.0) & ~solid)
-    smooth = ndimage.gaussian_filter(sacrum, 1.0 / _GRID_MM)
+    smooth = ndimage.gaussian_filter(sacrum, _NORMAL_MM / _GRID_MM)
     normal = -np.stack([np.gradient(smooth, axis=axis)[near] for axis in range(3)])
     normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
     off = np.arctan((grid.doubt_mm(normal) + _GRID_DOUBT_MM) / 3.0)
-    off_limits = grid.axes[1][None, :, None] < beside[:, None, :]
-    off_limits[near] |= np.arccos(np.clip(normal[1], -1, 1)) + off > np.arccos(0.2)
-    return off_limits & ~solid
+    wall = np.zeros(solid.shape, bool)
+    wall[near] = np.arccos(np.clip(normal[1], -1, 1)) + off > np.arccos(0.2)
+    around = ndimage.binary_dilation(wall, iterations=round(_NORMAL_MM / _GRID_MM))
+    wall[near] = around[near]
+    return (wall | (grid.axes[1][None, :, None] < beside[:, None, :])) & ~solid
 
 
 def _to_nearest(level: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
