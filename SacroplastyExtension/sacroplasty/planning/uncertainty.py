@@ -4,8 +4,8 @@ A rigid error x = (t, w) moves each point of the shaft, and with it the point's 
 order that distance is d + a.x with a from the gradient of the distance, so the shaft enters the structure where x lies
 beyond any of as many half spaces as the shaft has points. The nearest of them gives the direction of the most probable
 breach. The probability is integrated by line sampling: exactly along that direction, by a Sobol sequence across it.
-That converges for small probabilities too, where counting draws does not. Where it matters, the place of the breach on
-each line is corrected by the distances themselves, since structures are no half spaces. `monte_carlo` counts draws.
+That converges for small probabilities too, where counting draws does not. Where it matters, the distances themselves
+are looked up all along each line, since structures are no half spaces. `monte_carlo` counts draws.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from .pose_uncertainty import PoseUncertainty
 DistanceOf = Callable[[FloatArray], NDArray]
 
 #: Points of the Sobol sequence across the line, a power of two.
-_SOBOL_POINTS = 256
+_SOBOL_POINTS = 512
 #: The gradient is the mean slope over so many standard deviations to both sides, where the breach happens rather than
 #: where the shaft is planned.
 _REACH_SD = 1.5
 #: Smaller probabilities stay to first order.
 _CORRECTED_FROM = 1e-3
+#: Where on each line the gap between shaft and structure is measured [SD].
+_PLACES_SD = np.linspace(-4.0, 4.0, 17)
 #: So far out there is no error, and points of the shaft so much farther away than the nearest add nothing [SD].
 _NEVER_SD, _NEAR_SD = 8.0, 4.0
 
@@ -78,11 +80,10 @@ def breach_probability(
         found = np.asarray(distance_of(moved.reshape(-1, 3)), float).reshape(len(places), -1)
         return found.min(axis=1) - radius_mm
 
-    steepness = float(spread[worst])
-    probability = _normal_below(-_corrected(gap_mm, beyond, -steepness)) + _normal_below(
-        _corrected(gap_mm, -before, steepness)
-    )
-    return float(np.clip(np.minimum(probability, 1.0).mean(), 0.0, 1.0))
+    probability = np.minimum(_normal_below(-beyond) + _normal_below(-before), 1.0)
+    if probability.mean() >= _CORRECTED_FROM:
+        probability = _below_nothing(np.array([gap_mm(np.full(len(across), place)) for place in _PLACES_SD]))
+    return float(probability.mean())
 
 
 def _crossing(offset: FloatArray, rate: FloatArray) -> FloatArray:
@@ -96,23 +97,18 @@ def _crossing(offset: FloatArray, rate: FloatArray) -> FloatArray:
         return np.where(rate[:, None] < -1e-9, -offset / rate[:, None], np.inf).min(axis=0)
 
 
-def _corrected(gap_mm: Callable[[FloatArray], FloatArray], place: FloatArray, slope: float) -> FloatArray:
-    """Where the gap on each line is nothing, from where it would be to first order: Newton's step, then a secant."""
-    if float(_normal_below(place if slope > 0 else -place).mean()) < _CORRECTED_FROM:
-        return place
-    first = np.clip(place, -_NEVER_SD, _NEVER_SD)
-    gap = gap_mm(first)
-    second = np.clip(first - gap / slope, -_NEVER_SD, _NEVER_SD)
-    for _ in range(2):
-        next_gap = gap_mm(second)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            secant = (next_gap - gap) / (second - first)
-        # A secant that is flat or points the wrong way is no slope.
-        usable = np.isfinite(secant) & (secant * slope > 0.1 * slope**2)
-        step = next_gap / np.where(usable, secant, slope)
-        first, gap = second, next_gap
-        second = np.clip(second - step, -_NEVER_SD, _NEVER_SD)
-    return second
+def _below_nothing(gaps: FloatArray) -> FloatArray:
+    """Probability (k,) that a standard normal number lies where the gap, (m, k) at `_PLACES_SD`, is below nothing."""
+    places = _PLACES_SD[:, None]
+    below = gaps < 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = places[:-1] + np.diff(places, axis=0) * gaps[:-1] / (gaps[:-1] - gaps[1:])
+    ends = _normal_below(places)
+    at_crossing = _normal_below(crossing)
+    inside = np.where(below[:-1] & below[1:], ends[1:] - ends[:-1], 0.0)
+    inside = np.where(below[:-1] & ~below[1:], at_crossing - ends[:-1], inside)
+    inside = np.where(~below[:-1] & below[1:], ends[1:] - at_crossing, inside)
+    return inside.sum(axis=0) + np.where(below[0], ends[0], 0.0) + np.where(below[-1], 1 - ends[-1], 0.0)
 
 
 def monte_carlo(
