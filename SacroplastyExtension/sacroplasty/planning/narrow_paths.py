@@ -37,13 +37,16 @@ class NarrowPaths:
         side: str,
         needed_mm: Callable[[FloatArray], FloatArray],
         behind_mm: float,
+        without: str | None = None,
     ) -> None:
         """
         Args:
             needed_mm: least distance of the axis from every structure at distances from the tip.
             behind_mm: how far behind its entry a shaft is looked at.
+            without: a structure that does not count.
         """
-        self._structures, self._rules, self._side = structures, rules, side
+        self._structures, self._rules = structures, rules
+        self._names = [name for name in structures.names_on(side) if name != without]
         self._needed_mm, self._behind_mm = needed_mm, behind_mm
 
     def beside(self, entry: FloatArray, target: FloatArray, ruled: bool) -> Iterator[tuple[FloatArray, FloatArray]]:
@@ -71,7 +74,7 @@ class NarrowPaths:
         along = np.arange(0, length + self._behind_mm, SHAFT_STEP_MM)
         shaft = target + along[:, None] * ((entry - target) / length)
         needed = self._needed_mm(along)
-        by_fields = {name: self._structures.distance_mm(name, shaft) for name in self._structures.names_on(self._side)}
+        by_fields = {name: self._structures.distance_mm(name, shaft) for name in self._names}
         reach = float(needed.max()) + _SURROUNDINGS_MM
         surfaces = CloseLook(self._structures).surfaces(shaft, by_fields, reach)
         nearest = np.minimum.reduce(list(distances_mm(by_fields, surfaces).values()))

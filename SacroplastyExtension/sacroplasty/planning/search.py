@@ -322,7 +322,7 @@ def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -
     if best_mm >= _FIELDS_SHORT_MM:
         # Structures leave a path, and something else refuses it.
         return ()
-    # A name permits nothing: what the fields are short of need not be kept.
+    # By the fields, which are short of a little; then by the labels.
     least_mm = max(-GRID_DOUBT_MM, best_mm + _OPENED_MM)
 
     def opened(paths: Candidates, name: str) -> bool:
@@ -333,11 +333,23 @@ def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -
             part = slice(start, start + _OPENED_AT_A_TIME)
             slack[part] = search.slack_mm(paths.part(np.arange(len(slack))[part]), name)
             if (slack[part] >= least_mm).any():
-                return True
+                break
         near = paths.part(np.argsort(-slack, kind="stable")[:_OPENED_LOOKED_AT])
-        if not (search.exact_slack_mm(near, name) > search.exact_slack_mm(near)).any():
+        slack = search.exact_slack_mm(near, name)
+        if not (slack > search.exact_slack_mm(near)).any():
             return False  # something else holds all of them back
-        return bool((_ever_closer(search, near, _OPENED_FROM, name, least_mm)[1] >= least_mm).any())
+        if slack.max() < least_mm:
+            near, slack = _ever_closer(search, near, _OPENED_FROM, name, least_mm)
+        return opened_by_labels(near, slack, name)
+
+    def opened_by_labels(paths: Candidates, slack: FloatArray, name: str) -> bool:
+        order = np.flatnonzero(slack >= least_mm)
+        order = order[np.argsort(-slack[order], kind="stable")]
+        narrow = _narrow_paths(search, name)
+        return any(
+            any(True for _ in narrow.beside(paths.entry[index], paths.target[index], ruled=False))
+            for index in _distinct(paths, order, _OPENED_FROM, _NARROW_APART_MM)
+        )
 
     return alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened)
 
@@ -375,6 +387,11 @@ def _ever_closer(
     return tried, slack
 
 
+def _narrow_paths(search: _Search, without: str | None = None) -> NarrowPaths:
+    """Of a side, by the labels; one structure may be named not to count."""
+    return NarrowPaths(search.structures, search.rules, search.side, search.needed_along_mm, _BEHIND_MM, without)
+
+
 def _with_rule_kept(search: _Search, ranked: _Ranked, found: list[Trajectory]) -> list[Trajectory]:
     """The trajectories; where by the fields none keeps the entry rule and one does by the labels, that one first."""
     ruled = ranked.candidates.ruled
@@ -392,7 +409,7 @@ def _narrow(search: _Search, candidates: Candidates, slack: FloatArray, ruled: b
         slack: what the candidates keep by the fields.
         ruled: whether its entry must keep the rule of the technique.
     """
-    paths = NarrowPaths(search.structures, search.rules, search.side, search.needed_along_mm, _BEHIND_MM)
+    paths = _narrow_paths(search)
     likely = np.flatnonzero(slack >= -_FIELDS_SHORT_MM)
     order = likely[np.argsort(-slack[likely], kind="stable")]
     for index in _distinct(candidates, order, _NARROW, _NARROW_APART_MM):
