@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cement_scene import CENTER, block_anatomy, body_line_integrals, expose, sphere_line_integrals, views
+from sacroplasty.cement.zones import make_zones
 from sacroplasty.clock import ManualClock, ScaledClock
 from sacroplasty.devices.fluoroscope import PLANES, CArmAnswer, Frame, View
 from sacroplasty.devices.pump import PumpReading
@@ -23,10 +24,22 @@ from sacroplasty.procedure.case import Case, PlacedTrocar
 from sacroplasty.procedure.equipment import Clocks, Equipment
 from sacroplasty.procedure.inject import Fluoroscopy
 from sacroplasty.procedure.journal import Journal
+from sacroplasty.procedure.prepare import Preparation
+from sacroplasty.xray.project import ProjectableVolume, attenuation_from_hu
+from shaft_distances import everywhere
 
 FRAME_PERIOD_S = 0.2
 TICK_S = 0.05
 VIEWS = views(96)
+
+
+def preparation_of(case: Case) -> Preparation:
+    """What the left side of a case needs."""
+    return Preparation(
+        everywhere(sacral_canal=30.0),
+        {"left": make_zones(case.anatomy, CENTER, ("left",))},
+        ProjectableVolume.of(case.ct.like(attenuation_from_hu(case.ct.voxels))),
+    )
 
 
 class FakeTracker:

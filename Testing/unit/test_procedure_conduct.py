@@ -6,26 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from cement_scene import CENTER
 from sacroplasty.cement.injection import Prescription
-from sacroplasty.cement.zones import make_zones
 from sacroplasty.procedure.conduct import conduct, expected_duration_s
 from sacroplasty.procedure.inject import Fluoroscopy
 from sacroplasty.procedure.journal import read_journal
-from sacroplasty.procedure.prepare import Preparation
 from sacroplasty.procedure.prompts import Pivot
-from shaft_distances import everywhere
-from theatre import VIEWS, Theatre
+from theatre import VIEWS, Theatre, preparation_of
 
 
 def conducted(theatre: Theatre):
-    preparation = Preparation(
-        everywhere(sacral_canal=30.0), {"left": make_zones(theatre.case.anatomy, CENTER, ("left",))}
-    )
     return conduct(
         theatre.case,
         ["psis_left"],
-        preparation,
+        preparation_of(theatre.case),
         theatre.live,
         Fluoroscopy(dict(VIEWS)),
         theatre.equipment,

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from cement_scene import CENTER, PLACES
+from cement_scene import PLACES
 from sacroplasty.cement.after_flow import AfterFlowWatch
 from sacroplasty.cement.aging import CementClock
 from sacroplasty.cement.injection import Prescription
 from sacroplasty.cement.interlock import Limits, Observed
-from sacroplasty.cement.zones import Zones, make_zones
 from sacroplasty.devices.fluoroscope import CArmAnswer
 from sacroplasty.errors import DeviceError
 from sacroplasty.procedure import inject as inject_module
 from sacroplasty.procedure.case import InjectionRecord
 from sacroplasty.procedure.inject import inject, mix_cement, set_views, take_pictures
 from sacroplasty.procedure.journal import read_journal
+from sacroplasty.procedure.prepare import Preparation
 from sacroplasty.procedure.prompts import ConnectLine, Press
-from theatre import FRAME_PERIOD_S, Theatre
+from theatre import FRAME_PERIOD_S, Theatre, preparation_of
 
 #: One step of one millilitre in four seconds.
 PRESCRIPTION = Prescription("left", 1.0, rate_ml_s=0.25, wait_s=1.0)
@@ -29,8 +29,8 @@ LIMITS = Limits(frame_period_s=FRAME_PERIOD_S)
 
 
 @pytest.fixture(scope="module")
-def zones(tmp_path_factory: pytest.TempPathFactory) -> Zones:
-    return make_zones(Theatre(tmp_path_factory.mktemp("zones")).case.anatomy, CENTER, ("left",))
+def preparation(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
+    return preparation_of(Theatre(tmp_path_factory.mktemp("preparation")).case)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def workable(theatre: Theatre) -> CementClock:
 
 
 def treat(
-    theatre: Theatre, zones: Zones, spoil: Callable[[Theatre], object] | None = None, stop: bool = False
+    theatre: Theatre, preparation: Preparation, spoil: Callable[[Theatre], object] | None = None, stop: bool = False
 ) -> InjectionRecord:
     """Inject; once a third of a millilitre has flown, `spoil` what the test is about."""
     begun = {"spoilt": False}
@@ -66,7 +66,7 @@ def treat(
     run = inject(
         PRESCRIPTION,
         theatre.case,
-        zones,
+        preparation,
         cement,
         theatre.live,
         theatre.equipment,
@@ -77,8 +77,8 @@ def treat(
     return theatre.play(run, 60.0, act)
 
 
-def test_an_undisturbed_injection_gives_what_was_planned(theatre: Theatre, zones: Zones) -> None:
-    record = treat(theatre, zones)
+def test_an_undisturbed_injection_gives_what_was_planned(theatre: Theatre, preparation: Preparation) -> None:
+    record = treat(theatre, preparation)
     assert record.stopped == ""
     assert record.given_ml == pytest.approx(1.0, abs=0.02) == theatre.pump.delivered_ml
     assert record.seen_ml == pytest.approx(1.0, rel=0.1)
@@ -111,9 +111,9 @@ def _cement_in(place: str) -> Callable[[Theatre], None]:
     ],
 )
 def test_what_goes_wrong_while_cement_flows_stops_the_pump(
-    theatre: Theatre, zones: Zones, spoil: Callable[[Theatre], object], reason: str
+    theatre: Theatre, preparation: Preparation, spoil: Callable[[Theatre], object], reason: str
 ) -> None:
-    record = treat(theatre, zones, spoil)
+    record = treat(theatre, preparation, spoil)
     assert record.stopped and reason in record.stopped.lower(), record.stopped
     assert theatre.pump.state == "stopped"
     assert theatre.pump.orders.index("stop") > theatre.pump.orders.index("run")
@@ -123,40 +123,46 @@ def test_what_goes_wrong_while_cement_flows_stops_the_pump(
     assert next(entry["reason"] for entry in journal if entry["event"] == "injection_stopped")
 
 
-def test_the_operator_stops_at_once(theatre: Theatre, zones: Zones) -> None:
-    record = treat(theatre, zones, stop=True)
+def test_the_operator_stops_at_once(theatre: Theatre, preparation: Preparation) -> None:
+    record = treat(theatre, preparation, stop=True)
     assert "stop was pressed" in record.stopped
     assert theatre.pump.delivered_ml < 0.35
 
 
-def test_a_pump_that_does_not_move_is_no_success(theatre: Theatre, zones: Zones) -> None:
+def test_a_pump_that_does_not_move_is_no_success(theatre: Theatre, preparation: Preparation) -> None:
     theatre.pump.moves = False
-    record = treat(theatre, zones)
+    record = treat(theatre, preparation)
     assert record.stopped and theatre.pump.orders[-1] == "stop"
     assert record.given_ml == 0
 
 
-def test_an_alarm_of_the_pump_stops_and_stands_in_journal_and_record(theatre: Theatre, zones: Zones) -> None:
-    record = treat(theatre, zones, lambda t: setattr(t.pump, "alarm", "the pump goes on: switch it off at the pump"))
+def test_an_alarm_of_the_pump_stops_and_stands_in_journal_and_record(
+    theatre: Theatre, preparation: Preparation
+) -> None:
+    record = treat(
+        theatre, preparation, lambda t: setattr(t.pump, "alarm", "the pump goes on: switch it off at the pump")
+    )
     assert theatre.pump.state == "stopped"
     assert "ALARM: the pump goes on: switch it off at the pump" in record.stopped
     (entry,) = [one for one in read_journal(theatre.folder / "journal.jsonl") if one["event"] == "pump_alarm"]
     assert entry["side"] == "left" and entry["text"] == theatre.pump.alarm
 
 
-def test_the_answer_of_a_pump_that_refuses_is_told(theatre: Theatre, zones: Zones) -> None:
+def test_the_answer_of_a_pump_that_refuses_is_told(theatre: Theatre, preparation: Preparation) -> None:
     theatre.pump.refuses = "run"
-    record = treat(theatre, zones)
+    record = treat(theatre, preparation)
     assert "refuses to run: the syringe is empty" in record.stopped
     refusals = [one for one in read_journal(theatre.folder / "journal.jsonl") if one["event"] == "pump_refused"]
     assert [one["order"] for one in refusals] == ["run"]
 
 
 @pytest.mark.parametrize("dark", ["ap", "lateral"])
-def test_without_pictures_of_both_views_no_injection_begins(theatre: Theatre, zones: Zones, dark: str) -> None:
+def test_without_pictures_of_both_views_no_injection_begins(
+    theatre: Theatre, preparation: Preparation, dark: str
+) -> None:
     theatre.fluoroscope.sends[dark] = False
     with pytest.raises(DeviceError, match="not send enough pictures"):
-        treat(theatre, zones)
+        treat(theatre, preparation)
     assert "run" not in theatre.pump.orders and "arm" not in theatre.pump.orders
 
 
@@ -188,15 +194,15 @@ def test_cement_is_mixed_anew_when_it_would_not_last(theatre: Theatre) -> None:
 
 
 def test_what_is_on_its_way_counts_so_that_the_pump_gives_less(
-    theatre: Theatre, zones: Zones, monkeypatch: pytest.MonkeyPatch
+    theatre: Theatre, preparation: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AfterFlowWatch, "observed", lambda self, now_s: Observed(0.2, now_s))
-    treat(theatre, zones)
+    treat(theatre, preparation)
     assert theatre.pump.delivered_ml == pytest.approx(0.8, abs=0.03), "the rest comes by itself"
 
 
 def test_a_person_decides_about_the_next_step_when_the_monitor_warns(
-    theatre: Theatre, zones: Zones, monkeypatch: pytest.MonkeyPatch
+    theatre: Theatre, preparation: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inject_module, "monitor_warning", lambda routes: "cement where it should not be")
     asked: list[str] = []
@@ -211,6 +217,6 @@ def test_a_person_decides_about_the_next_step_when_the_monitor_warns(
 
     two_steps = replace(PRESCRIPTION, planned_volume_ml=2.0)
     room = (theatre.live, theatre.equipment, theatre.clocks, theatre.journal, LIMITS)
-    theatre.play(inject(two_steps, theatre.case, zones, workable(theatre), *room), 60.0, act)
+    theatre.play(inject(two_steps, theatre.case, preparation, workable(theatre), *room), 60.0, act)
     assert "cement where it should not be; look at both views and decide" in asked[0]
     assert theatre.pump.delivered_ml == pytest.approx(1.0, abs=0.02), "no step began by itself"

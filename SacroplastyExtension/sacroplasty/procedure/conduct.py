@@ -61,7 +61,7 @@ def conduct(
             )
             cement = yield from mix_cement(cement, expected_duration_s(prescription), clocks, journal)
             record = yield from inject(
-                prescription, case, preparation.zones[side], cement, live, equipment, clocks, journal, limits
+                prescription, case, preparation, cement, live, equipment, clocks, journal, limits
             )
             if record.stopped:
                 break

@@ -10,22 +10,24 @@ from dataclasses import dataclass, field
 
 from ..cement.after_flow import AfterFlowWatch
 from ..cement.aging import CementClock
+from ..cement.cannula import Cannula
 from ..cement.delivery import DeliveryFacts
 from ..cement.injection import InjectionFacts, InjectionState, Prescription, Request, begin, decide, step
 from ..cement.interlock import Facts, Limits, Observed
 from ..cement.line import injection_line
 from ..cement.monitor import Frame, MonitorReading, MonitorSettings, SpreadMonitor
 from ..cement.reference import taken_share
-from ..cement.zones import Zones
 from ..devices.fluoroscope import PLANES, View
 from ..devices.fluoroscope import Frame as DetectorFrame
 from ..errors import DeviceError, GeometryError, ImageError
+from ..geometry import unit
 from ..planning.model import Side
 from ..xray.geometry import XrayGeometry
 from .case import Case, InjectionRecord, InjectionSample
 from .equipment import Clocks, Equipment
 from .injection_alarms import monitor_warning
 from .journal import Journal
+from .prepare import Preparation
 from .prompts import ConnectLine, Press, Prompt, Wait, Watch
 from .pump_delivery import PumpDelivery
 
@@ -130,7 +132,7 @@ def mix_cement(
 def inject(
     prescription: Prescription,
     case: Case,
-    zones: Zones,
+    preparation: Preparation,
     cement: CementClock,
     fluoroscopy: Fluoroscopy,
     equipment: Equipment,
@@ -142,7 +144,7 @@ def inject(
     side = prescription.side
     while (yield Prompt("injection", f"{side}: connect the pump's line and confirm", ConnectLine(side))) != "continue":
         pass
-    run = _InjectionRun(prescription, case, zones, cement, fluoroscopy, equipment, clocks, journal, limits)
+    run = _InjectionRun(prescription, case, preparation, cement, fluoroscopy, equipment, clocks, journal, limits)
     yield from run.learn_reference()
     yield from run.follow()
     yield from run.settle()
@@ -156,7 +158,7 @@ class _InjectionRun:
         self,
         prescription: Prescription,
         case: Case,
-        zones: Zones,
+        preparation: Preparation,
         cement: CementClock,
         fluoroscopy: Fluoroscopy,
         equipment: Equipment,
@@ -175,10 +177,14 @@ class _InjectionRun:
         self._journal = journal
         self._error_mm = trocar.predicted_error_mm
         self._state: InjectionState = begin(prescription, limits, clocks.procedure.now(), clocks.device.now())
-        self._monitor = SpreadMonitor(zones, trocar.tip_ras, MonitorSettings(frame_period_s=limits.frame_period_s))
+        needle = case.targets[side].needle
+        cannula = Cannula(trocar.tip_ras, unit(trocar.hub_ras - trocar.tip_ras), needle.outer_diameter_mm)
+        settings = MonitorSettings(frame_period_s=limits.frame_period_s)
+        zones, attenuation = preparation.zones[side], preparation.attenuation
+        self._monitor = SpreadMonitor(zones, trocar.tip_ras, settings, cannula, attenuation)
         self._reading: MonitorReading | None = None
         self._delivery = PumpDelivery(equipment.pump)
-        self._line = injection_line(case.targets[side].needle)
+        self._line = injection_line(needle)
         self._after_flow = AfterFlowWatch()
         self._pump = DeliveryFacts()
         self._next_sample_s = float("-inf")
