@@ -458,6 +458,8 @@ class SpreadMonitor:
             unknown.append("whether cement leaks close beside the bone: less than a breath was seen")
         if self._growth is not None and len(self._views) == 1:
             unknown.append("whether cement leaks close beside the bone: that takes two views")
+        if self._attenuation is None:
+            unknown.append("whether a view is too dark before the first millilitre: no CT")
         if not self.judges_leaks:
             missing = "zones of the anatomy" if self.zones is None else "a tip" if self.tip_ras is None else "geometry"
             unknown.append(f"whether and where cement leaks: no {missing}")
