@@ -421,15 +421,15 @@ def _off_limits(grid: _Grid, sacrum: NDArray[np.float32], rear: FloatArray) -> N
     known = np.isfinite(rear)
     beside = rear[tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))]
     solid = sacrum >= 0.5
-    near = np.nonzero((ndimage.distance_transform_cdt(~solid, "taxicab") * _GRID_MM <= 1.0) & ~solid)
+    away = ndimage.distance_transform_cdt(~solid, "taxicab") * _GRID_MM
+    near = np.nonzero((away <= _GRID_MM) & ~solid)
     smooth = ndimage.gaussian_filter(sacrum, _NORMAL_MM / _GRID_MM)
     normal = -np.stack([np.gradient(smooth, axis=axis)[near] for axis in range(3)])
     normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
     off = np.arctan((grid.doubt_mm(normal) + _GRID_DOUBT_MM) / 3.0)
     wall = np.zeros(solid.shape, bool)
     wall[near] = np.arccos(np.clip(normal[1], -1, 1)) + off > np.arccos(0.2)
-    around = ndimage.binary_dilation(wall, iterations=round(_NORMAL_MM / _GRID_MM))
-    wall[near] = around[near]
+    wall = ndimage.binary_dilation(wall, iterations=round(_NORMAL_MM / _GRID_MM)) & (away <= 1.0)
     return (wall | (grid.axes[1][None, :, None] < beside[:, None, :])) & ~solid
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +38,8 @@ _TRIED = 24
 _WORTH_A_TROCAR_ML = 0.5
 #: A structure alone is in the way if without it a path keeps so much more than with all of them [mm].
 _OPENED_MM = 0.2
+#: One with so much to spare surely opens a path: measures of labels differ by as much [mm].
+_SURELY_OPENED_MM = 0.3
 #: So many paths are measured at a time until one opens; where none does, of so many nearest ones the neighbours of so
 #: many are tried.
 _OPENED_AT_A_TIME, _OPENED_LOOKED_AT, _OPENED_FROM = 2000, 500, 4
@@ -316,42 +319,51 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
 def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -> tuple[str, ...]:
     """Structures without which, alone, there would be a path: one that keeps more than the best does with all of them.
 
+    Those without which there would be a little more than enough room; where there are none, those without which there
+    would be enough.
+
     Args:
         best_mm: what the best keeps by the fields beyond what it must.
     """
     if best_mm >= _FIELDS_SHORT_MM:
         # Structures leave a path, and something else refuses it.
         return ()
-    # By the fields, which are short of a little; then by the labels.
     least_mm = max(-GRID_DOUBT_MM, best_mm + _OPENED_MM)
+    for spare_mm in (_SURELY_OPENED_MM, 0.0):
+        opened = partial(_opened, search, least_mm, spare_mm)
+        if names := alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened):
+            return names
+    return ()
 
-    def opened(paths: Candidates, name: str) -> bool:
-        if not len(paths.entry):
-            return False
-        slack = np.full(len(paths.entry), -np.inf)
-        for start in range(0, len(slack), _OPENED_AT_A_TIME):
-            part = slice(start, start + _OPENED_AT_A_TIME)
-            slack[part] = search.slack_mm(paths.part(np.arange(len(slack))[part]), name)
-            if (slack[part] >= least_mm).any():
-                break
-        near = paths.part(np.argsort(-slack, kind="stable")[:_OPENED_LOOKED_AT])
-        slack = search.exact_slack_mm(near, name)
-        if not (slack > search.exact_slack_mm(near)).any():
-            return False  # something else holds all of them back
-        if slack.max() < least_mm:
-            near, slack = _ever_closer(search, near, _OPENED_FROM, name, least_mm)
-        return opened_by_labels(near, slack, name)
 
-    def opened_by_labels(paths: Candidates, slack: FloatArray, name: str) -> bool:
-        order = np.flatnonzero(slack >= least_mm)
-        order = order[np.argsort(-slack[order], kind="stable")]
-        narrow = _narrow_paths(search, name)
-        return any(
-            any(True for _ in narrow.beside(paths.entry[index], paths.target[index], ruled=False))
-            for index in _distinct(paths, order, _OPENED_FROM, _NARROW_APART_MM)
-        )
+def _opened(search: _Search, least_mm: float, spare_mm: float, paths: Candidates, name: str) -> bool:
+    """Whether without a structure one of some paths, or one beside them, keeps its distances.
 
-    return alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened)
+    Args:
+        least_mm: what it keeps by the fields, which are short of a little, beyond what it must.
+        spare_mm: the same by the labels.
+    """
+    if not len(paths.entry):
+        return False
+    slack = np.full(len(paths.entry), -np.inf)
+    for start in range(0, len(slack), _OPENED_AT_A_TIME):
+        part = slice(start, start + _OPENED_AT_A_TIME)
+        slack[part] = search.slack_mm(paths.part(np.arange(len(slack))[part]), name)
+        if (slack[part] >= least_mm).any():
+            break
+    near = paths.part(np.argsort(-slack, kind="stable")[:_OPENED_LOOKED_AT])
+    slack = search.exact_slack_mm(near, name)
+    if not (slack > search.exact_slack_mm(near)).any():
+        return False  # something else holds all of them back
+    if slack.max() < least_mm:
+        near, slack = _ever_closer(search, near, _OPENED_FROM, name, least_mm)
+    likely = np.flatnonzero(slack >= least_mm)
+    likely = likely[np.argsort(-slack[likely], kind="stable")]
+    narrow = _narrow_paths(search, spare_mm, name)
+    return any(
+        any(True for _ in narrow.beside(near.entry[index], near.target[index], ruled=False))
+        for index in _distinct(near, likely, _OPENED_FROM, _NARROW_APART_MM)
+    )
 
 
 def _finer(search: _Search, ranked: _Ranked) -> _Ranked:
@@ -387,9 +399,21 @@ def _ever_closer(
     return tried, slack
 
 
-def _narrow_paths(search: _Search, without: str | None = None) -> NarrowPaths:
-    """Of a side, by the labels; one structure may be named not to count."""
-    return NarrowPaths(search.structures, search.rules, search.side, search.needed_along_mm, _BEHIND_MM, without)
+def _narrow_paths(search: _Search, spare_mm: float = 0.0, without: str | None = None) -> NarrowPaths:
+    """Of a side, by the labels.
+
+    Args:
+        spare_mm: what they must keep more than they must.
+        without: a structure that does not count.
+    """
+    return NarrowPaths(
+        search.structures,
+        search.rules,
+        search.side,
+        lambda along_mm: search.needed_along_mm(along_mm) + spare_mm,
+        _BEHIND_MM,
+        without,
+    )
 
 
 def _with_rule_kept(search: _Search, ranked: _Ranked, found: list[Trajectory]) -> list[Trajectory]:
