@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -319,8 +318,8 @@ def _plan_side(context: PlanningContext, side: Side, options: PlanOptions, sides
 def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -> tuple[str, ...]:
     """Structures without which, alone, there would be a path: one that keeps more than the best does with all of them.
 
-    Those without which there would be a little more than enough room; where there are none, those without which there
-    would be enough.
+    By the labels, those without which there would be a little more than enough room; where there are none, those
+    without which there would be enough; where there are none either, those that the fields name.
 
     Args:
         best_mm: what the best keeps by the fields beyond what it must.
@@ -328,23 +327,25 @@ def _alone_in_the_way(search: _Search, candidates: Candidates, best_mm: float) -
     if best_mm >= _FIELDS_SHORT_MM:
         # Structures leave a path, and something else refuses it.
         return ()
-    least_mm = max(-GRID_DOUBT_MM, best_mm + _OPENED_MM)
+    likely: dict[str, Candidates] = {}
+
+    def opened(paths: Candidates, name: str) -> bool:
+        # What the fields are short of need not be kept: a name permits nothing.
+        likely[name] = _opened_by_fields(search, max(-GRID_DOUBT_MM, best_mm + _OPENED_MM), paths, name)
+        return bool(len(likely[name].entry))
+
+    names = alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened)
     for spare_mm in (_SURELY_OPENED_MM, 0.0):
-        opened = partial(_opened, search, least_mm, spare_mm)
-        if names := alone_in_the_way(search.structures, search.side, candidates, search.needed_mm, opened):
-            return names
-    return ()
+        surely = [name for name in names if _opened_by_labels(search, spare_mm, likely[name], name)]
+        if surely:
+            return tuple(surely)
+    return names
 
 
-def _opened(search: _Search, least_mm: float, spare_mm: float, paths: Candidates, name: str) -> bool:
-    """Whether without a structure one of some paths, or one beside them, keeps its distances.
-
-    Args:
-        least_mm: what it keeps by the fields, which are short of a little, beyond what it must.
-        spare_mm: the same by the labels.
-    """
+def _opened_by_fields(search: _Search, least_mm: float, paths: Candidates, name: str) -> Candidates:
+    """Of some paths, or of those beside them, the best that without a structure keep so much beyond what they must."""
     if not len(paths.entry):
-        return False
+        return paths
     slack = np.full(len(paths.entry), -np.inf)
     for start in range(0, len(slack), _OPENED_AT_A_TIME):
         part = slice(start, start + _OPENED_AT_A_TIME)
@@ -354,16 +355,19 @@ def _opened(search: _Search, least_mm: float, spare_mm: float, paths: Candidates
     near = paths.part(np.argsort(-slack, kind="stable")[:_OPENED_LOOKED_AT])
     slack = search.exact_slack_mm(near, name)
     if not (slack > search.exact_slack_mm(near)).any():
-        return False  # something else holds all of them back
+        return near.part(np.zeros(0, int))  # something else holds all of them back
     if slack.max() < least_mm:
         near, slack = _ever_closer(search, near, _OPENED_FROM, name, least_mm)
     likely = np.flatnonzero(slack >= least_mm)
-    likely = likely[np.argsort(-slack[likely], kind="stable")]
+    best = _distinct(near, likely[np.argsort(-slack[likely], kind="stable")], _OPENED_FROM, _NARROW_APART_MM)
+    return near.part(np.array(best, int))
+
+
+def _opened_by_labels(search: _Search, spare_mm: float, paths: Candidates, name: str) -> bool:
+    """Whether without a structure one beside some paths keeps its distances by the labels, with so much to spare."""
     narrow = _narrow_paths(search, spare_mm, name)
-    return any(
-        any(True for _ in narrow.beside(near.entry[index], near.target[index], ruled=False))
-        for index in _distinct(near, likely, _OPENED_FROM, _NARROW_APART_MM)
-    )
+    ends = zip(paths.entry, paths.target, strict=True)
+    return any(True for entry, target in ends for _ in narrow.beside(entry, target, ruled=False))
 
 
 def _finer(search: _Search, ranked: _Ranked) -> _Ranked:

@@ -30,6 +30,8 @@ _SOBOL_POINTS = 512
 _REACH_SD = 1.5
 #: Smaller probabilities stay to first order.
 _CORRECTED_FROM = 1e-3
+#: Points of the shaft that are looked at on each line are no farther apart [mm].
+_POINTS_APART_MM = 2.0
 #: Where on each line the gap between shaft and structure is measured [SD].
 _PLACES_SD = np.linspace(-4.0, 4.0, 17)
 #: So far out there is no error, and points of the shaft so much farther away than the nearest add nothing [SD].
@@ -71,7 +73,8 @@ def breach_probability(
         _crossing(offset, (np.asarray(distance_of(shaft_ras + way), float) - radius_mm - distance) / _REACH_SD)
         for way in (step, -step)
     )
-    near = sds_away < sds_away[worst] + _NEAR_SD
+    near = np.flatnonzero(sds_away < sds_away[worst] + _NEAR_SD)
+    near = np.union1d(near[:: max(1, int(_POINTS_APART_MM / np.linalg.norm(shaft_ras[1] - shaft_ras[0])))], worst)
 
     def gap_mm(places: FloatArray) -> FloatArray:
         """What is left between shaft and structure at a place on each line."""
