@@ -24,7 +24,7 @@ from .pose_uncertainty import PoseUncertainty
 DistanceOf = Callable[[FloatArray], NDArray]
 
 #: Points of the Sobol sequence across the line, a power of two.
-_SOBOL_POINTS = 512
+_SOBOL_POINTS = 1024
 #: The gradient is the mean slope over so many standard deviations to both sides, where the breach happens rather than
 #: where the shaft is planned.
 _REACH_SD = 1.5
