@@ -2,8 +2,8 @@
 
 Run: python Testing/benchmarks/planning_on_phantoms.py [seeds ...] [--cache FOLDER] [--breach] [--time] [--fields]
 Bones come from the built-in method. --cache keeps phantoms with their anatomy (about 40 MB each). --breach compares
-probabilities with 10,000 draws each, --time measures nothing but time, --fields how far distances are above those of
-finely sampled labels.
+probabilities with 10,000 draws each (--draws for others), --time measures nothing but time, --fields how far distances
+are above those of finely sampled labels.
 About 20 s for each patient. Whether a path is found where there is one: planning_against_reference.py.
 """
 
@@ -65,6 +65,7 @@ class Tally:
     over_mm: list[float] = field(default_factory=list)
     rule_mm: list[float] = field(default_factory=list)
     breach: list[tuple[float, float]] = field(default_factory=list)
+    draws: int = _DRAWS
 
 
 def patient(seed: int, cache: Path | None) -> tuple[Volume, Anatomy]:
@@ -136,13 +137,13 @@ def breach(context: PlanningContext, item: Trajectory, seed: int, tally: Tally) 
             rng = np.random.default_rng([seed, number])
             sd = np.sqrt(np.diag(uncertainty.covariance))
             counted = 0
-            for _ in range(_DRAWS // 500):
+            for _ in range(tally.draws // 500):
                 errors = rng.standard_normal((500, 6)) * sd
                 arm = shaft - uncertainty.center_ras
                 moved = shaft + errors[:, None, :3] + np.cross(errors[:, None, 3:], arm[None])
                 away = distance_of(moved.reshape(-1, 3)).reshape(500, -1).min(axis=1)
                 counted += int((away < item.needle.radius_mm).sum())
-            tally.breach.append((predicted, counted / _DRAWS))
+            tally.breach.append((predicted, counted / tally.draws))
 
 
 def _points(item: Trajectory) -> np.ndarray:
@@ -259,7 +260,7 @@ def report(tally: Tally) -> None:
     countable = np.array([pair for pair in tally.breach if pair[1] >= _COUNTABLE])
     if len(countable):
         ratio = countable[:, 0] / countable[:, 1]
-        scatter = 2 * np.sqrt((1 - countable[:, 1]) / (countable[:, 1] * _DRAWS))
+        scatter = 2 * np.sqrt((1 - countable[:, 1]) / (countable[:, 1] * tally.draws))
         print(
             f"breach, predicted / counted, {len(ratio)} with at least {_COUNTABLE:.0%}: mean {ratio.mean():.3f}, "
             f"within 10 %: {np.mean(np.abs(ratio - 1) <= 0.1):.1%}, within 10 % and the scatter of the count: "
@@ -275,6 +276,7 @@ def main() -> None:
     parser.add_argument("seeds", nargs="*", type=int, help=f"default {SEEDS[0]} to {SEEDS[-1]}")
     parser.add_argument("--cache", type=Path, help="folder of phantoms with their anatomy")
     parser.add_argument("--breach", action="store_true", help="compare probabilities with draws")
+    parser.add_argument("--draws", type=int, default=_DRAWS, help=f"of each probability, default {_DRAWS}")
     parser.add_argument("--time", action="store_true", help="measure time only")
     parser.add_argument("--fields", action="store_true", help="compare distances with those of finely sampled labels")
     asked = parser.parse_args()
@@ -285,7 +287,7 @@ def main() -> None:
     if asked.fields:
         measure_fields(seeds, asked.cache)
         return
-    tally, no_anatomy = Tally(), 0
+    tally, no_anatomy = Tally(draws=asked.draws), 0
     print(
         "| patient | voxels | accepted | reported mm | true mm, least of all | entry lateral to S2 mm |\n"
         + "|---" * 6
