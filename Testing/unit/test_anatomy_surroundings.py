@@ -11,7 +11,8 @@ from sacroplasty.anatomy.model import Anatomy
 from sacroplasty.anatomy.segment import segment_from_labels
 from sacroplasty.anatomy.surroundings import cortical_surfaces, presacral_layer, si_joint
 from sacroplasty.geometry import FloatArray, invert_rigid, transform_points
-from sacroplasty.planning.structures import Structures, view_along_foramina
+from sacroplasty.planning.sacrum_view import view_along_foramina
+from sacroplasty.planning.structures import Structures
 from simple_sacrum import SACRUM_TO_RAS, SimpleSacrum, back, front, simple_sacrum
 
 
