@@ -29,7 +29,7 @@ from sacroplasty.cement.frames import binned
 from sacroplasty.cement.leaks import pixel_size_mm
 from sacroplasty.cement.pieces import widened
 from sacroplasty.cement.reference import learn_background
-from sacroplasty.cement.veil import find_veil, unveiled, veil_share
+from sacroplasty.cement.veil import unveiled, veil_share
 from sacroplasty.errors import ImageError
 from sacroplasty.geometry import FloatArray
 from sacroplasty.image import Volume
@@ -142,8 +142,20 @@ def _expected(ml: float, pixel_mm: float) -> float:
     return ml * 1000 * CEMENT_PER_MM / pixel_mm**2
 
 
+def _find_veil(seen: NDArray, log_signal: NDArray, expected: float) -> float:
+    """The veil with which attenuations of pixels (n,) sum up to what is expected: 0 where they show more."""
+    low, high = 0.0, float(np.exp(np.percentile(log_signal - seen, 5)))
+    for _ in range(18):
+        middle = (low + high) / 2
+        if float(unveiled(seen, veil_share(log_signal, middle)).sum()) < expected:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def _standard(seen: NDArray, log_signal: NDArray, expected: float) -> Standard:
-    return Standard(find_veil(seen, log_signal, expected), float(np.clip(expected / seen.sum(), 0.4, 1.0)))
+    return Standard(_find_veil(seen, log_signal, expected), float(np.clip(expected / seen.sum(), 0.4, 1.0)))
 
 
 def _sum(seen: NDArray, log_signal: NDArray, standard: Standard) -> float:
