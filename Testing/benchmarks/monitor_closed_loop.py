@@ -152,11 +152,11 @@ class Watch:
         return _surroundings(now_s, reading.healthy, reading.leak, reading.concentricity, warning)
 
 
-def _surroundings(now_s: float, healthy: bool, leak: bool, concentricity: float, warning: str) -> Surroundings:
+def _surroundings(now_s: float, healthy: bool, leak: bool | None, concentricity: float, warning: str) -> Surroundings:
     return Surroundings(
         frames_changing={view: Observed(True, now_s) for view in VIEWS},
         monitor_healthy=Observed(healthy, now_s),
-        leak=Observed(leak, now_s),
+        leak=None if leak is None else Observed(leak, now_s),
         registration_error_mm=Observed(1.0, now_s),
         concentricity=Observed(concentricity, now_s),
         warning=warning,

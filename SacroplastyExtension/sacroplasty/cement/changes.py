@@ -23,6 +23,8 @@ from .veil import unveiled
 #: more slowly than that, or not at all for a while, it counts as so much.
 BREATH_S, _LEAST_FRAMES = 4.0, 8
 _LONGEST_STEP_S = BREATH_S / _LEAST_FRAMES
+#: Times that differ by less are the same.
+_SAME_S = 1e-6
 #: A bin changes with time and movement only as far as the breath tells so: weights against it, by the second and by the
 #: pixel of a shift in rows and columns.
 _SLOPE_PRIOR = (1e-6, 0.1, 0.1)
@@ -96,7 +98,7 @@ class ViewHistory:
             self._watched_s += min(max(time_s - self._taken_s, 0.0), _LONGEST_STEP_S)
         self._taken_s = time_s
         self._frames.append((self._watched_s, attenuation, shown.shift_pixels))
-        while self._frames[0][0] < self._watched_s - self._kept_s:
+        while self._frames[0][0] < self._watched_s - self._kept_s - _SAME_S:
             self._frames.pop(0)
         self._share = self._rays.share(np.broadcast_to(shown.scatter_share, self._rays.pixels)).ravel()
         self._to_mass = shown.gain / self._per_mm * self._path_mass
@@ -110,7 +112,8 @@ class ViewHistory:
         of it."""
         times = np.array([time_s for time_s, _, _ in self._frames])
         ended_s = self._watched_s - window_s
-        breath = np.flatnonzero((times <= ended_s) & (times >= ended_s - BREATH_S))
+        # Slow pictures lie just a whole breath apart, and times are sums.
+        breath = np.flatnonzero((times <= ended_s + _SAME_S) & (times >= ended_s - BREATH_S - _SAME_S))
         if len(breath) < _LEAST_FRAMES or ended_s - times[breath[0]] < _KNOWN_BREATH * BREATH_S:
             return None
         frames = [self._frames[number] for number in breath] + self._frames[-_RECENT:]

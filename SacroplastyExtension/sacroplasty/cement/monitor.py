@@ -277,6 +277,7 @@ class SpreadMonitor:
         self._new_views: set[str] = set()
         self._spots: list[Finding] = []
         self._growing_frames = 0
+        self._judged_beside = False
         self._leak = False
         self._calibration_over = False
         self._missing = MissingCement()
@@ -313,7 +314,7 @@ class SpreadMonitor:
         learned.visibility = self._bright_enough(view, learned)
         self._views[view] = learned
         self._finder = None
-        self._spots, self._growing_frames = [], 0
+        self._spots, self._growing_frames, self._judged_beside = [], 0, False
         self._calibration_over = False
         self._missing = MissingCement()
         self._last = None
@@ -478,7 +479,9 @@ class SpreadMonitor:
 
     @property
     def _known_leak(self) -> bool | None:
-        return True if self._leak else False if self.judges_leaks and self._judges_beside else None
+        """Whether cement leaks; before a breath was seen since the reference it is not known that it does not."""
+        judged = self._judged_beside or self._judges_beside
+        return True if self._leak else False if self.judges_leaks and judged else None
 
     def seen(self, view: str) -> tuple[Background, CementMap | None]:
         """A view before the injection, and the cement of its last frame for pictures; None when that told nothing."""
@@ -603,6 +606,7 @@ class SpreadMonitor:
         for name in maps:
             self._growth.keep(name, now_s, self._views[name].for_growth())
         self._spots = [Finding(spot.zone, spot.position_ras, spot.volume_ml, "growth") for spot in self._growth.spots()]
+        self._judged_beside |= self._growth.judges
         self._growing_frames = self._growing_frames + 1 if any(spot.is_leak for spot in self._spots) else 0
         return self._spots
 
