@@ -182,3 +182,16 @@ def test_one_view_alone_locates_nothing():
     growth = GrowthWatch(ZONES, {"ap": VIEWS["ap"]}, CEMENT_PER_MM)
     for number, one in enumerate(sequence):
         assert looked_at(growth, {"ap": one["ap"]}, FRAME_S * number) == []
+
+
+@pytest.mark.parametrize("step_s", [0.17, 0.19, 0.23])
+def test_slow_pictures_are_judged_as_long_as_they_come(step_s):
+    """Each counts as half a second, so that a breath has just as many as it needs, whatever sums of times round to."""
+    growth, frame = GrowthWatch(ZONES, VIEWS, CEMENT_PER_MM), shown(paths((CENTER, 1.0)))
+    now_s = 0.0
+    judged = []
+    for number in range(100):
+        now_s += step_s if number < 40 else 10.0
+        looked_at(growth, frame, now_s)
+        judged.append(growth.judges)
+    assert all(judged[40:])

@@ -536,18 +536,6 @@ def test_views_are_calibrated_late_when_a_warning_has_passed(zones):
     assert reading.volume_ml_sd < 0.05 * 2.5
 
 
-def test_pictures_that_come_slowly_are_judged_too(zones):
-    """A picture every second counts as half a second, and a breath has just as many as are needed."""
-    bench = Bench(zones)
-    for _ in range(round(6.0 / PERIOD_S)):
-        reading = bench.update((CENTER, 1.0))
-    assert reading.leak is False and BESIDE_THE_BONE not in reading.cannot_tell
-    for _ in range(60):
-        bench.now_s += 1.0
-        reading = bench.update((CENTER, 1.0))
-        assert reading.leak is False and BESIDE_THE_BONE not in reading.cannot_tell
-
-
 def test_after_another_reference_a_breath_has_to_be_seen_again(zones):
     bench = Bench(zones)
     for _ in range(round(6.0 / PERIOD_S)):
