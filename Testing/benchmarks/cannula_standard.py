@@ -44,6 +44,8 @@ PART_MM = (6.0, 45.0)
 BESIDE_MM = 12.0
 PUMP_ML, TOLD_ML = 0.8, 1.5
 REFERENCES, LOOKS = 30, 8
+#: A veil leaves at least the rest of the signal of the darkest pixels.
+LARGEST_SHARE = 0.95
 
 #: Makes a frame of a view: what the picture holds (nothing, the bore, cement in mL), and the time.
 Take = Callable[[str, str | float, float], NDArray]
@@ -144,7 +146,7 @@ def _expected(ml: float, pixel_mm: float) -> float:
 
 def _find_veil(seen: NDArray, log_signal: NDArray, expected: float) -> float:
     """The veil with which attenuations of pixels (n,) sum up to what is expected: 0 where they show more."""
-    low, high = 0.0, float(np.exp(np.percentile(log_signal - seen, 5)))
+    low, high = 0.0, LARGEST_SHARE * float(np.exp(np.percentile(log_signal - seen, 5)))
     for _ in range(18):
         middle = (low + high) / 2
         if float(unveiled(seen, veil_share(log_signal, middle)).sum()) < expected:

@@ -72,4 +72,4 @@ def test_a_ruled_path_enters_where_the_rule_says(context: PlanningContext, good:
 
 def test_the_planner_accepts_such_a_path_first(context: PlanningContext) -> None:
     best = plan_trajectories(context, ("left",)).trajectories[0]
-    assert best.accepted and keeps_rule(best) and min(best.clearance_mm.values()) >= 3.0
+    assert best.accepted and keeps_rule(best.lateral_to_s2_mm) and min(best.clearance_mm.values()) >= 3.0

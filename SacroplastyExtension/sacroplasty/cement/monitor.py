@@ -473,15 +473,19 @@ class SpreadMonitor:
 
     @property
     def _judges_beside(self) -> bool:
-        """Whether two views that can tell growth close beside the bone have seen enough of a breath for it."""
+        """Whether the two views that can tell growth close beside the bone have seen enough of a breath for it.
+
+        Other numbers of views are not judged for it at all.
+        """
         placed = [view for view in self._views.values() if view.placed]
-        return len(placed) < 2 or (self._growth is not None and self._growth.judges)
+        return len(placed) != 2 or (self._growth is not None and self._growth.judges)
 
     @property
     def _known_leak(self) -> bool | None:
         """Whether cement leaks; before a breath was seen since the reference it is not known that it does not."""
-        judged = self._judged_beside or self._judges_beside
-        return True if self._leak else False if self.judges_leaks and judged else None
+        if self._leak:
+            return True
+        return False if self.judges_leaks and (self._judged_beside or self._judges_beside) else None
 
     def seen(self, view: str) -> tuple[Background, CementMap | None]:
         """A view before the injection, and the cement of its last frame for pictures; None when that told nothing."""

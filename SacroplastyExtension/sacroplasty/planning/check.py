@@ -226,10 +226,10 @@ def lateral_to_s2_mm(context: PlanningContext, entry_ras: FloatArray, side: Side
     return float((entry_ras - foramen.lateral_edge_ras) @ left) * (1.0 if side == "left" else -1.0)
 
 
-def keeps_rule(item: Trajectory) -> bool:
-    """Whether a trajectory enters as far lateral to the S2 foramen as the rule of the short axis says."""
+def keeps_rule(lateral_mm: float | None) -> bool:
+    """Whether an entry lies as far lateral to the S2 foramen as the rule of the short axis says."""
     low, high = ENTRY_LATERAL_MM
-    return item.lateral_to_s2_mm is not None and low <= item.lateral_to_s2_mm <= high
+    return lateral_mm is not None and low <= lateral_mm <= high
 
 
 def low_density_mm(ct: Volume, entry_ras: FloatArray, target_ras: FloatArray) -> float:
@@ -297,7 +297,7 @@ def _cautions(
         found.append(f"meets the cortex at {incidence:.0f}°; above {_STEEP_DEG:g}° the tip slips")
     if options.technique in ("short-axis", "double-needle") and lateral is not None:
         low, high = ENTRY_LATERAL_MM
-        if not low <= lateral <= high:
+        if not keeps_rule(lateral):
             found.append(f"enters {lateral:.0f} mm lateral to the S2 foramen; {low:g} to {high:g} mm is the rule")
     return tuple(found)
 

@@ -443,7 +443,7 @@ def _narrow(search: _Search, candidates: Candidates, slack: FloatArray, ruled: b
     for index in _distinct(candidates, order, _NARROW, _NARROW_APART_MM):
         for entry, target in paths.beside(candidates.entry[index], candidates.target[index], ruled):
             found = search.measured(entry, target)
-            if found.accepted and (not ruled or keeps_rule(found)):
+            if found.accepted and (not ruled or keeps_rule(found.lateral_to_s2_mm)):
                 return [found]
     return []
 

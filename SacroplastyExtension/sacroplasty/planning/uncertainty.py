@@ -76,16 +76,16 @@ def breach_probability(
     near = np.flatnonzero(sds_away < sds_away[worst] + _NEAR_SD)
     near = np.union1d(near[:: max(1, int(_POINTS_APART_MM / np.linalg.norm(shaft_ras[1] - shaft_ras[0])))], worst)
 
-    def gap_mm(places: FloatArray) -> FloatArray:
+    def gap_mm(place: float) -> FloatArray:
         """What is left between shaft and structure at a place on each line."""
-        error = across + places[:, None] * along
+        error = across + place * along
         moved = shaft_ras[near] + np.einsum("ke,enc->knc", error, moves[:, near])
-        found = np.asarray(distance_of(moved.reshape(-1, 3)), float).reshape(len(places), -1)
+        found = np.asarray(distance_of(moved.reshape(-1, 3)), float).reshape(len(across), -1)
         return found.min(axis=1) - radius_mm
 
     probability = np.minimum(_normal_below(-beyond) + _normal_below(-before), 1.0)
     if probability.mean() >= _CORRECTED_FROM:
-        probability = _below_nothing(np.array([gap_mm(np.full(len(across), place)) for place in _PLACES_SD]))
+        probability = _below_nothing(np.array([gap_mm(place) for place in _PLACES_SD]))
     return float(probability.mean())
 
 
