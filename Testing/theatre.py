@@ -25,7 +25,6 @@ from sacroplasty.procedure.equipment import Clocks, Equipment
 from sacroplasty.procedure.inject import Fluoroscopy
 from sacroplasty.procedure.journal import Journal
 from sacroplasty.procedure.prepare import Preparation
-from sacroplasty.xray.project import ProjectableVolume, attenuation_from_hu
 from shaft_distances import everywhere
 
 FRAME_PERIOD_S = 0.2
@@ -38,7 +37,6 @@ def preparation_of(case: Case) -> Preparation:
     return Preparation(
         everywhere(sacral_canal=30.0),
         {"left": make_zones(case.anatomy, CENTER, ("left",))},
-        ProjectableVolume.of(case.ct.like(attenuation_from_hu(case.ct.voxels))),
     )
 
 

@@ -180,8 +180,7 @@ class _InjectionRun:
         needle = case.targets[side].needle
         cannula = Cannula(trocar.tip_ras, unit(trocar.hub_ras - trocar.tip_ras), needle.outer_diameter_mm)
         settings = MonitorSettings(frame_period_s=limits.frame_period_s)
-        zones, attenuation = preparation.zones[side], preparation.attenuation
-        self._monitor = SpreadMonitor(zones, trocar.tip_ras, settings, cannula, attenuation)
+        self._monitor = SpreadMonitor(preparation.zones[side], trocar.tip_ras, settings, cannula)
         self._reading: MonitorReading | None = None
         self._delivery = PumpDelivery(equipment.pump)
         self._line = injection_line(needle)

@@ -11,21 +11,15 @@ from ..cement.zones import Zones, make_zones
 from ..errors import PlanError
 from ..navigation.clearance import ShaftClearance
 from ..planning.model import Side
-from ..xray.project import ProjectableVolume, attenuation_from_hu
 from .case import Case
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Distance fields for guidance, and around each target where cement belongs and what it is called elsewhere.
-
-    Attributes:
-        attenuation: of the patient, by which the spread monitor tells views that are too dark.
-    """
+    """Distance fields for guidance, and around each target where cement belongs and what it is called elsewhere."""
 
     clearance: ShaftClearance
     zones: dict[Side, Zones]
-    attenuation: ProjectableVolume
 
 
 def prepare(case: Case, progress: Callable[[float], None], exact_labels: bool = False) -> Preparation:
@@ -54,4 +48,4 @@ def prepare(case: Case, progress: Callable[[float], None], exact_labels: bool = 
             cannula=planned_cannula(trajectory),
         )
         progress(0.7 + 0.3 * number / len(case.targets))
-    return Preparation(clearance, zones, ProjectableVolume.of(case.ct.like(attenuation_from_hu(case.ct.voxels))))
+    return Preparation(clearance, zones)
